@@ -1,0 +1,64 @@
+# Everything here also runs without make: see what a target calls. `make` alone prints the targets.
+.DEFAULT_GOAL := help
+.PHONY: help setup build lint type format lock test test-unit test-integration test-crash image-test demo up down clean release-check
+MAKEFLAGS += --no-print-directory
+
+PY := .venv/bin/python
+DEMO_SECONDS ?= 60
+# further arguments for pytest, as in: make test-unit ARGS="-k gtid -x"
+ARGS ?=
+
+help: ## print this list
+	@echo "make TARGET, where TARGET is"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## fetch what is missing: compiler, headers, database servers, .venv (quick when all is there)
+	@tools/bootstrap
+
+build: setup ## build the wheel into dist/
+	$(PY) -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist .
+
+lint: setup ## ruff: rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+type: setup ## mypy, strict
+	$(PY) -m mypy
+
+format: setup ## rewrite the sources to the format and the rules that ruff can mend
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+lock: setup ## resolve both lock files anew, with hashes
+	tools/lock
+
+test: lint type ## lint, types and every test; the last lines name the servers it ran on
+	$(PY) -m pytest $(ARGS)
+
+test-unit: setup ## tests that need no server
+	$(PY) -m pytest -m "not integration and not crash" $(ARGS)
+
+test-integration: setup ## tests on real servers
+	$(PY) -m pytest -m "integration and not crash" $(ARGS)
+
+test-crash: setup ## tests that kill processes and servers at named points
+	$(PY) -m pytest -m crash $(ARGS)
+
+image-test: setup ## build the image and run it against real servers
+	deploy/image-test
+
+demo: setup ## private servers, a live writer, the service, a kill -9, the proof (DEMO_SECONDS=60, KEEP=1)
+	@$(PY) -m cdc demo $(if $(KEEP),--keep) --seconds $(DEMO_SECONDS)
+
+up: ## start the compose file: source, sinks, service, Prometheus (needs Docker)
+	docker compose up --build --detach --wait
+
+down: ## stop what `make up` started, and drop its volumes
+	docker compose down --volumes
+
+clean: ## remove what make made here (the servers, kept per machine, stay)
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis htmlcov .coverage
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+release-check: test build ## all that must hold before a release is tagged
+	tools/release-check
