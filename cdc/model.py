@@ -1,0 +1,390 @@
+"""The values that cross borders: tables, rows, transactions, positions.
+
+Knows no bytes of the wire, no SQL and no time. Rows are Arrow; everything else is a frozen value.
+
+How a column's values travel (`ColumnDefinition.arrow_type`), the same from snapshot and stream:
+
+    kind        Arrow                 value
+    INTEGER     int8 … int64, uint8 … uint64 by width and sign (MEDIUMINT: 32 bits)
+    DECIMAL     decimal128/256(p, s)  exact
+    FLOAT       float32               the stored bits
+    DOUBLE      float64               the stored bits
+    BIT         uint64                the bits as a number, BIT(64) included
+    YEAR        uint16                0 is the year `0000`
+    DATE        int32                 packed: year << 9 | month << 5 | day
+    DATETIME    int64                 packed: ((year * 13 + month) << 5 | day) << 41 | hour << 36 | minute << 30
+                                              | second << 24 | microsecond
+    TIMESTAMP   timestamp[us, UTC]    0 is the zero timestamp (the type itself begins at 00:00:01)
+    TIME        int64                 signed microseconds
+    TEXT, JSON  large_string          UTF-8; JSON as the server's own SELECT prints it
+    BINARY, BLOB, GEOMETRY, VECTOR, UUID, INET4, INET6   large_binary
+                                      BINARY, UUID, INET padded to their length; GEOMETRY is SRID (4 bytes,
+                                      little-endian) and WKB; VECTOR is little-endian float32
+    ENUM        uint16                the member's index, 1-based; 0 is the error value ''
+    SET         uint64                the members' bitmap
+
+DATE and DATETIME are the servers' own packed form: it sorts, holds zero and impossible dates (which no calendar
+type does) and is printed without calendar arithmetic (docs/decisions/0003).
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import pyarrow as pa
+
+from cdc.gtid import MariadbGtidList, MysqlGtidSet
+
+__all__ = [
+    "ChangeBatch",
+    "ColumnDefinition",
+    "EventFrame",
+    "FilePos",
+    "Flavor",
+    "Operation",
+    "RowBatch",
+    "SchemaChange",
+    "ServerIdentity",
+    "SourcePosition",
+    "TableDefinition",
+    "TableName",
+    "TransactionRun",
+    "UniqueKey",
+    "ValueKind",
+]
+
+Flavor = Literal["mysql", "mariadb"]
+
+
+# ---------------------------------------------------------------- tables
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class TableName:
+    """A table at the source: database and table, as the server spells them."""
+
+    database: str
+    table: str
+
+    def __str__(self) -> str:
+        return f"{self.database}.{self.table}"
+
+
+class ValueKind(enum.StrEnum):
+    """What a column's values are, whatever the server calls the type."""
+
+    INTEGER = "integer"
+    DECIMAL = "decimal"
+    FLOAT = "float"
+    DOUBLE = "double"
+    BIT = "bit"
+    YEAR = "year"
+    DATE = "date"
+    DATETIME = "datetime"
+    TIMESTAMP = "timestamp"
+    TIME = "time"
+    TEXT = "text"
+    BINARY = "binary"
+    BLOB = "blob"
+    ENUM = "enum"
+    SET = "set"
+    JSON = "json"
+    GEOMETRY = "geometry"
+    VECTOR = "vector"
+    UUID = "uuid"
+    INET4 = "inet4"
+    INET6 = "inet6"
+
+
+_SIMPLE_ARROW: Mapping[ValueKind, pa.DataType] = {
+    ValueKind.FLOAT: pa.float32(),
+    ValueKind.DOUBLE: pa.float64(),
+    ValueKind.BIT: pa.uint64(),
+    ValueKind.YEAR: pa.uint16(),
+    ValueKind.DATE: pa.int32(),
+    ValueKind.DATETIME: pa.int64(),
+    ValueKind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    ValueKind.TIME: pa.int64(),
+    ValueKind.TEXT: pa.large_string(),
+    ValueKind.JSON: pa.large_string(),
+    ValueKind.BINARY: pa.large_binary(),
+    ValueKind.BLOB: pa.large_binary(),
+    ValueKind.GEOMETRY: pa.large_binary(),
+    ValueKind.VECTOR: pa.large_binary(),
+    ValueKind.UUID: pa.large_binary(),
+    ValueKind.INET4: pa.large_binary(),
+    ValueKind.INET6: pa.large_binary(),
+    ValueKind.ENUM: pa.uint16(),
+    ValueKind.SET: pa.uint64(),
+}
+_INTEGER_ARROW = {
+    (8, False): pa.int8(),
+    (16, False): pa.int16(),
+    (24, False): pa.int32(),
+    (32, False): pa.int32(),
+    (64, False): pa.int64(),
+    (8, True): pa.uint8(),
+    (16, True): pa.uint16(),
+    (24, True): pa.uint32(),
+    (32, True): pa.uint32(),
+    (64, True): pa.uint64(),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnDefinition:
+    """One column of a source table.
+
+    `column_type` is the server's full text (`int(10) unsigned`, `enum('a','b')`), used as it is between servers of
+    the MySQL family. `length` is characters for TEXT, bytes for BINARY and BLOB, bits for BIT and INTEGER (8, 16, 24,
+    32, 64), dimensions for VECTOR. `charset` is the server's name (`utf8mb4`), None where the column has none.
+    """
+
+    name: str
+    kind: ValueKind
+    column_type: str
+    is_nullable: bool = True
+    is_unsigned: bool = False
+    length: int = 0
+    precision: int = 0
+    scale: int = 0
+    fraction_digits: int = 0
+    charset: str | None = None
+    collation: str | None = None
+    members: tuple[str, ...] = ()
+    is_generated: bool = False
+    is_invisible: bool = False
+    is_auto_increment: bool = False
+    default: str | None = None
+    comment: str = ""
+
+    @property
+    def arrow_type(self) -> pa.DataType:
+        """The Arrow type of this column's values (module docstring)."""
+        if self.kind is ValueKind.INTEGER:
+            return _INTEGER_ARROW[self.length, self.is_unsigned]
+        if self.kind is ValueKind.DECIMAL:
+            if self.precision <= 38:
+                return pa.decimal128(self.precision, self.scale)
+            return pa.decimal256(self.precision, self.scale)
+        return _SIMPLE_ARROW[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class UniqueKey:
+    """A unique index; `columns` in index order. `has_prefix` where it covers only the beginning of a column."""
+
+    name: str
+    columns: tuple[str, ...]
+    has_prefix: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TableDefinition:
+    """One version of a source table. `primary_key` is empty where the source has none.
+
+    `columns` is what row images hold, in their order: invisible and generated columns included.
+    """
+
+    name: TableName
+    columns: tuple[ColumnDefinition, ...]
+    primary_key: tuple[str, ...] = ()
+    unique_keys: tuple[UniqueKey, ...] = ()
+    engine: str = "InnoDB"
+    charset: str | None = None
+    collation: str | None = None
+    comment: str = ""
+    flavor: Flavor = "mysql"
+
+    def column(self, name: str) -> ColumnDefinition:
+        """The column of that name; KeyError when there is none."""
+        for column in self.columns:
+            if column.name == name:
+                return column
+        raise KeyError(f"{self.name} has no column {name}")
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """One field a column, in source order."""
+        return pa.schema([pa.field(column.name, column.arrow_type) for column in self.columns])
+
+
+# ---------------------------------------------------------------- positions
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class FilePos:
+    """A place in a server's binlog. Orders by the file's *number* (`.999999` comes before `.1000000`), then offset.
+
+    Comparable only on one server: base names and numbers of two servers have nothing in common.
+    """
+
+    number: int
+    pos: int
+    file: str = field(compare=False)
+
+    @classmethod
+    def of(cls, file: str, pos: int) -> FilePos:
+        """Raises ValueError when the file name does not end in a number."""
+        return cls(number=int(file.rpartition(".")[2]), pos=pos, file=file)
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.pos}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerIdentity:
+    """Which server it is: MySQL's server_uuid, or what stands in for it on MariaDB."""
+
+    flavor: Flavor
+    uuid: str
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePosition:
+    """Everything up to here. `file` orders positions of one server; `gtid` is for resuming and for failover.
+
+    At least one of the two is set; `file` is None between reading `@@gtid_executed` and the stream's first event.
+    """
+
+    server: ServerIdentity
+    file: FilePos | None
+    gtid: MysqlGtidSet | MariadbGtidList | None = None
+
+    def __str__(self) -> str:
+        parts = [str(self.gtid)] if self.gtid else []
+        if self.file is not None:
+            parts.append(str(self.file))
+        return " @ ".join(parts) or "the beginning"
+
+    def to_dict(self) -> dict[str, str | int | None]:
+        """The `position` object of `cdc status --json`."""
+        return {
+            "gtid": str(self.gtid) if self.gtid is not None else None,
+            "file": self.file.file if self.file else None,
+            "pos": self.file.pos if self.file else None,
+        }
+
+
+# ---------------------------------------------------------------- the stream
+
+
+@dataclass(frozen=True, slots=True)
+class EventFrame:
+    """One binlog event exactly as the server wrote it (header, body, checksum); for rare events and diagnostics."""
+
+    event_type: int
+    at: str
+    content: bytes
+
+
+class Operation(enum.IntEnum):
+    """What a row image of a `RowBatch` is. An UPDATE_BEFORE is followed at once by its UPDATE_AFTER."""
+
+    INSERT = 1
+    UPDATE_BEFORE = 2
+    UPDATE_AFTER = 3
+    DELETE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class RowBatch:
+    """n >= 1 row images of one table and one schema version, in stream order.
+
+    `images` has one row an image and the table's columns in source order (types: module docstring). `operation`
+    (uint8, `Operation`) and `transaction_index` (uint32, into the run's transactions) have one value an image.
+    `absent` names the columns that are in no image of this batch (absent is not NULL).
+    """
+
+    definition: TableDefinition
+    operation: pa.UInt8Array
+    transaction_index: pa.UInt32Array
+    images: pa.RecordBatch
+    absent: frozenset[str] = frozenset()
+
+    @property
+    def row_count(self) -> int:
+        """How many images."""
+        return len(self.operation)
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionRun:
+    """Consecutive whole transactions, or one numbered part of a large one (only the last part carries its end).
+
+    `end` is the position after the last whole transaction in this run; for a part that is not the last one it is
+    the position before the transaction, which no checkpoint may pass. `commit_times_us` (int64) and `end_offsets`
+    (uint64, in `end.file`'s or an earlier file) have one value a finished transaction. The GTID set advances once
+    per run, in `end`.
+    """
+
+    batches: tuple[RowBatch, ...]
+    end: SourcePosition
+    commit_times_us: pa.Int64Array
+    byte_count: int
+    part_number: int = 0
+    is_last_part: bool = True
+
+    @property
+    def transaction_count(self) -> int:
+        """How many transactions end in this run."""
+        return len(self.commit_times_us)
+
+    @property
+    def image_count(self) -> int:
+        """How many row images it holds."""
+        return sum(batch.row_count for batch in self.batches)
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """DDL that touches captured tables, or a captured table seen for the first time: a barrier in the stream.
+
+    `end` is the position after the statement. `tables` are the captured tables touched; `is_dropped` those of them
+    that the statement itself removes.
+    """
+
+    tables: tuple[TableName, ...]
+    end: SourcePosition
+    statement: str
+    commit_time_us: int
+    is_dropped: frozenset[TableName] = frozenset()
+
+
+# ---------------------------------------------------------------- towards the sink
+
+
+@dataclass(frozen=True, slots=True)
+class ChangeBatch:
+    """The net effect of a run on one table, as selections over its batches.
+
+    `batches[i]`'s rows at `upserts[i]` are the final images of the keys that exist afterwards; those at
+    `deletes[i]` are images whose key is gone (deletes are applied first). Both are int32 row numbers; no key is in
+    both, none is in either twice.
+    """
+
+    definition: TableDefinition
+    key: tuple[str, ...]
+    batches: tuple[RowBatch, ...]
+    upserts: tuple[pa.Int32Array, ...]
+    deletes: tuple[pa.Int32Array, ...]
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def upsert_count(self) -> int:
+        return sum(map(len, self.upserts))
+
+    @property
+    def delete_count(self) -> int:
+        return sum(map(len, self.deletes))
+
+    def upsert_images(self) -> Sequence[pa.RecordBatch]:
+        """The selected upsert rows, batch by batch."""
+        return [b.images.take(s) for b, s in zip(self.batches, self.upserts, strict=True) if len(s)]
+
+    def delete_images(self) -> Sequence[pa.RecordBatch]:
+        """The selected delete rows, batch by batch (all columns; the sink uses the key's)."""
+        return [b.images.take(s) for b, s in zip(self.batches, self.deletes, strict=True) if len(s)]

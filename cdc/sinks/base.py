@@ -1,0 +1,127 @@
+"""The contract between the pipeline and a sink.
+
+The pipeline opens one `SinkTransaction` at a time, puts rows into it, lets the checkpoint store write the checkpoint
+through the same transaction (`execute`), and commits: rows and checkpoint are durable together or not at all.
+
+Errors at this border, translated from the driver's error *number*:
+    SinkUnavailable   connection lost, dead-lock, lock timeout, server shutting down, disk full: retry from the checkpoint
+    SinkRefused       a value, key or definition was refused: park that table (table, column, key, value in the message)
+    ConfigError       wrong password, unknown database, a missing right: with the GRANT or CREATE that mends it
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from cdc.model import ChangeBatch
+from cdc.schema.target import SinkKind, TargetTable
+
+__all__ = ["ApplyResult", "ExistingTable", "Sink", "SinkTransaction", "StatementHook"]
+
+
+class StatementHook(Protocol):
+    """Called before and after each statement that changes rows; crash tests kill the process there."""
+
+    def __call__(self, point: str) -> None:
+        """`point` is one of the names in `pipeline/hooks.py`."""
+
+
+@dataclass(slots=True)
+class ApplyResult:
+    """What one call did: rows written and removed, and how many values a policy changed by (column, policy)."""
+
+    upserted: int = 0
+    deleted: int = 0
+    policy_changes: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+
+@dataclass(frozen=True, slots=True)
+class ExistingTable:
+    """A table found on the sink. `columns`: name → (canonical type text, is_nullable, is_generated)."""
+
+    columns: dict[str, tuple[str, bool, bool]]
+    primary_key: tuple[str, ...]
+    has_rows: bool
+    problems: tuple[str, ...] = ()  # triggers, foreign keys that cannot be deferred, an engine without transactions
+
+
+class SinkTransaction(Protocol):
+    """One open transaction on the sink. Leaving the context without `commit` rolls it back."""
+
+    def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
+        """Delete `change.deletes`, then upsert `change.upserts`, by the target's key. Raises SinkRefused."""
+
+    def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
+        """Insert `rows` (all columns of the definition) into a target that holds none of their keys."""
+
+    def clear(self, target: TargetTable) -> int:
+        """Delete every row; how many there were. Readers see it only after the commit."""
+
+    def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """Run one metadata statement (`%s` parameters); its rows, or [] when it returns none."""
+
+    def execute_count(self, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one metadata statement; how many rows it *matched* (also where it changed nothing)."""
+
+    def commit(self) -> None:
+        """Make it durable. Raises SinkUnavailable when the outcome is not known."""
+
+
+class Sink(Protocol):
+    """One target database. Not thread-safe: the applier thread owns it."""
+
+    @property
+    def name(self) -> str:
+        """As configured."""
+
+    @property
+    def kind(self) -> SinkKind:
+        """Known once open: a mysql:// URL may lead to MariaDB."""
+
+    def metadata_table(self, name: str) -> str:
+        """A metadata table's quoted, qualified name: `"_cdc"."checkpoint"`, `` `shop_copy`.`_cdc_checkpoint` ``."""
+
+    def create_metadata_namespace(self) -> None:
+        """Make the place for the metadata tables when missing. Raises ConfigError with the GRANT that is missing."""
+
+    def open(self) -> None:
+        """Connect, or raise SinkUnavailable / ConfigError. Sets UTC, strict mode, timeouts, no autocommit."""
+
+    def close(self) -> None:
+        """Drop the connection without raising; an open transaction is rolled back by the server."""
+
+    def is_open(self) -> bool:
+        """Is there a connection, as far as this side knows?"""
+
+    def session(self) -> str:
+        """Which session of the server this is (`pid` and its start), to tell from outside whether it still lives."""
+
+    def transaction(self) -> AbstractContextManager[SinkTransaction]:
+        """Begin; on leaving, roll back unless committed."""
+
+    def create_namespace(self, namespace: str) -> None:
+        """Make the schema or database when missing. Raises ConfigError with the GRANT that is missing."""
+
+    def inspect(self, target: TargetTable) -> ExistingTable | None:
+        """The table that is there, or None."""
+
+    def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
+        """Why `existing` cannot hold `target`'s rows, one sentence a column; [] when it can."""
+
+    def create_table(self, target: TargetTable) -> None:
+        """Make the table, empty, with its primary key. Commits by itself on the MySQL family."""
+
+    def drop_table(self, target: TargetTable) -> None:
+        """Drop it if it exists. Raises SinkRefused when something depends on it."""
+
+    def estimated_rows(self, targets: Sequence[TargetTable]) -> dict[str, int | None]:
+        """The server's own estimate by `str(target)`."""
+
+    def read_rows(self, target: TargetTable, *, batch_rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        """Every row as the sink's own canonical text per column (None for NULL), for comparison."""
