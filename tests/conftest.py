@@ -1,0 +1,156 @@
+"""Fixtures for every test: the run's servers, each started once and only when a test asks for it.
+
+`mysql97`, `mariadb1011`, `mariadb118`, `pg15`, `pg17` are one server each; `source_server`, `mysql_sink_server` and
+`pg_server` run a test once per version. They are shared by the whole run: a test works in a database of its own
+(`tests.support.fresh_database`) and leaves global settings as they were. A test that kills or reconfigures a server
+takes one of its own from `start_server`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator
+from typing import Any
+
+import pytest
+
+from cdc.demo.servers import NotPrivate, Server, ServerUnavailable, catalogue
+from tests.support.databases import fresh_database, fresh_pg_database
+from tests.support.pool import POSTGRESQL, SOURCES, NothingToTestOn, ServerPool
+
+POOL = pytest.StashKey[ServerPool]()
+SERVER_FIXTURES = frozenset((*SOURCES, *POSTGRESQL, "source_server", "mysql_sink_server", "pg_server", "start_server"))
+MYSQL_SINKS = ("mariadb1011", "mysql97", "mariadb118")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup(
+        "servers", "your own servers in place of private ones (as an administrator, with nothing to lose)"
+    )
+    group.addoption("--mysql-url", help="mysql://root:password@host:port/")
+    group.addoption("--mariadb-url", help="mysql://root:password@host:port/")
+    group.addoption("--postgres-url", help="postgresql://postgres:password@host:port/postgres")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    given = {
+        "mysql": config.getoption("--mysql-url"),
+        "mariadb": config.getoption("--mariadb-url"),
+        "postgresql": config.getoption("--postgres-url"),
+    }
+    config.stash[POOL] = ServerPool(urls={family: url for family, url in given.items() if url})
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    config.stash[POOL].close()
+
+
+@pytest.hookimpl(tryfirst=True)  # before -m selects by marker
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if not SERVER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.integration)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
+    """A test that wants to stop or kill the user's own server is skipped."""
+    try:
+        return (yield)
+    except NotPrivate as error:
+        pytest.skip(f"{item.name}: {error}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    lines = config.stash[POOL].report()
+    if lines:
+        terminalreporter.section("servers")
+        for line in lines:
+            terminalreporter.write_line(line, red="NOT TESTED" in line)
+
+
+@pytest.fixture(scope="session")
+def server_pool(pytestconfig: pytest.Config) -> ServerPool:
+    """For tests that choose a kind while they run: `server_pool.get(name)`; mark such a test `integration` by hand."""
+    return pytestconfig.stash[POOL]
+
+
+def _server(pool: ServerPool, name: str) -> Server:
+    try:
+        return pool.get(name)
+    except ServerUnavailable as error:
+        pytest.skip(str(error))
+    except NothingToTestOn as error:
+        pytest.fail(f"no server to test on: {error}", pytrace=False)
+
+
+# Function-scoped on purpose: the pool keeps the server, and a test that finds it stopped gets it started again.
+
+
+@pytest.fixture
+def mysql97(server_pool: ServerPool) -> Server:
+    return _server(server_pool, "mysql97")
+
+
+@pytest.fixture
+def mariadb1011(server_pool: ServerPool) -> Server:
+    return _server(server_pool, "mariadb1011")
+
+
+@pytest.fixture
+def mariadb118(server_pool: ServerPool) -> Server:
+    return _server(server_pool, "mariadb118")
+
+
+@pytest.fixture
+def pg15(server_pool: ServerPool) -> Server:
+    return _server(server_pool, "pg15")
+
+
+@pytest.fixture
+def pg17(server_pool: ServerPool) -> Server:
+    return _server(server_pool, "pg17")
+
+
+@pytest.fixture(params=SOURCES)
+def source_server(request: pytest.FixtureRequest, server_pool: ServerPool) -> Server:
+    """Every kind that changes are read from."""
+    return _server(server_pool, request.param)
+
+
+@pytest.fixture(params=MYSQL_SINKS)
+def mysql_sink_server(request: pytest.FixtureRequest, server_pool: ServerPool) -> Server:
+    """Every kind of the MySQL family that changes are written to."""
+    return _server(server_pool, request.param)
+
+
+@pytest.fixture(params=POSTGRESQL)
+def pg_server(request: pytest.FixtureRequest, server_pool: ServerPool) -> Server:
+    """Every PostgreSQL that changes are written to."""
+    return _server(server_pool, request.param)
+
+
+@pytest.fixture
+def start_server() -> Iterator[Callable[..., Server]]:
+    """`start_server(name, options={...})`: a private server for this test alone, gone when it ends."""
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, **arguments: Any) -> Server:
+            try:
+                return stack.enter_context(Server.start(catalogue()[name], **arguments))
+            except ServerUnavailable as error:
+                pytest.skip(str(error))
+
+        yield start
+
+
+@pytest.fixture
+def database(request: pytest.FixtureRequest) -> Iterator[Callable[[Server], str]]:
+    """`database(server)`: the name of a new database on it, dropped when the test ends; as many as asked for."""
+    with contextlib.ExitStack() as stack:
+
+        def make(server: Server) -> str:
+            fresh = fresh_pg_database if server.family == "postgresql" else fresh_database
+            return stack.enter_context(fresh(server))
+
+        yield make
