@@ -752,7 +752,7 @@ class _Keeper:
         self._stdout: IO[bytes] = process.stdout
         self._lock = threading.RLock()
         self._pid: int | None = None
-        self._last_pid: int | None = None
+        self._launched: list[int] = []
         self._read = b""
         os.set_blocking(self._stdout.fileno(), False)
 
@@ -777,11 +777,11 @@ class _Keeper:
     def launch(self, command: list[str]) -> int:
         """Start the server and return its pid; it may have ended by then."""
         with self._lock:
-            self._last_pid = None
+            self._launched.clear()
             self._say({"do": "start", "command": command})
-            if not self._until(lambda: self._last_pid is not None, 30) or self._last_pid is None:
+            if not self._until(lambda: bool(self._launched), 30):
                 raise ServerFailed(f"the keeper of the server did not start it (exit {self._process.poll()})")
-            return self._last_pid
+            return self._launched[-1]
 
     def stop(self, signal_name: str) -> None:
         with self._lock:
@@ -831,8 +831,10 @@ class _Keeper:
         *lines, self._read = (self._read + data).split(b"\n")
         for line in lines:
             word, number = line.split()
-            self._pid = int(number) if word == b"pid" else None
-            self._last_pid = self._pid or self._last_pid
+            self._pid = None
+            if word == b"pid":
+                self._pid = int(number)
+                self._launched.append(self._pid)
         return True
 
 
