@@ -1,0 +1,289 @@
+"""Connections to the source, and the one place where its driver's errors become ours.
+
+Two kinds of session: a *query* session (text results as bytes in the column's own charset, so that snapshot and
+stream go through the same decoders) and the *dump* session of `source/stream.py`. Both have fixed settings: whatever
+the server's globals say about time zone, sql_mode or limits does not matter here.
+
+Source of error numbers: MySQL manual "Server Error Message Reference", "Client Error Message Reference".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import ssl
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import pymysql
+import pymysql.converters
+import pymysql.cursors
+
+from cdc.errors import BinlogPurged, CdcError, ConfigError, ProtocolError, SourceUnavailable
+from cdc.model import Flavor, ServerIdentity
+
+__all__ = [
+    "SourceConnection",
+    "SourceSettings",
+    "SslMode",
+    "SslSettings",
+    "TableGone",
+    "connect",
+    "translate_error",
+]
+
+SslMode = Literal["disabled", "preferred", "required", "verify_ca", "verify_identity"]
+
+
+@dataclass(frozen=True, slots=True)
+class SslSettings:
+    """How far TLS is insisted on: `mode` as in the MySQL clients' --ssl-mode; file names as PEM."""
+
+    mode: SslMode = "preferred"
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """Where the source is and who we are there. `server_id` is the first of a block of `server_id_count`."""
+
+    host: str
+    port: int
+    user: str
+    password: str = field(repr=False)
+    server_id: int
+    server_id_count: int = 16
+    position: Literal["auto", "gtid", "file"] = "auto"
+    ssl: SslSettings = SslSettings()
+    connect_timeout_seconds: float = 10
+    read_timeout_seconds: float = 60
+    heartbeat_seconds: float = 1
+
+    @property
+    def address(self) -> str:
+        """host:port, for messages."""
+        return f"{self.host}:{self.port}"
+
+
+class TableGone(CdcError):
+    """A table that was there a moment ago does not exist any more (error 1146, 1051)."""
+
+
+def ssl_arguments(settings: SslSettings) -> dict[str, Any]:
+    """The arguments for pymysql. 'preferred' takes TLS unverified, and does without where none is offered."""
+    if settings.mode == "disabled":
+        return {"ssl_disabled": True}
+    context = ssl.create_default_context(cafile=settings.ca)
+    if settings.cert:
+        context.load_cert_chain(settings.cert, settings.key)
+    context.check_hostname = settings.mode == "verify_identity"
+    if settings.mode in ("preferred", "required"):
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return {"ssl": context}
+
+
+# Sessions of ours never depend on the server's globals (EDGE_CASES: session settings of the snapshot).
+_SESSION_SQL = (
+    "SET SESSION time_zone='+00:00', sql_mode='', sql_select_limit=DEFAULT, sql_safe_updates=0, "
+    "group_concat_max_len=1048576, lc_time_names='en_US', net_write_timeout=31536000, net_read_timeout=31536000, "
+    "wait_timeout=31536000, transaction_isolation='REPEATABLE-READ'"
+)
+_OPTIONAL_SQL = (
+    # One by one, for servers that do not know them.
+    "SET SESSION max_execution_time=0",
+    "SET SESSION max_statement_time=0",
+    "SET SESSION old_mode=''",
+    "SET SESSION show_gipk_in_create_table_and_information_schema=ON",
+    "SET SESSION information_schema_stats_expiry=0",
+)
+_ENCODERS_ONLY: Any = {key: value for key, value in pymysql.converters.conversions.items() if not isinstance(key, int)}
+
+
+class SourceConnection:
+    """One session on the source. Every value of a result is bytes or None."""
+
+    def __init__(self, settings: SourceSettings, raw: pymysql.connections.Connection[Any]) -> None:
+        self.settings = settings
+        self.raw = raw
+        version_text = self.query_text("SELECT VERSION()")[0][0] or ""
+        self.version_text = version_text
+        self.flavor: Flavor = "mariadb" if "mariadb" in version_text.lower() else "mysql"
+        match = re.match(r"(\d+)\.(\d+)\.(\d+)", version_text)
+        self.version = tuple(map(int, match.groups())) if match else (0, 0, 0)
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[bytes | None, ...]]:
+        """Run one statement; its rows with every value as the server's bytes."""
+        with self._translated(), self.raw.cursor() as cursor:
+            cursor.execute(sql, parameters or None)
+            return cast("list[tuple[bytes | None, ...]]", list(cursor.fetchall() or ()))
+
+    def query_text(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[str | None, ...]]:
+        """Like `query`, with values decoded as UTF-8: for what the server says of itself."""
+        return [tuple(None if v is None else v.decode() for v in row) for row in self.query(sql, parameters)]
+
+    def rows_by_name(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, str | None]]:
+        """Like `query_text`, a dictionary a row (SHOW statements differ in columns from version to version)."""
+        with self._translated(), self.raw.cursor() as cursor:
+            cursor.execute(sql, parameters or None)
+            names = [column[0] for column in cursor.description or ()]
+            rows = cast("list[tuple[bytes | None, ...]]", list(cursor.fetchall() or ()))
+            return [dict(zip(names, (None if v is None else v.decode() for v in row), strict=True)) for row in rows]
+
+    def variable(self, name: str) -> str | None:
+        """A global variable's value, None where the server does not know it."""
+        rows = self.query_text("SHOW GLOBAL VARIABLES LIKE %s", (name.replace("_", r"\_"),))
+        return rows[0][1] if rows else None
+
+    def identity(self) -> ServerIdentity:
+        """Which server this is. MariaDB has no server_uuid: server_uid and server_id stand in for it."""
+        if self.flavor == "mysql":
+            return ServerIdentity("mysql", self.variable("server_uuid") or "")
+        uid = self.variable("server_uid") or self.variable("log_bin_basename") or ""
+        return ServerIdentity("mariadb", f"{uid}/{self.variable('server_id') or ''}")
+
+    def close(self) -> None:
+        """Drop the session; an open read view ends with it."""
+        with contextlib.suppress(Exception):
+            self.raw.close()
+
+    def __enter__(self) -> SourceConnection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except (pymysql.err.Error, OSError) as error:
+            raise translate_error(error, self.settings) from error
+
+
+def connect(settings: SourceSettings) -> SourceConnection:
+    """Open a query session.
+
+    Raises SourceUnavailable when it cannot be reached, ConfigError when it refuses us.
+    """
+    try:
+        raw = pymysql.connect(
+            host=settings.host,
+            port=settings.port,
+            user=settings.user,
+            password=settings.password,
+            charset="utf8mb4",
+            use_unicode=False,
+            conv=_ENCODERS_ONLY,
+            autocommit=True,
+            local_infile=False,
+            connect_timeout=max(1, int(settings.connect_timeout_seconds)),
+            program_name="cdc",
+            **ssl_arguments(settings.ssl),
+        )
+        check_encryption(raw, settings)
+        with raw.cursor() as cursor:
+            try:
+                cursor.execute(_SESSION_SQL)
+            except pymysql.err.OperationalError as error:
+                if error.args[0] != 1193:  # MySQL 5.6 and MariaDB before 11.1 call it tx_isolation
+                    raise
+                cursor.execute(_SESSION_SQL.replace("transaction_isolation", "tx_isolation"))
+            for sql in _OPTIONAL_SQL:
+                with contextlib.suppress(pymysql.err.OperationalError, pymysql.err.InternalError):
+                    cursor.execute(sql)
+            # Text as it is stored, in the column's own charset: snapshot and stream share one decoder.
+            cursor.execute("SET SESSION character_set_results=NULL")
+    except (pymysql.err.Error, OSError) as error:
+        raise translate_error(error, settings) from error
+    return SourceConnection(settings, raw)
+
+
+def check_encryption(raw: pymysql.connections.Connection[Any], settings: SourceSettings) -> None:
+    """Refuse a session in the clear where TLS is required. pymysql goes on without when the server offers none."""
+    if settings.ssl.mode in ("required", "verify_ca", "verify_identity"):
+        sock = getattr(raw, "_sock", None)
+        if not isinstance(sock, ssl.SSLSocket):
+            raw.close()
+            raise ConfigError(
+                f"source {settings.address} offers no TLS, and ssl_mode is {settings.ssl.mode}",
+                hint="enable TLS on the server, or set source.ssl_mode: preferred where the network is trusted",
+            )
+
+
+_GRANT_HINT = (
+    "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the user of source.url "
+    "(MariaDB: REPLICATION SLAVE, BINLOG MONITOR); `cdc check` says which one is missing"
+)
+_DENIED = {1044, 1045, 1095, 1130, 1131, 1142, 1143, 1184, 1227, 1251, 1370, 1698, 1820, 1862, 3118}
+_GONE = {1051, 1146, 1109, 1356}
+_CHANGED = {1412, 1054}
+
+
+def translate_error(error: Exception, settings: SourceSettings, *, position: str | None = None) -> CdcError:
+    """The source's driver error as one of ours, by number (1236 alone by its text: it is shared)."""
+    number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
+    text = str(error.args[1] if len(error.args) > 1 else error)
+    where = f"source {settings.address}"
+    if number == 1236:
+        return classify_1236(text, where, position)
+    if number in _DENIED:
+        hint = _GRANT_HINT if number not in (1045, 1698) else "check user and password in source.url"
+        return ConfigError(f"{where} refuses us: {text} (error {number})", hint=hint)
+    if number in _GONE or number in _CHANGED:
+        return TableGone(f"{where}: {text} (error {number})")
+    if isinstance(error, (OSError, pymysql.err.OperationalError, pymysql.err.InterfaceError)) or number in (
+        1205,
+        1213,
+        1317,
+        3024,
+        1969,
+    ):
+        what = f" (error {number})" if number else ""
+        return SourceUnavailable(
+            f"{where} cannot be used: {text}{what}",
+            hint="check host, port and network in source.url, and that the server is up",
+        )
+    return ProtocolError(f"{where}: {text} (error {number})", hint="see the server's error log")
+
+
+def classify_1236(text: str, where: str, position: str | None) -> CdcError:
+    """Error 1236 stands for half a dozen things; its text says which (MySQL 5.6 to 9.7, MariaDB 10.2 to 11.8)."""
+    lower = text.lower()
+    at = f"; the checkpoint is {position}" if position else ""
+    if "same server_uuid/server_id" in lower or "same server_id" in lower or "a slave with the same" in lower:
+        return SourceUnavailable(
+            f"{where}: another replica uses our server_id: {text}",
+            hint="give this service a source.server_id of its own (a block of server_id_count ids)",
+        )
+    purged = (
+        "could not find first log file name",
+        "purged",
+        "could not find gtid state requested by slave in any binlog files",
+        "binary log doesn't exist",
+        "log file name in binary log index",
+    )
+    ahead = ("which is not in the master's binlog", "client requested master to start replication from position >")
+    if any(phrase in lower for phrase in purged):
+        return BinlogPurged(
+            f"{where} no longer has the binlog that follows the checkpoint (MySQL error 1236: {text}){at}",
+            hint="load again with `cdc checkpoint reset` and `cdc run`, and keep binlogs longer "
+            "(binlog_expire_logs_seconds, expire_logs_days)",
+            position=position,
+        )
+    if any(phrase in lower for phrase in ahead) or "more gtids than the master has" in lower or "gtid" in lower:
+        return BinlogPurged(
+            f"{where} does not have our position in its binlog (MySQL error 1236: {text}){at}",
+            hint="the server lost transactions, was reset or is another one: load again with "
+            "`cdc checkpoint reset` and `cdc run`",
+            position=position,
+        )
+    return ProtocolError(
+        f"{where} ended the stream (MySQL error 1236: {text}){at}",
+        hint="'max_allowed_packet' here means a position inside an event, or an event over 1 GiB; "
+        "see the server's error log",
+        position=position,
+    )

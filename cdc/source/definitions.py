@@ -1,0 +1,211 @@
+"""Table definitions as the source's information_schema has them now.
+
+"Now" is not "at some position": whoever uses a definition for rows of the stream has to know that no DDL on that
+table lies between (snapshot/loader.py does). Text values are read as UTF-8 through the session of
+`source/connection.py`, whose results are not converted; information_schema is UTF-8 on every version.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+
+from cdc.errors import UnsupportedData
+from cdc.model import ColumnDefinition, TableDefinition, TableName, UniqueKey, ValueKind
+from cdc.source.connection import SourceConnection
+
+__all__ = ["SYSTEM_DATABASES", "list_tables", "parse_members", "read_definition"]
+
+SYSTEM_DATABASES = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
+
+_INTEGER_BITS = {"tinyint": 8, "smallint": 16, "mediumint": 24, "int": 32, "integer": 32, "bigint": 64}
+_TEXT = {"char", "varchar", "tinytext", "text", "mediumtext", "longtext"}
+_BLOB = {"varbinary", "tinyblob", "blob", "mediumblob", "longblob"}
+_GEOMETRY = {
+    "geometry",
+    "point",
+    "linestring",
+    "polygon",
+    "multipoint",
+    "multilinestring",
+    "multipolygon",
+    "geometrycollection",
+    "geomcollection",
+}
+_KINDS: Mapping[str, ValueKind] = {
+    **dict.fromkeys(_INTEGER_BITS, ValueKind.INTEGER),
+    **dict.fromkeys(_TEXT, ValueKind.TEXT),
+    **dict.fromkeys(_BLOB, ValueKind.BLOB),
+    **dict.fromkeys(_GEOMETRY, ValueKind.GEOMETRY),
+    "decimal": ValueKind.DECIMAL,
+    "numeric": ValueKind.DECIMAL,
+    "float": ValueKind.FLOAT,
+    "double": ValueKind.DOUBLE,
+    "real": ValueKind.DOUBLE,
+    "bit": ValueKind.BIT,
+    "year": ValueKind.YEAR,
+    "date": ValueKind.DATE,
+    "datetime": ValueKind.DATETIME,
+    "timestamp": ValueKind.TIMESTAMP,
+    "time": ValueKind.TIME,
+    "binary": ValueKind.BINARY,
+    "enum": ValueKind.ENUM,
+    "set": ValueKind.SET,
+    "json": ValueKind.JSON,
+    "vector": ValueKind.VECTOR,
+    "uuid": ValueKind.UUID,
+    "inet4": ValueKind.INET4,
+    "inet6": ValueKind.INET6,
+}
+_FIXED_BYTES = {ValueKind.UUID: 16, ValueKind.INET4: 4, ValueKind.INET6: 16}
+
+
+def list_tables(
+    connection: SourceConnection, matches: Callable[[str, str], bool]
+) -> tuple[list[TableName], list[tuple[TableName, str]]]:
+    """The base tables that `matches` accepts, sorted; and what it accepts that is no plain table, with its kind.
+
+    The second list holds views, sequences and system-versioned tables: they are not captured, and said so.
+    """
+    plain: list[TableName] = []
+    other: list[tuple[TableName, str]] = []
+    for database, table, kind in connection.query_text(
+        "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE FROM information_schema.TABLES"
+    ):
+        if not database or not table or database.lower() in SYSTEM_DATABASES or not matches(database, table):
+            continue
+        name = TableName(database, table)
+        if kind == "BASE TABLE":
+            plain.append(name)
+        else:
+            other.append((name, (kind or "").lower()))
+    return sorted(plain), sorted(other)
+
+
+def read_definition(connection: SourceConnection, table: TableName) -> TableDefinition | None:
+    """The table's definition now; None when there is no such table.
+
+    Raises UnsupportedData for a table that cannot be captured (system-versioned, a column type that is not known).
+    """
+    where = (table.database, table.table)
+    found = connection.query_text(
+        "SELECT TABLE_TYPE, ENGINE, TABLE_COLLATION, TABLE_COMMENT FROM information_schema.TABLES "
+        "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+        where,
+    )
+    if not found:
+        return None
+    kind, engine, collation, comment = found[0]
+    if kind != "BASE TABLE":
+        raise UnsupportedData(
+            f"{table} is a {(kind or '').lower()}, which is not captured",
+            table=str(table),
+            hint="exclude it in tables.exclude",
+        )
+    rows = connection.rows_by_name(
+        "SELECT * FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s "
+        "ORDER BY ORDINAL_POSITION",
+        where,
+    )
+    json_columns = _mariadb_json_columns(connection, table)
+    columns = tuple(_column(table, row, json_columns) for row in rows)
+    keys = _unique_keys(connection, table)
+    return TableDefinition(
+        name=table,
+        columns=columns,
+        primary_key=next((key.columns for key in keys if key.name == "PRIMARY"), ()),
+        unique_keys=tuple(key for key in keys if key.name != "PRIMARY"),
+        engine=engine or "",
+        charset=(collation or "").partition("_")[0] or None,
+        collation=collation,
+        comment=comment or "",
+        flavor=connection.flavor,
+    )
+
+
+def _unique_keys(connection: SourceConnection, table: TableName) -> list[UniqueKey]:
+    """Unique indexes over plain columns; those over expressions cannot serve as a key and are left out."""
+    indexes: dict[str, list[tuple[str | None, str | None]]] = {}
+    for name, column, prefix in connection.query_text(
+        "SELECT INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS "
+        "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND NON_UNIQUE = 0 ORDER BY INDEX_NAME, SEQ_IN_INDEX",
+        (table.database, table.table),
+    ):
+        indexes.setdefault(name or "", []).append((column, prefix))
+    return [
+        UniqueKey(name, tuple(c for c, _ in parts if c is not None), any(p is not None for _, p in parts))
+        for name, parts in indexes.items()
+        if all(c is not None for c, _ in parts)
+    ]
+
+
+def _mariadb_json_columns(connection: SourceConnection, table: TableName) -> frozenset[str]:
+    """MariaDB's JSON is LONGTEXT with the check json_valid(`column`); nothing else tells."""
+    if connection.flavor != "mariadb":
+        return frozenset()
+    clauses = connection.query_text(
+        "SELECT CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS "
+        "WHERE CONSTRAINT_SCHEMA = %s AND TABLE_NAME = %s",
+        (table.database, table.table),
+    )
+    found = (re.fullmatch(r"json_valid\(`((?:[^`]|``)+)`\)", clause or "") for (clause,) in clauses)
+    return frozenset(match[1].replace("``", "`") for match in found if match)
+
+
+def _column(table: TableName, row: Mapping[str, str | None], json_columns: Iterable[str]) -> ColumnDefinition:
+    name, data_type = row["COLUMN_NAME"] or "", (row["DATA_TYPE"] or "").lower()
+    column_type = row["COLUMN_TYPE"] or ""
+    kind = _KINDS.get(data_type)
+    if kind is None:
+        raise UnsupportedData(
+            f"{table}.{name} has the type {column_type}, which is not known",
+            table=str(table),
+            column=name,
+            hint="exclude the table in tables.exclude",
+        )
+    if name in json_columns and data_type == "longtext":
+        kind = ValueKind.JSON
+    length = _INTEGER_BITS.get(data_type, 0) or _FIXED_BYTES.get(kind, 0)
+    if kind in (ValueKind.TEXT, ValueKind.BINARY, ValueKind.BLOB):
+        length = int(row["CHARACTER_MAXIMUM_LENGTH"] or 0)
+    elif kind is ValueKind.BIT:
+        length = int(row["NUMERIC_PRECISION"] or 1)
+    elif kind is ValueKind.VECTOR:
+        digits = re.search(r"\((\d+)\)", column_type)
+        length = int(digits[1]) if digits else 0
+    extra = (row["EXTRA"] or "").upper()
+    return ColumnDefinition(
+        name=name,
+        kind=kind,
+        column_type=column_type,
+        is_nullable=row["IS_NULLABLE"] == "YES",
+        is_unsigned=" unsigned" in column_type.lower() and kind not in (ValueKind.ENUM, ValueKind.SET),
+        length=length,
+        precision=int(row["NUMERIC_PRECISION"] or 0) if kind is ValueKind.DECIMAL else 0,
+        scale=int(row["NUMERIC_SCALE"] or 0) if kind is ValueKind.DECIMAL else 0,
+        fraction_digits=int(row.get("DATETIME_PRECISION") or 0),
+        charset=row["CHARACTER_SET_NAME"],
+        collation=row["COLLATION_NAME"],
+        members=parse_members(column_type) if kind in (ValueKind.ENUM, ValueKind.SET) else (),
+        is_generated="GENERATED" in extra and "DEFAULT_GENERATED" not in extra,
+        is_invisible="INVISIBLE" in extra,
+        is_auto_increment="AUTO_INCREMENT" in extra,
+        default=row["COLUMN_DEFAULT"],
+        comment=row["COLUMN_COMMENT"] or "",
+    )
+
+
+_MEMBER = re.compile(r"'((?:[^'\\]|''|\\.)*)'", re.DOTALL)
+_ESCAPED = re.compile(r"''|\\(.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "r": "\r", "0": "\0", "Z": "\x1a"}
+
+
+def parse_members(column_type: str) -> tuple[str, ...]:
+    """The members of `enum('a','it''s')` as information_schema prints them under `sql_mode=''`.
+
+    Quotes are doubled; backslash, NUL, newline and carriage return are escaped with a backslash.
+    """
+    return tuple(
+        _ESCAPED.sub(lambda m: "'" if m[1] is None else _ESCAPES.get(m[1], m[1]), member)
+        for member in _MEMBER.findall(column_type)
+    )
