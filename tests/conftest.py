@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from cdc.demo.servers import NotPrivate, Server, ServerUnavailable, catalogue
+from cdc.demo.servers import NotPrivate, Options, Server, ServerUnavailable
 from tests.support.databases import fresh_database, fresh_pg_database
 from tests.support.pool import POSTGRESQL, SOURCES, NothingToTestOn, ServerPool
 
@@ -53,12 +53,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_call(item: pytest.Item) -> Generator[None, Any, Any]:
-    """A test that wants to stop or kill the user's own server is skipped."""
+def pytest_runtest_setup() -> Generator[None, Any, Any]:
+    return (yield from _skip_what_is_not_ours_to_do())
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, Any, Any]:
+    return (yield from _skip_what_is_not_ours_to_do())
+
+
+def _skip_what_is_not_ours_to_do() -> Generator[None, Any, Any]:
+    """A test that wants to stop, kill or reconfigure the user's own server is skipped."""
     try:
         return (yield)
     except NotPrivate as error:
-        pytest.skip(f"{item.name}: {error}")
+        pytest.skip(str(error))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
@@ -76,8 +85,14 @@ def server_pool(pytestconfig: pytest.Config) -> ServerPool:
 
 
 def _server(pool: ServerPool, name: str) -> Server:
-    try:
+    with _skip_or_fail():
         return pool.get(name)
+
+
+@contextlib.contextmanager
+def _skip_or_fail() -> Iterator[None]:
+    try:
+        yield
     except ServerUnavailable as error:
         pytest.skip(str(error))
     except NothingToTestOn as error:
@@ -131,15 +146,13 @@ def pg_server(request: pytest.FixtureRequest, server_pool: ServerPool) -> Server
 
 
 @pytest.fixture
-def start_server() -> Iterator[Callable[..., Server]]:
+def start_server(server_pool: ServerPool) -> Iterator[Callable[..., Server]]:
     """`start_server(name, options={...})`: a private server for this test alone, gone when it ends."""
     with contextlib.ExitStack() as stack:
 
-        def start(name: str, **arguments: Any) -> Server:
-            try:
-                return stack.enter_context(Server.start(catalogue()[name], **arguments))
-            except ServerUnavailable as error:
-                pytest.skip(str(error))
+        def start(name: str, *, options: Options | None = None) -> Server:
+            with _skip_or_fail():
+                return stack.enter_context(server_pool.start(name, options=options))
 
         yield start
 

@@ -44,6 +44,7 @@ def settings(server: Server, *names: str) -> dict[str, str]:
 
 
 def test_a_source_server_is_ready_for_change_data_capture(source_server: Server) -> None:
+    source_server.require_private("a look at our own settings")
     names = ("log_bin", "binlog_format", "binlog_row_image", "binlog_row_metadata", "local_infile")
     assert settings(source_server, *names) == {
         "log_bin": "1",
@@ -57,6 +58,7 @@ def test_a_source_server_is_ready_for_change_data_capture(source_server: Server)
 
 
 def test_a_mysql_server_has_gtids(mysql97: Server) -> None:
+    mysql97.require_private("a look at our own settings")
     assert settings(mysql97, "gtid_mode", "enforce_gtid_consistency") == {
         "gtid_mode": "ON",
         "enforce_gtid_consistency": "ON",
@@ -70,6 +72,7 @@ def test_the_version_is_the_servers_own(source_server: Server, pg_server: Server
 
 def test_a_postgresql_server_speaks_utf8(pg_server: Server) -> None:
     assert pg_server.execute("SHOW server_encoding") == [("UTF8",)]
+    pg_server.require_private("a look at our own settings")
     with fresh_pg_database(pg_server) as name:
         assert pg_server.execute("SELECT datcollate FROM pg_database WHERE datname = %s", (name,)) == [("C.UTF-8",)]
 

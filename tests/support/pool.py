@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
-from cdc.demo.servers import Server, ServerUnavailable, catalogue
+from cdc.demo.servers import Options, Server, ServerUnavailable, catalogue
 
 SOURCES = ("mysql97", "mariadb1011", "mariadb118")
 POSTGRESQL = ("pg15", "pg17")
@@ -37,18 +38,23 @@ class ServerPool:
             NothingToTestOn: nor any other of its group; the test is to fail.
         """
         if name not in self.servers:
-            if name not in self.missing:
-                try:
-                    self.servers[name] = self._make(name)
-                except ServerUnavailable as error:
-                    self.missing[name] = str(error)
             if name in self.missing:
-                self._demand_another_than(name)
-                raise ServerUnavailable(self.missing[name])
+                self._give_up(name, self.missing[name])
+            try:
+                self.servers[name] = self._make(name)
+            except ServerUnavailable as error:
+                self._give_up(name, str(error))
         server = self.servers[name]
         if not server.is_running:  # a test that stopped it failed before it could start it again
             server.restart()
         return server
+
+    def start(self, name: str, *, options: Options | None = None) -> Server:
+        """A further private server of that kind, for the caller to close; raises as `get` does."""
+        try:
+            return Server.start(catalogue()[name], options=options)
+        except ServerUnavailable as error:
+            self._give_up(name, str(error))
 
     def _make(self, name: str) -> Server:
         kind = catalogue()[name]
@@ -61,6 +67,11 @@ class ServerPool:
                 f"{kind.label} left out: the server given by URL is used in place of all {kind.family}"
             )
         return Server.external(kind, url)
+
+    def _give_up(self, name: str, reason: str) -> NoReturn:
+        self.missing[name] = reason
+        self._demand_another_than(name)
+        raise ServerUnavailable(reason)
 
     def _demand_another_than(self, name: str) -> None:
         group = SOURCES if name in SOURCES else POSTGRESQL
@@ -88,6 +99,6 @@ class ServerPool:
             if name in self.servers:
                 server = self.servers[name]
                 whose = f"started in {server.start_seconds:.1f} s" if server.private else f"yours: {server.safe_url}"
-                lines.append(f"{name:12} {server.version:34} {whose}")
+                lines.append(f"{name:12} {server.version.split(' ')[0]:32} {whose}")
         lines += [f"{name:12} NOT TESTED: {reason}" for name, reason in sorted(self.missing.items())]
         return lines
