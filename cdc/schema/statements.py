@@ -1,0 +1,381 @@
+"""What a statement in the binlog is, and which tables it touches.
+
+Statements are tokenised as the server does (executable comments are code, `ANSI_QUOTES` and `NO_BACKSLASH_ESCAPES`
+change the quoting) and recognised by their first words; never by regular expressions over raw text. For a form that is
+not recognised the answer is the safe one: every table whose name occurs in it counts as touched.
+
+Knows nothing of positions or sinks. What happens to a touched table is the pipeline's business.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from cdc.model import TableName
+
+__all__ = ["Statement", "StatementKind", "classify_statement"]
+
+
+class StatementKind(enum.Enum):
+    """What the statement means for the stream."""
+
+    BEGIN = "begin"
+    COMMIT = "commit"
+    ROLLBACK = "rollback"
+    SAVEPOINT = "savepoint"
+    ROLLBACK_TO = "rollback to"
+    XA_START = "xa start"
+    XA_END = "xa end"
+    XA_COMMIT = "xa commit"
+    XA_ROLLBACK = "xa rollback"
+    DDL = "ddl"  # `tables` are touched
+    DATABASE = "database"  # DROP DATABASE: every table of `database` is touched
+    HARMLESS = "harmless"  # changes no table's rows or columns
+    DML = "dml"  # rows changed without row events; `names` may be touched
+    UNKNOWN = "unknown"  # `names` may be touched
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """A classified statement.
+
+    `tables` is exact (for DDL and DATABASE). `names` are all identifiers that occur, lower-cased, for the kinds where
+    the tables are not known exactly. `dropped` are those of `tables` that are gone afterwards.
+    """
+
+    kind: StatementKind
+    tables: tuple[TableName, ...] = ()
+    dropped: tuple[TableName, ...] = ()
+    database: str = ""
+    names: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class _Token:
+    text: str
+    is_name: bool  # a word or a quoted identifier; else punctuation or a literal
+    is_quoted: bool = False
+
+
+_BLANK = " \t\r\n\f\v"
+
+
+def _tokens(sql: str, *, ansi_quotes: bool, backslash_escapes: bool) -> Iterator[_Token]:
+    at, end, depth = 0, len(sql), 0
+    while at < end:
+        char = sql[at]
+        if char in _BLANK or char == "\0":
+            at += 1
+        elif char == "#" or (sql.startswith("--", at) and (at + 2 == end or sql[at + 2] in _BLANK)):
+            newline = sql.find("\n", at)
+            at = end if newline < 0 else newline + 1
+        elif sql.startswith("/*", at):
+            at, opened = _comment(sql, at)
+            depth += opened
+        elif depth and sql.startswith("*/", at):
+            depth -= 1
+            at += 2
+        elif char == "`" or (char == '"' and ansi_quotes):
+            at, text = _quoted(sql, at, char, backslash=False)
+            yield _Token(text, True, True)
+        elif char in "'\"":
+            at, text = _quoted(sql, at, char, backslash=backslash_escapes)
+            yield _Token(text, False, True)
+        elif char.isalnum() or char in "_$@" or ord(char) > 127:
+            start = at
+            while at < end and (sql[at].isalnum() or sql[at] in "_$@" or ord(sql[at]) > 127):
+                at += 1
+            yield _Token(sql[start:at], True)
+        else:
+            yield _Token(char, False)
+            at += 1
+
+
+def _comment(sql: str, at: int) -> tuple[int, int]:
+    """After `/*`: an executable comment opens (its content is code), any other is passed over."""
+    for opener in ("/*M!", "/*!"):
+        if sql.startswith(opener, at):
+            at += len(opener)
+            while at < len(sql) and sql[at].isdigit():
+                at += 1
+            return at, 1
+    closing = sql.find("*/", at + 2)
+    return (len(sql) if closing < 0 else closing + 2), 0
+
+
+def _quoted(sql: str, at: int, quote: str, *, backslash: bool) -> tuple[int, str]:
+    out: list[str] = []
+    at += 1
+    while at < len(sql):
+        char = sql[at]
+        if char == "\\" and backslash:
+            out.append(sql[at : at + 2])
+            at += 2
+        elif char == quote:
+            if sql.startswith(quote * 2, at):
+                out.append(quote)
+                at += 2
+            else:
+                return at + 1, "".join(out)
+        else:
+            out.append(char)
+            at += 1
+    return at, "".join(out)
+
+
+class _Reader:
+    """The tokens of one statement, read by keyword."""
+
+    def __init__(self, tokens: list[_Token], database: str) -> None:
+        self.tokens = tokens
+        self.at = 0
+        self.database = database
+
+    def peek(self, ahead: int = 0) -> str:
+        """The keyword (upper case) or punctuation there; '' past the end or for anything quoted."""
+        index = self.at + ahead
+        if index >= len(self.tokens) or self.tokens[index].is_quoted:
+            return ""
+        return self.tokens[index].text.upper()
+
+    def take(self, *words: str) -> bool:
+        """Step over these words when they come next."""
+        if all(self.peek(i) == word for i, word in enumerate(words)):
+            self.at += len(words)
+            return True
+        return False
+
+    def take_any(self, *words: str) -> bool:
+        return any(self.take(word) for word in words)
+
+    def table(self) -> TableName:
+        """A table name, qualified or not. Raises _NotUnderstood."""
+        first = self._name()
+        if self.peek() == "." and not self.tokens[self.at].is_name:
+            self.at += 1
+            return TableName(first, self._name())
+        return TableName(self.database, first)
+
+    def _name(self) -> str:
+        if self.at >= len(self.tokens) or not self.tokens[self.at].is_name:
+            raise _NotUnderstood
+        self.at += 1
+        return self.tokens[self.at - 1].text
+
+    def tables(self) -> tuple[TableName, ...]:
+        found = [self.table()]
+        while self.take(","):
+            found.append(self.table())
+        return tuple(found)
+
+    def seek(self, *words: str) -> bool:
+        """Step to just after the next occurrence of these words."""
+        while self.at < len(self.tokens):
+            if self.take(*words):
+                return True
+            self.at += 1
+        return False
+
+
+class _NotUnderstood(Exception):
+    """The form is not one of those recognised: fall back to every name that occurs."""
+
+
+_CONTROL = {
+    ("BEGIN",): StatementKind.BEGIN,
+    ("START", "TRANSACTION"): StatementKind.BEGIN,
+    ("COMMIT",): StatementKind.COMMIT,
+    ("ROLLBACK", "TO"): StatementKind.ROLLBACK_TO,
+    ("ROLLBACK", "WORK", "TO"): StatementKind.ROLLBACK_TO,
+    ("ROLLBACK",): StatementKind.ROLLBACK,
+    ("SAVEPOINT",): StatementKind.SAVEPOINT,
+    ("RELEASE", "SAVEPOINT"): StatementKind.HARMLESS,
+    ("XA", "START"): StatementKind.XA_START,
+    ("XA", "BEGIN"): StatementKind.XA_START,
+    ("XA", "END"): StatementKind.XA_END,
+    ("XA", "COMMIT"): StatementKind.XA_COMMIT,
+    ("XA", "ROLLBACK"): StatementKind.XA_ROLLBACK,
+}
+# Statements that change neither a base table's rows nor its columns.
+_HARMLESS_FIRST = {
+    "GRANT",
+    "REVOKE",
+    "SET",
+    "FLUSH",
+    "ANALYZE",
+    "CHECK",
+    "CHECKSUM",
+    "OPTIMIZE",
+    "REPAIR",
+    "INSTALL",
+    "UNINSTALL",
+    "SELECT",
+    "DO",
+    "USE",
+    "RESET",
+    "PURGE",
+}
+_OTHER_OBJECTS = {
+    "VIEW",
+    "TRIGGER",
+    "PROCEDURE",
+    "FUNCTION",
+    "EVENT",
+    "USER",
+    "ROLE",
+    "SERVER",
+    "LOGFILE",
+    "UNDO",
+    "RESOURCE",
+    "PACKAGE",
+    "SPATIAL REFERENCE",
+    "INSTANCE",
+    "LIBRARY",
+}
+_DML_FIRST = {"INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD", "WITH", "CALL", "IMPORT", "MERGE"}
+
+
+def classify_statement(
+    sql: str, *, database: str = "", ansi_quotes: bool = False, backslash_escapes: bool = True
+) -> Statement:
+    """Classify the text of a Query event. `database` is the event's default database."""
+    tokens = list(_tokens(sql, ansi_quotes=ansi_quotes, backslash_escapes=backslash_escapes))
+    reader = _Reader(tokens, database)
+    for words, kind in _CONTROL.items():
+        if reader.take(*words):
+            return Statement(kind)
+    if not tokens:
+        return Statement(StatementKind.HARMLESS)
+    try:
+        return _ddl(reader)
+    except _NotUnderstood:
+        names = frozenset(token.text.lower() for token in tokens if token.is_name)
+        first = tokens[0].text.upper()
+        kind = StatementKind.DML if first in _DML_FIRST else StatementKind.UNKNOWN
+        return Statement(kind, names=names)
+
+
+def _ddl(reader: _Reader) -> Statement:
+    first = reader.peek()
+    if first in _HARMLESS_FIRST:
+        return Statement(StatementKind.HARMLESS)
+    if reader.take("TRUNCATE"):
+        reader.take("TABLE")
+        return Statement(StatementKind.DDL, (reader.table(),))
+    if reader.take("RENAME"):
+        return _rename(reader)
+    if reader.take("CREATE"):
+        return _create(reader)
+    if reader.take("ALTER"):
+        return _alter(reader)
+    if reader.take("DROP"):
+        return _drop(reader)
+    raise _NotUnderstood
+
+
+def _rename(reader: _Reader) -> Statement:
+    if reader.take("USER"):
+        return Statement(StatementKind.HARMLESS)
+    if not reader.take_any("TABLE", "TABLES"):
+        raise _NotUnderstood
+    reader.take("IF", "EXISTS")
+    live: dict[TableName, None] = {}
+    touched: dict[TableName, None] = {}
+    while True:
+        old = reader.table()
+        while not reader.take("TO"):  # MariaDB: WAIT n, NOWAIT
+            reader.at += 1
+            if reader.at >= len(reader.tokens):
+                raise _NotUnderstood
+        new = reader.table()
+        touched |= {old: None, new: None}
+        live.pop(old, None)
+        live[new] = None
+        if not reader.take(","):
+            break
+    return Statement(StatementKind.DDL, tuple(touched), tuple(t for t in touched if t not in live))
+
+
+def _create(reader: _Reader) -> Statement:
+    reader.take("OR", "REPLACE")
+    if reader.take("TEMPORARY"):
+        return Statement(StatementKind.HARMLESS)
+    if reader.take("TABLE"):
+        reader.take("IF", "NOT", "EXISTS")
+        return Statement(StatementKind.DDL, (reader.table(),))
+    if reader.take_any("DATABASE", "SCHEMA"):
+        return Statement(StatementKind.HARMLESS)
+    if _is_index(reader):
+        return Statement(StatementKind.HARMLESS)  # rows and columns stay; the sinks keep their own indexes
+    if reader.peek() in ("SEQUENCE", "TABLESPACE") or _is_other_object(reader):
+        return Statement(StatementKind.HARMLESS)
+    raise _NotUnderstood
+
+
+def _is_index(reader: _Reader) -> bool:
+    reader.take_any("ONLINE", "OFFLINE")
+    reader.take_any("UNIQUE", "FULLTEXT", "SPATIAL", "VECTOR")
+    return reader.take_any("INDEX", "KEY")
+
+
+def _is_other_object(reader: _Reader) -> bool:
+    """CREATE/ALTER/DROP [DEFINER=…] [SQL SECURITY …] [ALGORITHM=…] VIEW|TRIGGER|… within the first words."""
+    limit = 24
+    for ahead in range(limit):
+        word = reader.peek(ahead)
+        if word in _OTHER_OBJECTS:
+            return True
+        if word in ("TABLE", "AS", "("):
+            return False
+    return False
+
+
+def _alter(reader: _Reader) -> Statement:
+    while reader.take_any("ONLINE", "OFFLINE", "IGNORE"):
+        pass
+    if reader.take("TABLE"):
+        reader.take("IF", "EXISTS")
+        table = reader.table()
+        others: list[TableName] = []
+        dropped: list[TableName] = []
+        depth = 0
+        while reader.at < len(reader.tokens):
+            word = reader.peek()
+            depth += (word == "(") - (word == ")")
+            if depth == 0 and word == "RENAME":
+                reader.at += 1
+                if reader.peek() in ("COLUMN", "INDEX", "KEY"):
+                    continue
+                reader.take_any("TO", "AS", "=")
+                others.append(reader.table())
+                dropped.append(table)
+            elif depth == 0 and word == "TABLE":  # EXCHANGE PARTITION … WITH TABLE x, CONVERT … TABLE x
+                reader.at += 1
+                others.append(reader.table())
+            else:
+                reader.at += 1
+        return Statement(StatementKind.DDL, (table, *others), tuple(dropped))
+    if reader.peek() in ("DATABASE", "SCHEMA", "SEQUENCE", "TABLESPACE", "INSTANCE") or _is_other_object(reader):
+        return Statement(StatementKind.HARMLESS)
+    raise _NotUnderstood
+
+
+def _drop(reader: _Reader) -> Statement:
+    if reader.take("TEMPORARY"):
+        return Statement(StatementKind.HARMLESS)
+    if reader.take_any("TABLE", "TABLES"):
+        reader.take("IF", "EXISTS")
+        tables = reader.tables()
+        return Statement(StatementKind.DDL, tables, tables)
+    if reader.take_any("DATABASE", "SCHEMA"):
+        reader.take("IF", "EXISTS")
+        return Statement(StatementKind.DATABASE, database=reader.table().table)
+    if _is_index(reader):
+        if not reader.seek("ON"):
+            raise _NotUnderstood
+        return Statement(StatementKind.DDL, (reader.table(),))
+    if reader.peek() in ("SEQUENCE", "TABLESPACE", "PREPARE") or _is_other_object(reader):
+        return Statement(StatementKind.HARMLESS)
+    raise _NotUnderstood

@@ -1,0 +1,257 @@
+"""The replication stream: a session that asks for the binlog and hands over its packets.
+
+Opens with pymysql (handshake, authentication, TLS), says what a replica says before it asks for the log, and then
+reads the socket itself. python-mysql-replication's reader is not used here: it cannot be given a GTID set with tags,
+takes an empty one for unset, ignores file and position on MariaDB, and hides what it drops (docs/decisions/0002).
+
+Source: MySQL internals manual, COM_REGISTER_SLAVE, COM_BINLOG_DUMP, COM_BINLOG_DUMP_GTID;
+MariaDB knowledge base "Replication protocol".
+"""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+import uuid
+from typing import Any
+
+import pymysql
+
+from cdc.errors import CdcError, ConfigError, ProtocolError, SourceUnavailable
+from cdc.gtid import MysqlGtidSet
+from cdc.model import Flavor, SourcePosition
+from cdc.source.connection import SourceSettings, check_encryption, ssl_arguments, translate_error
+
+__all__ = ["BinlogStream", "PacketReader"]
+
+_COM_REGISTER_SLAVE = 0x15
+_COM_BINLOG_DUMP = 0x12
+_COM_BINLOG_DUMP_GTID = 0x1E
+_BINLOG_THROUGH_GTID = 0x04
+_PACKET_MAX = 0xFFFFFF
+# The largest event a server can write is max_allowed_packet's upper limit, 1 GiB, and its header.
+EVENT_BYTES_MAX = (1 << 30) + (1 << 20)
+_RECEIVE_BYTES = 256 * 1024
+_FIRST_POSITION = 4
+
+
+class PacketReader:
+    """Reads MySQL packets from a connected socket; payloads of 16 MiB and more are put together.
+
+    One buffer, grown as packets need and cut back when they are done.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self._sock = sock
+        self._buffer = bytearray()
+        self._start = 0
+        self._timeout: float | None = -1
+
+    def has_packet(self) -> bool:
+        """Is a whole packet buffered already?"""
+        return self._complete_at() is not None
+
+    def read(self, timeout_seconds: float) -> bytes | None:
+        """The next payload, or None when none came within the time.
+
+        Raises OSError when the connection is gone, ProtocolError for a payload larger than any event.
+        """
+        while (end := self._complete_at()) is None:
+            if self._timeout != timeout_seconds:
+                self._sock.settimeout(timeout_seconds)
+                self._timeout = timeout_seconds
+            try:
+                received = self._sock.recv(_RECEIVE_BYTES)
+            except TimeoutError:
+                return None
+            if not received:
+                raise ConnectionResetError("the source closed the connection")
+            if self._start:
+                del self._buffer[: self._start]
+                self._start = 0
+            self._buffer += received
+        return self._take(end)
+
+    def _complete_at(self) -> int | None:
+        """Where the payload that begins at `_start` ends, if all of it is there."""
+        at, total = self._start, 0
+        while len(self._buffer) - at >= 4:
+            length = int.from_bytes(self._buffer[at : at + 3], "little")
+            total += length
+            if total > EVENT_BYTES_MAX:
+                raise ProtocolError(
+                    f"the source sends a packet of more than {EVENT_BYTES_MAX} bytes",
+                    hint="this is no binlog event; check that source.url names a MySQL or MariaDB server",
+                )
+            at += 4 + length
+            if len(self._buffer) < at:
+                return None
+            if length < _PACKET_MAX:
+                return at
+        return None
+
+    def _take(self, end: int) -> bytes:
+        parts = []
+        at = self._start
+        while at < end:
+            length = int.from_bytes(self._buffer[at : at + 3], "little")
+            parts.append(bytes(self._buffer[at + 4 : at + 4 + length]))
+            at += 4 + length
+        self._start = end
+        if self._start == len(self._buffer):
+            self._buffer.clear()
+            self._start = 0
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+class BinlogStream:
+    """One dump session, from a position on. Yields the events' bytes; interprets nothing but OK, ERR and EOF."""
+
+    def __init__(
+        self,
+        settings: SourceSettings,
+        *,
+        flavor: Flavor,
+        position: SourcePosition,
+        server_id: int,
+    ) -> None:
+        self.settings = settings
+        self.flavor = flavor
+        self.position = position
+        self.server_id = server_id
+        self.checksum_negotiated = True
+        self._raw: pymysql.connections.Connection[Any] | None = None
+        self._packets: PacketReader | None = None
+
+    def open(self) -> None:
+        """Connect and ask for the log from `position`.
+
+        Raises SourceUnavailable, ConfigError. What is wrong with the position shows at the first `read`.
+        """
+        settings = self.settings
+        try:
+            raw = pymysql.connect(
+                host=settings.host,
+                port=settings.port,
+                user=settings.user,
+                password=settings.password,
+                charset="utf8mb4",
+                autocommit=True,
+                local_infile=False,
+                connect_timeout=max(1, int(settings.connect_timeout_seconds)),
+                read_timeout=settings.read_timeout_seconds,
+                program_name="cdc",
+                **ssl_arguments(settings.ssl),
+            )
+            check_encryption(raw, settings)
+            self._raw = raw
+            self._introduce(raw)
+            self._register(raw)
+            self._dump(raw)
+        except (pymysql.err.Error, OSError) as error:
+            self.close()
+            raise translate_error(error, settings, position=str(self.position)) from error
+        self._packets = PacketReader(raw._sock)  # type: ignore[attr-defined]  # after the command, the socket is ours
+
+    def _introduce(self, raw: pymysql.connections.Connection[Any]) -> None:
+        heartbeat_ns = int(self.settings.heartbeat_seconds * 1_000_000_000)
+        # A replica's uuid that is the same at each start of this server_id: the server ends our own zombie dump
+        # thread when we come back, and tells two services with one id apart by the error it gives.
+        replica_uuid = uuid.uuid5(uuid.NAMESPACE_URL, f"cdc://{self.settings.address}/{self.server_id}")
+        statements = [
+            "SET @master_binlog_checksum = @@global.binlog_checksum, "
+            "@source_binlog_checksum = @@global.binlog_checksum",
+            f"SET @master_heartbeat_period = {heartbeat_ns}, @source_heartbeat_period = {heartbeat_ns}",
+            f"SET @slave_uuid = '{replica_uuid}', @replica_uuid = '{replica_uuid}'",
+            # A long merge at the sink must not cut the stream: the server may wait for hours to send.
+            "SET SESSION net_write_timeout = 31536000, net_read_timeout = 31536000, wait_timeout = 31536000",
+        ]
+        if self.flavor == "mariadb":
+            # 4: the server sends GTID, annotate and compressed events as they are.
+            statements.append("SET @mariadb_slave_capability = 4")
+            if self.position.gtid is not None:
+                statements.append(f"SET @slave_connect_state = '{self.position.gtid}'")
+                statements.append("SET @slave_gtid_strict_mode = 0, @slave_gtid_ignore_duplicates = 0")
+        with raw.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            cursor.execute("SELECT @@global.binlog_checksum")
+            row = cursor.fetchone()
+            self.checksum_negotiated = bool(row) and str(row[0]).upper() not in ("NONE", "0")
+
+    def _register(self, raw: pymysql.connections.Connection[Any]) -> None:
+        # server_id[4], lengths and texts of host, user and password (empty: shown by SHOW REPLICAS), port[2],
+        # rank[4], source id[4]
+        raw._execute_command(  # type: ignore[attr-defined]
+            _COM_REGISTER_SLAVE, struct.pack("<I", self.server_id) + b"\0\0\0" + struct.pack("<HII", 0, 0, 0)
+        )
+        raw._read_packet()  # type: ignore[no-untyped-call]
+
+    def _dump(self, raw: pymysql.connections.Connection[Any]) -> None:
+        position = self.position
+        if isinstance(position.gtid, MysqlGtidSet):
+            encoded = position.gtid.encode()
+            payload = (
+                struct.pack("<HII", _BINLOG_THROUGH_GTID, self.server_id, 0)
+                + struct.pack("<QI", _FIRST_POSITION, len(encoded))
+                + encoded
+            )
+            raw._execute_command(_COM_BINLOG_DUMP_GTID, payload)  # type: ignore[attr-defined]
+            return
+        if position.gtid is not None:  # MariaDB: @slave_connect_state says where
+            file, offset = b"", _FIRST_POSITION
+        elif position.file is None:
+            raise ConfigError("a stream by file and position needs both", hint="`cdc checkpoint reset` starts anew")
+        else:
+            # The command holds 32 bits: past 4 GiB the file is read from its start and passed over up to there.
+            offset = position.file.pos if position.file.pos < 1 << 32 else _FIRST_POSITION
+            file = position.file.file.encode()
+        raw._execute_command(  # type: ignore[attr-defined]
+            _COM_BINLOG_DUMP, struct.pack("<IHI", offset, 0, self.server_id) + file
+        )
+
+    def has_event(self) -> bool:
+        """Is a whole event buffered already?"""
+        return self._packets is not None and self._packets.has_packet()
+
+    def read(self, timeout_seconds: float) -> bytes | None:
+        """One event's bytes, or None when none came within the time.
+
+        Raises SourceUnavailable when the connection is gone or the server ended the stream, and what error 1236
+        stands for.
+        """
+        assert self._packets is not None, "open() first"
+        try:
+            payload = self._packets.read(timeout_seconds)
+        except (OSError, pymysql.err.Error) as error:
+            raise SourceUnavailable(
+                f"source {self.settings.address} cut the stream: {error}", hint="see the server's error log"
+            ) from error
+        if payload is None:
+            return None
+        marker = payload[:1]
+        if marker == b"\0":
+            return payload[1:]
+        raise self._end_of_stream(payload)
+
+    def _end_of_stream(self, payload: bytes) -> CdcError:
+        if payload[:1] == b"\xff":
+            try:
+                pymysql.err.raise_mysql_exception(payload)
+            except pymysql.err.Error as error:
+                return translate_error(error, self.settings, position=str(self.position))
+        if payload[:1] == b"\xfe" and len(payload) < 9:
+            return SourceUnavailable(
+                f"source {self.settings.address} ended the stream (EOF)",
+                hint="the server is shutting down, or was told to",
+            )
+        return ProtocolError(
+            f"source {self.settings.address} sent a packet that is no event: {payload[:16].hex()}", frame=payload[:4096]
+        )
+
+    def close(self) -> None:
+        """Drop the session. The server's dump thread ends at its next write."""
+        raw, self._raw, self._packets = self._raw, None, None
+        if raw is not None:
+            with contextlib.suppress(Exception):
+                raw._force_close()  # type: ignore[attr-defined]  # no COM_QUIT: the session is in the middle of a dump
