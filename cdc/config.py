@@ -1,0 +1,1731 @@
+"""Read the configuration: a YAML file, variables and the environment become one frozen, typed `Config`.
+
+Reports every problem at once, each with its file and line, and never shows a password. Knows nothing of
+servers: whether a host answers is `cdc check`'s business. docs/configuration.md is generated from the field
+descriptions below (`python -m cdc.config > docs/configuration.md`); config.yaml is the commented example.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Final, Literal, Never, NoReturn, TypeGuard, TypeVar, Union, get_args, get_origin
+from urllib.parse import quote, unquote
+
+import yaml
+from annotated_types import Ge, Le
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    PlainValidator,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+
+from cdc.errors import ConfigError
+
+ENVIRONMENT_PREFIX: Final = "CDC__"
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+GIB: Final = 1024 * MIB
+
+SERVER_ID_MAX: Final = 4294967295  # server_id is an unsigned 32-bit integer on the wire (COM_REGISTER_SLAVE)
+
+SYSTEM_SCHEMAS: Final = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Secrets and URLs
+
+
+class Secret:
+    """A text that does not show itself: only `reveal()` gives it. It is not pickled; a copy is the same object."""
+
+    __slots__ = ("__value",)
+    __value: str
+
+    def __init__(self, value: str) -> None:
+        object.__setattr__(self, "_Secret__value", value)
+
+    def reveal(self) -> str:
+        """The text itself, for handing to a driver and nothing else."""
+        return self.__value
+
+    def __bool__(self) -> bool:
+        return bool(self.__value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other.__value == self.__value
+
+    def __hash__(self) -> int:
+        return hash(self.__value)
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return "***"
+
+    def __setattr__(self, name: str, value: object) -> Never:
+        raise AttributeError("a Secret does not change")
+
+    def __delattr__(self, name: str) -> Never:
+        raise AttributeError("a Secret does not change")
+
+    def __copy__(self) -> Secret:
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
+        return self
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a Secret is not pickled")
+
+
+DatabaseKind = Literal["mysql", "postgresql"]
+
+_SCHEMES: Final[Mapping[str, DatabaseKind]] = {
+    "mysql": "mysql",
+    "mariadb": "mysql",
+    "postgresql": "postgresql",
+    "postgres": "postgresql",
+}
+_DEFAULT_PORTS: Final[Mapping[DatabaseKind, int]] = {"mysql": 3306, "postgresql": 5432}
+
+# What drivers call these options, and the key that says it here.
+_KEY_FOR_OPTION: Final[Mapping[str, str]] = {
+    "ssl": "ssl_mode",
+    "sslmode": "ssl_mode",
+    "ssl-mode": "ssl_mode",
+    "ssl_mode": "ssl_mode",
+    "sslrootcert": "ssl_ca",
+    "ssl-ca": "ssl_ca",
+    "ssl_ca": "ssl_ca",
+    "sslcert": "ssl_cert",
+    "ssl-cert": "ssl_cert",
+    "ssl_cert": "ssl_cert",
+    "sslkey": "ssl_key",
+    "ssl-key": "ssl_key",
+    "ssl_key": "ssl_key",
+    "connect_timeout": "connect_timeout_seconds",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DatabaseUrl:
+    """Where a server is and who connects. Its `str` is the URL with the password as ***."""
+
+    kind: DatabaseKind
+    user: str
+    password: Secret  # empty when the URL has none
+    host: str  # without brackets for IPv6
+    port: int
+    database: str | None = None
+    options: tuple[tuple[str, str], ...] = ()  # none are known yet: TLS and timeouts are keys of the section
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        password = ":***" if self.password else ""
+        database = f"/{quote(self.database, safe='')}" if self.database else ""
+        return f"{self.kind}://{quote(self.user, safe='')}{password}@{host}:{self.port}{database}"
+
+    @property
+    def is_loopback(self) -> bool:
+        """The host is this machine by name or address, so the connection crosses no network."""
+        if self.host.lower() in ("localhost", "localhost."):
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def parse_database_url(text: str) -> DatabaseUrl:
+    """Parse `scheme://user:password@host:port/database`.
+
+    Raises:
+        ValueError: with a text that quotes no part of the URL: in a malformed one any part may be the password.
+    """
+    if any(character.isspace() or not character.isprintable() for character in text):
+        raise ValueError("the URL contains a space or a control character: percent-encode it, or use ${VAR}")
+    scheme, separator, rest = text.partition("://")
+    kind = _SCHEMES.get(scheme.lower())
+    if not separator or kind is None:
+        raise ValueError("the URL does not begin with one of " + ", ".join(f"{known}://" for known in _SCHEMES))
+    authority, path, query = _split_url(rest)
+    userinfo, separator, address = authority.rpartition("@")
+    user, _, password = userinfo.partition(":")
+    if not user:
+        raise ValueError(f"the URL has no user: write {scheme.lower()}://USER@HOST")
+    host, port = _host_and_port(address)
+    if query:
+        _refuse_options(query)
+    database = _percent_decoded(path)
+    if "/" in path:
+        raise ValueError("the URL has more than one / after the host: one database name at most")
+    return DatabaseUrl(
+        kind=kind,
+        user=_percent_decoded(user),
+        password=Secret(_percent_decoded(password)),
+        host=host,
+        port=_DEFAULT_PORTS[kind] if port is None else port,
+        database=database or None,
+    )
+
+
+def _split_url(rest: str) -> tuple[str, str, str]:
+    """Authority, path without its first slash, query."""
+    end = min((index for index in map(rest.find, "/?#") if index >= 0), default=len(rest))
+    authority, tail = rest[:end], rest[end:]
+    if "@" in tail:
+        raise ValueError("the user or the password contains / ? or #: percent-encode it, or use ${VAR}")
+    if "#" in tail:
+        raise ValueError("the URL contains #: percent-encode it as %23")
+    path, _, query = tail.partition("?")
+    return authority, path.removeprefix("/"), query
+
+
+def _host_and_port(address: str) -> tuple[str, int | None]:
+    match = re.fullmatch(r"(?:\[(?P<six>[^\[\]]*)\]|(?P<name>[^:\[\]\\%]*))(?::(?P<port>.*))?", address)
+    if match is None:
+        raise ValueError("the host is malformed: a name, an IPv4 address, or an IPv6 address in [ ]")
+    if match["six"] is not None:
+        host = _percent_decoded(match["six"])
+        try:
+            ipaddress.IPv6Address(host)
+        except ValueError:
+            raise ValueError("what stands in [ ] is not an IPv6 address") from None
+    else:
+        host = match["name"]
+        if not host:
+            raise ValueError("the URL has no host")
+    text = match["port"]
+    if text is None:
+        return host, None
+    if not re.fullmatch(r"[0-9]{1,5}", text) or not 1 <= int(text) <= 65535:
+        raise ValueError("the port is not in 1..65535")
+    return host, int(text)
+
+
+def _refuse_options(query: str) -> NoReturn:
+    names = [item.partition("=")[0] for item in query.split("&")]
+    # Only names of this table are quoted: what else stands here may be half of somebody's password.
+    known = [f"{name} (write {_KEY_FOR_OPTION[name]})" for name in names if name in _KEY_FOR_OPTION]
+    raise ValueError(
+        f"the URL has {'the option ' + ', '.join(known) if known else 'options'} after ?, and none is known: "
+        "use the keys ssl_mode, ssl_ca, ssl_cert, ssl_key and connect_timeout_seconds beside url"
+    )
+
+
+def _percent_decoded(text: str) -> str:
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise ValueError("the URL has a % without two hexadecimal digits: write %25 for a %, or use ${VAR}")
+    try:
+        return unquote(text, errors="strict")
+    except UnicodeDecodeError:
+        raise ValueError("the URL is not UTF-8 after percent-decoding") from None
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table patterns
+
+
+@dataclass(frozen=True, slots=True)
+class TablePattern:
+    """`db.table` with `*` (any text) and `?` (one character) in either half; a backslash takes the next as it is."""
+
+    database: re.Pattern[str]
+    table: re.Pattern[str]
+
+    def matches(self, database: str, table: str) -> bool:
+        return self.database.fullmatch(database) is not None and self.table.fullmatch(table) is not None
+
+
+def parse_table_pattern(text: str) -> TablePattern:
+    """Raises ValueError when `text` is not `db.table` or can match nothing that is ever captured."""
+    database, table = _split_table(text)
+    exact = _exact_text(database)
+    if exact is not None and _is_system_schema(exact):
+        raise ValueError(f"{exact} is a system schema, which is never captured")
+    return TablePattern(_pattern_regex(database), _pattern_regex(table))
+
+
+def parse_table_name(text: str) -> tuple[str, str]:
+    """Database and table of an exact `db.table`; raises ValueError for patterns."""
+    halves = [_exact_text(half) for half in _split_table(text)]
+    if halves[0] is None or halves[1] is None:
+        raise ValueError("an exact db.table is needed here, without * or ? (write \\* for the character itself)")
+    return halves[0], halves[1]
+
+
+# A character with the backslash before it, if any: the unit in which patterns are read.
+_PATTERN_UNIT: Final = re.compile(r"\\(?P<escaped>.)|(?P<plain>.)", re.DOTALL)
+
+
+def _split_table(text: str) -> tuple[str, str]:
+    """Split at the first dot without a backslash: later dots belong to the table's name."""
+    if re.search(r"(?<!\\)(?:\\\\)*\\\Z", text):
+        raise ValueError("the pattern ends with a lone backslash: write \\\\ for the character itself")
+    for unit in _PATTERN_UNIT.finditer(text):
+        if unit["plain"] == ".":
+            database, table = text[: unit.start()], text[unit.end() :]
+            if database and table:
+                return database, table
+            break
+    raise ValueError("not of the form db.table (for a whole database: db.*)")
+
+
+def _exact_text(half: str) -> str | None:
+    """The name that `half` stands for, or None when it is a pattern."""
+    units = list(_PATTERN_UNIT.finditer(half))
+    if any(unit["plain"] in ("*", "?") for unit in units):
+        return None
+    return "".join(unit["plain"] or unit["escaped"] for unit in units)
+
+
+def _pattern_regex(half: str) -> re.Pattern[str]:
+    special = {"*": ".*", "?": "."}
+    units = (
+        re.escape(unit["escaped"]) if unit["escaped"] else special.get(unit["plain"], re.escape(unit["plain"]))
+        for unit in _PATTERN_UNIT.finditer(half)
+    )
+    return re.compile(re.sub(r"(?:\.\*){2,}", ".*", "".join(units)), re.DOTALL)
+
+
+def _is_system_schema(database: str) -> bool:
+    # information_schema is not a directory: servers take it in any case. The others are, so that `Sys` on a
+    # case-sensitive server is a user's database and must not be dropped in silence.
+    return database in SYSTEM_SCHEMAS or database.lower() == "information_schema"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Types of the keys
+
+
+def _fail(text: str) -> NoReturn:
+    """Refuse a value, from inside a validator, with a text that is shown as it is."""
+    raise PydanticCustomError("cdc", "{text}", {"text": text})
+
+
+_T = TypeVar("_T")
+
+
+def _refusing(parse: Callable[[str], _T]) -> Callable[[Any], _T]:
+    """A validator out of a parser: its ValueError becomes a problem, and what is not text is refused."""
+
+    def validate(value: Any) -> _T:
+        if not isinstance(value, str):
+            _fail("is not text")
+        try:
+            return parse(value)
+        except ValueError as error:
+            text = str(error)
+        _fail(text)
+
+    return validate
+
+
+def _no_bool(value: Any) -> Any:
+    if isinstance(value, bool):  # else true would pass for 1
+        _fail(f"{str(value).lower()} is not a number")
+    return value
+
+
+_SIZE_UNITS: Final[Mapping[str, int]] = {
+    "": 1,
+    "b": 1,
+    "k": KIB,
+    "kib": KIB,
+    "kb": 1000,
+    "m": MIB,
+    "mib": MIB,
+    "mb": 1000**2,
+    "g": GIB,
+    "gib": GIB,
+    "gb": 1000**3,
+}
+
+
+def _parse_size(value: Any) -> Any:
+    if not isinstance(value, str):
+        return _no_bool(value)
+    match = re.fullmatch(r"\s*([0-9]{1,18})\s*([A-Za-z]*)\s*", value)
+    if match is None or match[2].lower() not in _SIZE_UNITS:
+        _fail("not a size: a whole number of bytes, or one with KiB, MiB, GiB (also k, M, G), such as 8MiB")
+    return int(match[1]) * _SIZE_UNITS[match[2].lower()]
+
+
+def size_text(count: int) -> str:
+    """The shortest exact way to write a size: 8388608 is 8MiB."""
+    for unit, name in ((GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
+        if count and count % unit == 0:
+            return f"{count // unit}{name}"
+    return str(count)
+
+
+def _source_url(text: str) -> DatabaseUrl:
+    url = parse_database_url(text)
+    if url.kind != "mysql":
+        raise ValueError("a source is MySQL or MariaDB: the URL must begin with mysql:// or mariadb://")
+    return replace(url, database=None)  # a replica reads the whole log; what is captured is said by `tables`
+
+
+def _sink_url(text: str) -> DatabaseUrl:
+    url = parse_database_url(text)
+    if url.kind == "postgresql" and url.database is None:
+        raise ValueError("a PostgreSQL sink needs a database: postgresql://user@host/DATABASE")
+    return url
+
+
+def _database_url(parse: Callable[[str], DatabaseUrl]) -> Callable[[Any], DatabaseUrl]:
+    validate = _refusing(parse)
+    return lambda value: value if isinstance(value, DatabaseUrl) else validate(value)
+
+
+def _null_text(value: Any) -> Any:
+    return "null" if value is None else value
+
+
+def _empty_is_none(value: Any) -> Any:
+    return None if value == "" else value
+
+
+def _one_or_many(value: Any) -> Any:
+    return (value,) if isinstance(value, str) else value
+
+
+def _checked(check: Callable[[str], object]) -> AfterValidator:
+    """Keep the text, refuse it when `check` raises ValueError."""
+    validate = _refusing(check)
+
+    def checked(value: str) -> str:
+        validate(value)
+        return value
+
+    return AfterValidator(checked)
+
+
+def _ssl_mode_by_host(value: Any, info: ValidationInfo) -> Any:
+    if value is not None:
+        return value
+    url = info.data.get("url")
+    return "preferred" if isinstance(url, DatabaseUrl) and url.is_loopback else "required"
+
+
+def _key_needs_cert(value: Path | None, info: ValidationInfo) -> Path | None:
+    if value is not None and "ssl_cert" in info.data and info.data["ssl_cert"] is None:
+        _fail("a key without ssl_cert proves nothing: give both, or neither")
+    return value
+
+
+def _sink_schema(name: str) -> None:
+    if not name or len(name.encode()) > 63:
+        raise ValueError("not in 1..63 bytes, the length of a PostgreSQL name")
+    if name in ("_cdc", "information_schema") or name.startswith("pg_"):
+        raise ValueError("a schema of PostgreSQL itself or of this service's metadata: choose another")
+
+
+def _strategy(value: Any) -> Any:
+    if value in ("incremental", "full_refresh", "auto"):
+        _fail(f"{value} is not available in this version: only cdc is")
+    return value
+
+
+def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(columns)) < len(columns) or "" in columns:
+        _fail("a column is empty or named twice")
+    return columns
+
+
+_URL_SCHEMA: Final = WithJsonSchema({"type": "string", "format": "uri"})
+_ZERO_DATES_SCHEMA: Final = WithJsonSchema({"enum": ["null", None, "error", "infinity"]})
+_COLUMNS_SCHEMA: Final = WithJsonSchema(
+    {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+)
+_SIZE_SCHEMA: Final = WithJsonSchema({"anyOf": [{"type": "integer"}, {"type": "string"}]})
+
+SourceUrl = Annotated[
+    DatabaseUrl, PlainValidator(_database_url(_source_url)), PlainSerializer(str, return_type=str), _URL_SCHEMA
+]
+SinkUrl = Annotated[
+    DatabaseUrl, PlainValidator(_database_url(_sink_url)), PlainSerializer(str, return_type=str), _URL_SCHEMA
+]
+Integer = Annotated[int, BeforeValidator(_no_bool)]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Size = Annotated[int, BeforeValidator(_parse_size), _SIZE_SCHEMA]
+Pattern = Annotated[str, _checked(parse_table_pattern)]
+_Columns = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+TableName = Annotated[str, _checked(parse_table_name)]
+
+ZeroDates = Literal["null", "error", "infinity"]
+NulBytes = Literal["replace", "strip", "error"]
+SslMode = Literal["disabled", "preferred", "required", "verify_ca", "verify_identity"]
+
+_BY_HOST: Final[Any] = None  # replaced by _ssl_mode_by_host: no default of its own type says "it depends"
+
+# The same five keys on the source and on every sink.
+_SslMode = Annotated[
+    SslMode,
+    BeforeValidator(_ssl_mode_by_host),
+    Field(
+        validate_default=True,
+        json_schema_extra={"default_text": "`preferred` on loopback, else `required`"},
+        description="Encryption of the connection. `preferred` encrypts when the server can; `required` refuses to go "
+        "on in the clear; `verify_ca` also checks the certificate's signer; `verify_identity` also its host name. "
+        "Passwords and rows cross the network, so only a server on this machine may do without.",
+    ),
+]
+_SslFile = Annotated[Path | None, BeforeValidator(_empty_is_none)]
+_SslCa = Annotated[
+    _SslFile,
+    Field(
+        description="PEM file of the certificate authorities that `verify_ca` and `verify_identity` trust. Unset: "
+        "those of the system."
+    ),
+]
+_SslCert = Annotated[
+    _SslFile, Field(description="PEM file of the client certificate, for accounts that must show one (REQUIRE X509).")
+]
+_SslKey = Annotated[
+    _SslFile,
+    AfterValidator(_key_needs_cert),
+    Field(description="PEM file of the client certificate's key. Unset: it stands in the file of `ssl_cert`."),
+]
+_ConnectTimeout = Annotated[
+    Number,
+    Field(
+        ge=1,
+        le=300,
+        json_schema_extra={"unit": "seconds"},
+        description="Longest wait for a connection. 10 s outlasts a slow name server; a host that is down is retried.",
+    ),
+]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The keys. Each description says what the key does and why its default is what it is.
+
+
+class Section(BaseModel):
+    """A mapping of the file: frozen, and no key that is not named here."""
+
+    # hide_input_in_errors: a ValidationError that escapes must not quote the value it refuses.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+
+class SourceSettings(Section):
+    """The server to follow. Rights needed: SELECT, REPLICATION SLAVE, REPLICATION CLIENT (MariaDB: BINLOG MONITOR)."""
+
+    url: SourceUrl = Field(
+        description="`mysql://user:password@host:port` or `mariadb://...`; the port is 3306 unless given. A database "
+        "in it is ignored: `tables` says what is captured.",
+    )
+    server_id: Integer = Field(
+        ge=1,
+        le=SERVER_ID_MAX,
+        description="First of the block of replica ids this deployment uses. No other replica of the source may have "
+        "one of the block: the server ends one of two connections with the same id.",
+    )
+    server_id_count: Integer = Field(
+        default=16,
+        validate_default=True,
+        ge=1,
+        le=256,
+        description="Size of the block that starts at `server_id`. Every concurrent stream (each sink, a table loading "
+        "beside the stream, `cdc tail`) takes its own id; 16 leaves room for all of them on a few sinks.",
+    )
+    position: Literal["auto", "gtid", "file"] = Field(
+        default="auto",
+        description="How the place in the log is named. `auto`: by GTID set where the server has GTIDs on, which "
+        "survives a change of primary, else by file and position, which does not.",
+    )
+    ssl_mode: _SslMode = Field(default=_BY_HOST)
+    ssl_ca: _SslCa = None
+    ssl_cert: _SslCert = None
+    ssl_key: _SslKey = None
+    connect_timeout_seconds: _ConnectTimeout = 10
+    read_timeout_seconds: Number = Field(
+        default=60,
+        ge=1,
+        le=3600,
+        json_schema_extra={"unit": "seconds"},
+        description="Silence after which the stream counts as dead and is opened again. Must exceed two heartbeats; "
+        "60 s rides out a pause of the source that reconnecting would not shorten.",
+    )
+    heartbeat_seconds: Number = Field(
+        default=1,
+        validate_default=True,
+        ge=0.1,
+        le=60,
+        json_schema_extra={"unit": "seconds"},
+        description="How often an idle source says that it is alive. It is the only proof of progress while nothing "
+        "that is captured changes, so lag is known to about this much.",
+    )
+
+    @field_validator("server_id_count")
+    @classmethod
+    def _block_fits(cls, value: int, info: ValidationInfo) -> int:
+        if info.data.get("server_id", 1) + value - 1 > SERVER_ID_MAX:
+            _fail(f"the block server_id..server_id+{value - 1} goes beyond {SERVER_ID_MAX}")
+        return value
+
+    @field_validator("heartbeat_seconds")
+    @classmethod
+    def _read_timeout_outlasts_heartbeats(cls, value: float, info: ValidationInfo) -> float:
+        if info.data.get("read_timeout_seconds", 3601) <= 2 * value:
+            _fail("read_timeout_seconds must be more than two heartbeat_seconds, or an idle source looks dead")
+        return value
+
+    @property
+    def server_ids(self) -> range:
+        """Every id of the block."""
+        return range(self.server_id, self.server_id + self.server_id_count)
+
+
+class SinkSettings(Section):
+    """One target. Each sink has a pipeline of its own: a sink that is down does not hold up the others."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9_-]{1,63}$",
+        json_schema_extra={"range_text": "`[a-z0-9_-]`, 1 to 63 characters, unique"},
+        description="Identity of the sink in commands, metrics and metadata: do not change it later.",
+    )
+    url: SinkUrl = Field(
+        description="`postgresql://user:password@host:port/database` (also `postgres://`; port 5432), or "
+        "`mysql://...`, `mariadb://...` (port 3306). On MySQL the database is optional: without one, a table goes to a "
+        "database of the same name as on the source. A PostgreSQL database must exist; schemas and MySQL databases are "
+        "made.",
+    )
+    schema_name: Annotated[str, _checked(_sink_schema)] | None = Field(
+        default=None,
+        alias="schema",
+        json_schema_extra={"range_text": "1 to 63 bytes, PostgreSQL only"},
+        description="Schema that every table goes to. Unset: one schema per source database, so that tables of the "
+        "same name in two databases do not meet.",
+    )
+    ssl_mode: _SslMode = Field(default=_BY_HOST)
+    ssl_ca: _SslCa = None
+    ssl_cert: _SslCert = None
+    ssl_key: _SslKey = None
+    connect_timeout_seconds: _ConnectTimeout = 10
+    statement_timeout_seconds: Number = Field(
+        default=0,
+        ge=0,
+        le=86400,
+        json_schema_extra={"unit": "seconds"},
+        description="Longest run of one statement; 0 is no limit, because a large merge may rightly take long and "
+        "cancelling it would only start it again.",
+    )
+    pool_size: Integer = Field(
+        default=3,
+        ge=1,
+        le=64,
+        json_schema_extra={"unit": "connections"},
+        description="Connections kept to the sink: one applies, one renews the lease, one answers the status page.",
+    )
+
+    @field_validator("schema_name")
+    @classmethod
+    def _schema_needs_postgresql(cls, value: str | None, info: ValidationInfo) -> str | None:
+        url = info.data.get("url")
+        if value is not None and isinstance(url, DatabaseUrl) and url.kind != "postgresql":
+            _fail("only PostgreSQL has schemas: name the target database in the url instead (mysql://user@host/NAME)")
+        return value
+
+
+class TableOverride(Section):
+    """What differs for one table."""
+
+    table: TableName = Field(
+        json_schema_extra={"range_text": "exact `db.table`, named once"},
+        description="The table this entry is about; it must be one that `include` and `exclude` let through.",
+    )
+    primary_key: Annotated[_Columns | None, BeforeValidator(_one_or_many), _COLUMNS_SCHEMA] = Field(
+        default=None,
+        json_schema_extra={"range_text": "column, or list of columns"},
+        description="Columns that identify a row. Unset: the table's own primary key. For tables without one, or whose "
+        "rows should be told apart otherwise on the sink; the columns must be unique together and not NULL.",
+    )
+    sync_strategy: Annotated[Literal["cdc"], BeforeValidator(_strategy)] = Field(
+        default="cdc",
+        description="How changes are found. `cdc` reads them from the binlog; it is the only strategy of this version.",
+    )
+    batch_size: Integer | None = Field(
+        default=None,
+        ge=1,
+        le=1_000_000,
+        json_schema_extra={"unit": "rows", "default_text": "`snapshot.chunk_rows`"},
+        description="Rows per snapshot chunk of this table: fewer where rows are large.",
+    )
+    zero_dates: Annotated[ZeroDates | None, BeforeValidator(_null_text), _ZERO_DATES_SCHEMA] = Field(
+        default=None,
+        json_schema_extra={"default_text": "`policies.zero_dates`"},
+        description="As `policies.zero_dates`, for this table.",
+    )
+    nul_bytes: NulBytes | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`policies.nul_bytes`"},
+        description="As `policies.nul_bytes`, for this table.",
+    )
+
+
+class Tables(Section):
+    """What is captured. System schemas (mysql, information_schema, performance_schema, sys) never are."""
+
+    include: tuple[Pattern, ...] = Field(
+        min_length=1,
+        json_schema_extra={"range_text": "list of `db.table` patterns, at least one"},
+        description="Tables to capture, those made later too. `*` stands for any text, `?` for one character, each "
+        "within the database or the table; a backslash takes the next character as it is; case counts. No default: a "
+        "replica of everything should be somebody's decision.",
+    )
+    exclude: tuple[Pattern, ...] = Field(
+        default=(),
+        json_schema_extra={"range_text": "list of `db.table` patterns"},
+        description="Tables to leave out of those that `include` names.",
+    )
+    overrides: tuple[TableOverride, ...] = Field(
+        default=(), description="Settings of single tables.", json_schema_extra={"range_text": "list of mappings"}
+    )
+
+    _included: tuple[TablePattern, ...] = PrivateAttr(default=())
+    _excluded: tuple[TablePattern, ...] = PrivateAttr(default=())
+    _by_table: dict[tuple[str, str], TableOverride] = PrivateAttr(default_factory=dict)
+
+    def model_post_init(self, _context: Any) -> None:
+        self._included = tuple(map(parse_table_pattern, self.include))
+        self._excluded = tuple(map(parse_table_pattern, self.exclude))
+        self._by_table = {parse_table_name(override.table): override for override in self.overrides}
+
+    def matches(self, database: str, table: str) -> bool:
+        """The table is captured: included, not excluded, and in no system schema."""
+        return (
+            not _is_system_schema(database)
+            and any(pattern.matches(database, table) for pattern in self._included)
+            and not any(pattern.matches(database, table) for pattern in self._excluded)
+        )
+
+    def override_for(self, database: str, table: str) -> TableOverride | None:
+        """The entry of `overrides` about this table."""
+        return self._by_table.get((database, table))
+
+
+class FlushSettings(Section):
+    """When collected transactions are written: at whichever limit is met first, and only between two of them."""
+
+    rows_max: Integer = Field(
+        default=10_000,
+        ge=1,
+        le=10_000_000,
+        json_schema_extra={"unit": "rows"},
+        description="Changed rows that make a batch full. Larger batches load faster until about this size, then only "
+        "hold locks for longer.",
+    )
+    bytes_max: Size = Field(
+        default=8 * MIB,
+        ge=64 * KIB,
+        le=GIB,
+        json_schema_extra={"unit": "bytes"},
+        description="Bytes that make a batch full, where rows are wide. 8 MiB holds `rows_max` rows of usual width, "
+        "and keeps a batch of wide ones small beside `queue_bytes_max`.",
+    )
+    age_ms_max: Integer = Field(
+        default=500,
+        ge=1,
+        le=60_000,
+        json_schema_extra={"unit": "milliseconds"},
+        description="Age of the oldest change at which a batch is written, full or not: the price in lag for fewer "
+        "commits on the sink.",
+    )
+
+
+class SnapshotSettings(Section):
+    """How tables are loaded at first."""
+
+    chunk_rows: Integer = Field(
+        default=20_000,
+        ge=1,
+        le=1_000_000,
+        json_schema_extra={"unit": "rows"},
+        description="Rows read by one SELECT. A chunk should take about a second, so that no read view stays open for "
+        "long on the source.",
+    )
+
+
+class Policies(Section):
+    """What becomes of values that a sink cannot hold. Every value that is changed is counted and shown."""
+
+    zero_dates: Annotated[ZeroDates, BeforeValidator(_null_text), _ZERO_DATES_SCHEMA] = Field(
+        default="null",
+        description="Zero and invalid dates ('0000-00-00', '2024-02-31') on PostgreSQL: `null` stores NULL, `error` "
+        "parks the table, `infinity` stores an infinite one. NULL is what readers of such dates expect most.",
+    )
+    nul_bytes: NulBytes = Field(
+        default="replace",
+        description="The character U+0000 in text, which PostgreSQL cannot store: `replace` writes U+FFFD in its "
+        "place, `strip` leaves it out, `error` parks the table. Replacing keeps the length and stays visible.",
+    )
+
+
+class LeaseSettings(Section):
+    """Which of several instances writes."""
+
+    seconds: Number = Field(
+        default=15,
+        ge=3,
+        le=600,
+        json_schema_extra={"unit": "seconds"},
+        description="How long a silent holder keeps the right to write to a sink. Shorter takes over sooner from one "
+        "that died, longer bears a slow sink.",
+    )
+
+
+class RetrySettings(Section):
+    """The pauses between attempts while a server is away. Attempts do not end."""
+
+    initial_seconds: Number = Field(
+        default=0.5,
+        ge=0.01,
+        le=60,
+        json_schema_extra={"unit": "seconds"},
+        description="First pause, doubled at each attempt: a restarted server is back soon.",
+    )
+    max_seconds: Number = Field(
+        default=30,
+        validate_default=True,
+        ge=0.01,
+        le=3600,
+        json_schema_extra={"unit": "seconds"},
+        description="Longest pause, at least `initial_seconds`: after an outage work resumes within this time.",
+    )
+
+    @field_validator("max_seconds")
+    @classmethod
+    def _max_is_not_below_initial(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("initial_seconds", 0):
+            _fail("is less than retry.initial_seconds")
+        return value
+
+
+class HttpSettings(Section):
+    """Health, metrics, status and the dashboard."""
+
+    enabled: bool = Field(default=True, description="Serve them at all.")
+    host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        json_schema_extra={"range_text": "name or address"},
+        description="Address to listen on. There is no log-in, so only this machine gets in unless you say `0.0.0.0` "
+        "or `::` (as in a container, behind its network).",
+    )
+    port: Integer = Field(
+        default=8089, ge=0, le=65535, description="Port to listen on; 0 takes any free one and logs which."
+    )
+
+
+class LogSettings(Section):
+    """The service's own log, on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field(
+        default="info",
+        description="Least severity that is written. `info` is one line per batch, never one per row.",
+    )
+    format: Literal["auto", "json", "console"] = Field(
+        default="auto", description="`auto` is `console` on a terminal and `json` elsewhere, where programs read it."
+    )
+
+
+class Config(Section):
+    """Everything that the operator decides."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        json_schema_extra={"range_text": "`[a-z0-9][a-z0-9_-]{0,62}`"},
+        description="Identity of this deployment in the sinks' metadata: two deployments on one sink need two names, "
+        "and a new name starts from nothing.",
+    )
+    source: SourceSettings
+    sinks: tuple[SinkSettings, ...] = Field(min_length=1)
+    tables: Tables
+    flush: FlushSettings = FlushSettings()
+    queue_bytes_max: Size = Field(
+        default=64 * MIB,
+        ge=MIB,
+        le=64 * GIB,
+        json_schema_extra={"unit": "bytes"},
+        description="Decoded changes that may wait between reading and applying, per sink. The limit of the memory in "
+        "flight; 64 MiB covers the pauses of a commit at full speed.",
+    )
+    snapshot: SnapshotSettings = SnapshotSettings()
+    policies: Policies = Policies()
+    lease: LeaseSettings = LeaseSettings()
+    retry: RetrySettings = RetrySettings()
+    http: HttpSettings = HttpSettings()
+    log: LogSettings = LogSettings()
+    var_dir: Path = Field(
+        default=Path("var"),
+        json_schema_extra={"range_text": "directory, made when missing"},
+        description="Where bytes that were not understood are kept for inspection. Relative to the working directory.",
+    )
+
+    def policies_for(self, database: str, table: str) -> Policies:
+        """The policies with what the table's override says instead."""
+        override = self.tables.override_for(database, table)
+        if override is None:
+            return self.policies
+        return Policies(
+            zero_dates=override.zero_dates or self.policies.zero_dates,
+            nul_bytes=override.nul_bytes or self.policies.nul_bytes,
+        )
+
+    def chunk_rows_for(self, database: str, table: str) -> int:
+        """Rows per snapshot chunk of the table."""
+        override = self.tables.override_for(database, table)
+        return self.snapshot.chunk_rows if override is None or override.batch_size is None else override.batch_size
+
+
+def config_schema() -> dict[str, Any]:
+    """JSON schema of the file, for editors and `cdc config schema`."""
+    return Config.model_json_schema(by_alias=True)
+
+
+def redacted(config: Config) -> dict[str, Any]:
+    """The configuration in force as JSON values, defaults filled in, passwords as ***; what is unset is left out."""
+    return config.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Loading
+
+
+def load_config(path: Path | None, *, environ: Mapping[str, str], env_file: Path | None = None) -> Config:
+    """Read the configuration from a file, `${VAR}` in it, and `CDC__...` in the environment.
+
+    Args:
+        path: the YAML file, or None to take everything from the environment.
+        environ: variables of the process; they win over those of `env_file`, and `CDC__...` wins over the YAML file.
+        env_file: lines of KEY=VALUE.
+    Raises:
+        ConfigError: one line for each problem; none quotes a URL, nor a value that came from a variable.
+    """
+    loader = _Loader(dict(environ))
+    config = loader.load(path, env_file)
+    # Raised here, outside every except block: the error carries no __context__ that could show what was refused.
+    if config is None:
+        lines = [problem.text for problem in sorted(loader.problems, key=lambda problem: problem.order)]
+        raise ConfigError("\n".join(dict.fromkeys(lines)), hint=loader.hint)
+    return config
+
+
+_HINT: Final = "correct these; docs/configuration.md and `cdc config schema` say every key, its range and its reason."
+
+_Path = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Origin:
+    """Where a value was set. `order` sorts problems: by line, then the environment's by name."""
+
+    place: str  # `config.yaml:14`, or `environment CDC__SOURCE__URL`
+    order: tuple[int, str]
+    path: _Path | None = None  # what an environment variable is about; None in a file
+
+    def problem(self, path: _Path, text: str) -> _Problem:
+        """`config.yaml:14 source.url: text`, or `environment CDC__SOURCE__URL: text`."""
+        key = "" if path == self.path or not path else f" {_path_text(path)}"
+        separator = ":" if self.path is not None and key else ""
+        return _Problem(self.order, _scrubbed(f"{self.place}{separator}{key}: {text}"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Problem:
+    order: tuple[int, str]
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Node:
+    """A value of the file or the environment that remembers where it was set."""
+
+    origin: _Origin
+    value: Any  # a scalar, dict[str, _Node] or list[_Node]
+    variables: tuple[
+        str, ...
+    ] = ()  # names of the variables that the value was made of, or of the file it was read from
+    is_broken: bool = False  # its problem is already reported
+
+
+class _Refusal(Exception):
+    """A variable that cannot be had, with the text for the operator: a problem on its way to the list."""
+
+
+def _environment_name(path: _Path) -> str:
+    return ENVIRONMENT_PREFIX + "__".join(str(part).upper() for part in path)
+
+
+def _path_text(path: _Path) -> str:
+    text = ""
+    for part in path:
+        if isinstance(part, int):
+            text += f"[{part}]"
+        else:
+            # A key can be a misplaced URL; one that does not look like a name is not quoted.
+            name = part if re.fullmatch(r"[\w.-]{1,64}", part) else "(not a name)"
+            text += f".{name}" if text else name
+    return text
+
+
+def _scrubbed(text: str) -> str:
+    """The last guard: whatever looks like the user part of a URL does not get out."""
+    return re.sub(r"//[^@\s]*:.*@", "//***@", text, flags=re.DOTALL)
+
+
+class _Loader:
+    """One run of `load_config`: the variables, and the problems found so far."""
+
+    def __init__(self, variables: dict[str, str]) -> None:
+        self.variables = variables
+        self.problems: list[_Problem] = []
+        self.hint = _HINT
+
+    def load(self, path: Path | None, env_file: Path | None) -> Config | None:
+        """The configuration, or None with at least one problem noted."""
+        if env_file is not None:
+            self.read_env_file(env_file)
+        root = self.read_yaml_file(path) if path is not None else None
+        if path is not None and root is None:
+            return None
+        if root is None:
+            root = _Node(_Origin("environment", (2, "")), {})
+        root = self.with_environment(root)
+        config = self.validated(root)
+        self.check_lists(root)
+        self.check_files(root)
+        return None if self.problems else config
+
+    def note(self, origin: _Origin, path: _Path, text: str) -> None:
+        self.problems.append(origin.problem(path, text))
+
+    # -- files
+
+    def read_text(self, path: Path, hint: str) -> str | None:
+        try:
+            return path.read_bytes().decode("utf-8-sig")
+        except FileNotFoundError:
+            reason = "no such file"
+        except OSError as error:
+            reason = f"cannot be read: {error.strerror}"
+        except UnicodeDecodeError as error:
+            line_count = error.object.count(b"\n", 0, error.start)
+            reason = f"line {line_count + 1} is not UTF-8"
+            hint = "save the file as UTF-8."
+        self.hint = hint
+        self.problems.append(_Problem((0, ""), f"{path}: {reason}"))
+        return None
+
+    def read_env_file(self, path: Path) -> None:
+        """Add KEY=VALUE lines to the variables; those of the process win."""
+        text = self.read_text(path, "pass --env-file the path of a file with lines of KEY=VALUE, or leave it away.")
+        for number, line in enumerate(re.split(r"\r?\n", text or ""), start=1):
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            assignment = _parse_assignment(line)
+            if assignment is None:  # the line is not quoted: it may well hold a password
+                self.problems.append(_Problem((0, ""), f"{path}:{number} is not KEY=VALUE, or a quote is not closed"))
+            else:
+                self.variables.setdefault(*assignment)
+
+    def read_yaml_file(self, path: Path) -> _Node | None:
+        text = self.read_text(
+            path, "pass the path with -c, or set everything by environment: CDC__NAME, CDC__SOURCE__URL, ..."
+        )
+        if text is None:
+            return None
+        return self.parse_yaml(text, lambda line: _Origin(f"{path}:{line}", (1, f"{line:09}")), ())
+
+    # -- YAML
+
+    def parse_yaml(self, text: str, origin_at: Callable[[int], _Origin], path: _Path) -> _Node | None:
+        """The tree of a document; None after a syntax error, which is noted without quoting the text."""
+        try:
+            document = yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = mark.line if mark is not None else 0
+            lines = text.splitlines()
+            clue = (
+                " (inside { } or [ ], a value with ${...} must be quoted)" if "${" in "".join(lines[line:][:1]) else ""
+            )
+            self.note(origin_at(line + 1), path, f"not valid YAML: {_yaml_problem(error)}{clue}")
+            return None
+        except yaml.reader.ReaderError as error:
+            line = text.count("\n", 0, error.position) + 1
+            self.note(origin_at(line), path, "a character that YAML does not allow")
+            return None
+        if document is None:
+            return _Node(origin_at(1), {})
+        return self.from_yaml(document, origin_at(document.start_mark.line + 1), origin_at, path, ())
+
+    def from_yaml(
+        self,
+        node: yaml.Node,
+        origin: _Origin,
+        origin_at: Callable[[int], _Origin],
+        path: _Path,
+        parents: tuple[yaml.Node, ...],
+    ) -> _Node:
+        """`node` with variables put in. `origin` is the line of its key, else its own."""
+        if node in parents:
+            self.note(origin, path, "an alias that contains itself")
+            return _Node(origin, None, is_broken=True)
+        parents = (*parents, node)
+        if isinstance(node, yaml.MappingNode):
+            return self.from_mapping(node, origin, origin_at, path, parents)
+        if isinstance(node, yaml.SequenceNode):
+            items = [
+                self.from_yaml(item, origin_at(item.start_mark.line + 1), origin_at, (*path, index), parents)
+                for index, item in enumerate(node.value)
+            ]
+            return _Node(origin, items)
+        assert isinstance(node, yaml.ScalarNode)
+        if "${" in node.value:
+            return self.substituted(node.value, origin, path, empty_is_null=node.style is None)
+        try:
+            return _Node(origin, yaml.constructor.SafeConstructor().construct_object(node, deep=True))
+        except (yaml.YAMLError, ValueError):
+            self.note(origin, path, "cannot be read as the kind of value that it looks like: quote it")
+            return _Node(origin, None, is_broken=True)
+
+    def from_mapping(
+        self,
+        node: yaml.MappingNode,
+        origin: _Origin,
+        origin_at: Callable[[int], _Origin],
+        path: _Path,
+        parents: tuple[yaml.Node, ...],
+    ) -> _Node:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if not isinstance(key, yaml.ScalarNode) or key.tag not in (
+                "tag:yaml.org,2002:str",
+                "tag:yaml.org,2002:merge",
+            ):
+                self.note(origin_at(line), path, "a key that is not text")
+            elif key.value in seen:
+                text = f"this key is given twice (first on line {seen[key.value]})"
+                self.note(origin_at(line), (*path, key.value), text)
+            else:
+                seen[key.value] = line
+        try:
+            yaml.constructor.SafeConstructor().flatten_mapping(node)
+        except yaml.YAMLError:
+            self.note(origin, path, "<< does not name a mapping")
+            return _Node(origin, None, is_broken=True)
+        members = {
+            key.value: self.from_yaml(value, origin_at(key.start_mark.line + 1), origin_at, (*path, key.value), parents)
+            for key, value in node.value
+            if isinstance(key, yaml.ScalarNode) and key.tag == "tag:yaml.org,2002:str"
+        }
+        return _Node(origin, members)
+
+    # -- variables
+
+    def lookup(self, name: str) -> str | None:
+        """The variable, else the content of the file that NAME_FILE names, else None. Raises _Refusal."""
+        if name in self.variables:
+            return self.variables[name]
+        file_name = f"{name}_FILE"
+        if not self.variables.get(file_name):
+            return None
+        return self.read_secret_file(file_name)
+
+    def read_secret_file(self, name: str) -> str:
+        # The path is not quoted: a password put into NAME_FILE by mistake would be shown.
+        try:
+            content = Path(self.variables[name]).read_bytes().decode()
+        except OSError as error:
+            reason = error.strerror
+        except ValueError:  # not UTF-8, or a NUL in the path
+            reason = "not UTF-8 text"
+        else:
+            return content.rstrip("\r\n")
+        raise _Refusal(f"the file that {name} names cannot be read: {reason}")
+
+    def substituted(self, text: str, origin: _Origin, path: _Path, *, empty_is_null: bool) -> _Node:
+        """A scalar with its `${...}` replaced. It stays text: the key's type decides what it is read as."""
+        template = _Template(self.lookup)
+        result = template.fill(text)
+        for problem in template.problems:
+            self.note(origin, path, problem)
+        variables = tuple(dict.fromkeys(template.variables))
+        if empty_is_null and not result:
+            return _Node(origin, None, variables, is_broken=bool(template.problems))
+        return _Node(origin, result, variables, is_broken=bool(template.problems))
+
+    # -- CDC__...
+
+    def with_environment(self, root: _Node) -> _Node:
+        """The tree with every `CDC__...` variable put in its place."""
+        settings = {}
+        for name in self.variables:
+            if name.startswith(ENVIRONMENT_PREFIX) and self.variables[name]:
+                path = tuple(int(part) if part.isdecimal() else part.lower() for part in name[5:].split("__"))
+                settings[name] = path
+        # Shorter paths first: a whole section, then single keys of it. Indexes sort as numbers.
+        for name in sorted(settings, key=lambda name: (len(settings[name]), [str(p).zfill(9) for p in settings[name]])):
+            path = settings[name]
+            is_file = _annotation_at(path) is None and str(path[-1]).endswith("_file")
+            if is_file:
+                path = (*path[:-1], str(path[-1]).removesuffix("_file"))
+                if self.variables.get(_environment_name(path)):
+                    continue  # as with ${VAR}: the variable wins over its file
+            node = self.environment_node(name, path, is_file=is_file)
+            root = self.put(root, path, path, node)
+        return root
+
+    def environment_node(self, name: str, path: _Path, *, is_file: bool) -> _Node:
+        origin = _Origin(f"environment {name}", (3, name), path)
+        text = self.variables[name]
+        if is_file:
+            try:
+                text = self.read_secret_file(name)
+            except _Refusal as refusal:
+                self.note(origin, path, str(refusal))
+                return _Node(origin, None, is_broken=True)
+        if _takes_yaml(_annotation_at(path), text):
+            node = self.parse_yaml(text, lambda _line: origin, path)
+            return _Node(origin, None, is_broken=True) if node is None else node
+        if is_file:
+            return _Node(origin, text, (name,))
+        return self.substituted(text, origin, path, empty_is_null=True) if "${" in text else _Node(origin, text)
+
+    def put(self, node: _Node, path: _Path, full_path: _Path, new: _Node) -> _Node:
+        """`node` with `new` at `path` below it; a mapping or list on the way is made when missing."""
+        if not path:
+            return new
+        key, rest = path[0], path[1:]
+        value = node.value
+        if value is None and not node.is_broken:
+            node = replace(node, origin=new.origin, value=[] if isinstance(key, int) else {})
+            value = node.value
+        if isinstance(value, dict):
+            name = str(key)
+            child = value.get(name, _Node(new.origin, None))
+            return replace(node, value={**value, name: self.put(child, rest, full_path, new)})
+        if isinstance(value, list) and isinstance(key, int) and key <= len(value):
+            child = value[key] if key < len(value) else _Node(new.origin, None)
+            return replace(node, value=[*value[:key], self.put(child, rest, full_path, new), *value[key + 1 :]])
+        if isinstance(value, list):
+            self.note(new.origin, full_path, f"the next index of this list is {len(value)}")
+        elif not node.is_broken:
+            self.note(new.origin, full_path, f"nothing can be set below {node.origin.place}, which is not a section")
+        return node
+
+    # -- checking
+
+    def validated(self, root: _Node) -> Config | None:
+        errors: Sequence[Any] = ()
+        try:
+            return Config.model_validate(_plain(root))
+        except ValidationError as error:
+            errors = error.errors(include_url=False, include_input=False)
+        for details in errors:
+            self.note_invalid(root, details["loc"], details["type"], details["msg"], details.get("ctx", {}))
+        return None
+
+    def note_invalid(self, root: _Node, path: _Path, kind: str, message: str, context: Mapping[str, Any]) -> None:
+        node, found = _deepest(root, path)
+        if node.is_broken:
+            return
+        if kind == "too_short" and node.value:
+            return  # entries that were refused are not counted: they have problems of their own
+        if kind == "missing":
+            if node.origin.path is None and node.origin.place != "environment":
+                self.note(node.origin, path, "is required")
+            else:  # the section is not in the file: name the variable that would set it
+                name = _environment_name(path)
+                self.note(_Origin(f"environment {name}", (3, name), path), path, "is required and not set")
+        elif kind == "extra_forbidden":
+            self.note(node.origin, path, _unknown_key(path, in_environment=node.origin.path is not None))
+        else:
+            self.note(node.origin, path, _refusal_text(node if found else None, path, kind, message, context))
+
+    def check_lists(self, root: _Node) -> None:
+        """What no single entry shows: names given twice, overrides of tables that are not captured."""
+        for path, key in ((("sinks",), "name"), (("tables", "overrides"), "table")):
+            seen: dict[Any, _Path] = {}
+            for index, node in enumerate(_list_at(root, path)):
+                member, found = _deepest(node, (key,))
+                if not found or not isinstance(member.value, str):
+                    continue
+                if member.value in seen:
+                    self.note(member.origin, (*path, index, key), f"the same as {_path_text(seen[member.value])}")
+                seen.setdefault(member.value, (*path, index, key))
+        self.check_overrides(root)
+
+    def check_overrides(self, root: _Node) -> None:
+        tables, found = _deepest(root, ("tables",))
+        if not found or not isinstance(tables.value, dict):
+            return
+        try:
+            patterns = _plain(
+                _Node(tables.origin, {k: v for k, v in tables.value.items() if k in ("include", "exclude")})
+            )
+            captured = Tables.model_validate(patterns)
+        except ValidationError:
+            return  # noted already
+        for index, node in enumerate(_list_at(root, ("tables", "overrides"))):
+            table, found = _deepest(node, ("table",))
+            try:
+                if found and isinstance(table.value, str) and not captured.matches(*parse_table_name(table.value)):
+                    text = "tables.include and exclude do not let this table through, so the entry has no effect"
+                    self.note(table.origin, ("tables", "overrides", index, "table"), text)
+            except ValueError:
+                continue  # noted already
+
+    def check_files(self, root: _Node) -> None:
+        sections: list[_Path] = [("source",), *(("sinks", index) for index in range(len(_list_at(root, ("sinks",)))))]
+        for section in sections:
+            for key in ("ssl_ca", "ssl_cert", "ssl_key"):
+                node, found = _deepest(root, (*section, key))
+                if found and isinstance(node.value, str) and node.value and not Path(node.value).is_file():
+                    self.note(node.origin, (*section, key), f"{_shown(node)} is not a file that can be read")
+
+
+def _parse_assignment(line: str) -> tuple[str, str] | None:
+    """Name and value of `[export ]KEY=VALUE`, or None when the line is something else."""
+    match = re.fullmatch(
+        r"\s*(?:export\s+)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)\s*=\s*"
+        r"(?:'(?P<single>[^']*)'|\"(?P<double>(?:[^\"\\]|\\.)*)\"|(?P<bare>(?!['\"]).*?))\s*(?:(?<=\s)\#.*)?",
+        line,
+    )
+    if match is None:
+        return None
+    if match["single"] is not None:
+        return match["name"], match["single"]
+    if match["double"] is not None:
+        escapes = {"n": "\n", "r": "\r", "t": "\t"}
+        return match["name"], re.sub(r"\\(.)", lambda found: escapes.get(found[1], found[1]), match["double"])
+    return match["name"], match["bare"]
+
+
+def _yaml_problem(error: yaml.MarkedYAMLError) -> str:
+    text = error.problem or error.context or "syntax error"
+    if "undefined alias" in text:
+        return "an alias that is not defined (a value that begins with * or & must be quoted)"
+    # Tokens ('<block end>') and single characters may be quoted; anything longer is a piece of the file.
+    return re.sub(r"'[\w!][^']+'|\"[\w!][^\"]+\"", "a piece of text", text)
+
+
+# -- ${...}
+
+
+class _Template:
+    """Fills `${NAME}` and `${NAME:-default}`; `$${` stands for `${` itself.
+
+    In a URL, what is put in before the last @ is percent-encoded: any password just works.
+    """
+
+    def __init__(self, lookup: Callable[[str], str | None]) -> None:
+        self.lookup = lookup
+        self.variables: list[str] = []
+        self.problems: list[str] = []
+
+    def fill(self, text: str) -> str:
+        pieces = list(self.pieces(text))
+        # Values are one NUL each here, so that nothing in them is taken for a part of the URL.
+        outline = "".join("\0" if is_value else piece for piece, is_value in pieces)
+        start, end = _userinfo_span(outline)
+        result, index = "", 0
+        for piece, is_value in pieces:
+            inside = is_value and start <= index < end
+            result += quote(piece, safe="", errors="surrogateescape") if inside else piece
+            index += 1 if is_value else len(piece)
+        return result
+
+    def pieces(self, text: str) -> Iterator[tuple[str, bool]]:
+        """Pieces of the text, each with whether it is the value of a variable."""
+        index = 0
+        while (found := text.find("$", index)) >= 0:
+            yield text[index:found], False
+            if text.startswith("$${", found):
+                yield "${", False
+                index = found + 3
+            elif text.startswith("${", found):
+                end = _closing_brace(text, found + 2)
+                if end is None:
+                    self.problems.append("a ${ without its } (write $${ for the characters themselves)")
+                    return
+                yield self.value(text[found + 2 : end]), True
+                index = end + 1
+            else:
+                yield "$", False
+                index = found + 1
+        yield text[index:], False
+
+    def value(self, expression: str) -> str:
+        match = re.fullmatch(r"(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>.*))?", expression, re.DOTALL)
+        if match is None:
+            self.problems.append("only ${NAME} and ${NAME:-default} are known (write $${ for the characters ${)")
+            return ""
+        name, default = match["name"], match["default"]
+        self.variables.append(name)
+        try:
+            value = self.lookup(name)
+        except _Refusal as refusal:
+            self.problems.append(str(refusal))
+            return ""
+        if default is not None and not value:  # as in a shell, an empty variable counts as unset here
+            return "".join(piece for piece, _ in self.pieces(default))
+        if value is None:
+            self.problems.append(f"the variable {name} is not set, nor is {name}_FILE (or write ${{{name}:-default}})")
+            return ""
+        return value
+
+
+def _closing_brace(text: str, index: int) -> int | None:
+    depth = 1
+    for token in re.compile(r"\$\$\{|\$\{|\}").finditer(text, index):
+        if token[0] == "${":
+            depth += 1
+        elif token[0] == "}":
+            depth -= 1
+            if depth == 0:
+                return token.start()
+    return None
+
+
+def _userinfo_span(outline: str) -> tuple[int, int]:
+    """Where user and password stand in a URL; an empty span when `outline` is none."""
+    match = re.match(r"[^/?#@]*://(?P<authority>[^/?#]*)", outline)
+    end = -1 if match is None else match["authority"].rfind("@")
+    if match is None or end < 0:
+        return 0, 0
+    return match.start("authority"), match.start("authority") + end
+
+
+# -- the tree
+
+
+def _plain(node: _Node) -> Any:
+    """What pydantic gets. A key without a value counts as not given, except where null is a choice."""
+    if isinstance(node.value, dict):
+        return {
+            key: _plain(child)
+            for key, child in node.value.items()
+            if child.value is not None or key == "zero_dates" or child.is_broken
+        }
+    if isinstance(node.value, list):
+        return [_plain(child) for child in node.value]
+    return node.value
+
+
+def _deepest(node: _Node, path: _Path) -> tuple[_Node, bool]:
+    """The node at `path`, or the last one that exists on the way to it; and whether it is the former."""
+    for part in path:
+        child = None
+        if isinstance(node.value, dict):
+            child = node.value.get(part)
+        elif isinstance(node.value, list) and isinstance(part, int) and part < len(node.value):
+            child = node.value[part]
+        if child is None:
+            return node, False
+        node = child
+    return node, True
+
+
+def _list_at(root: _Node, path: _Path) -> list[_Node]:
+    node, found = _deepest(root, path)
+    return node.value if found and isinstance(node.value, list) else []
+
+
+# -- the model, seen from a path
+
+
+def _unwrapped(annotation: Any) -> Any:
+    """Without Annotated and `| None`."""
+    while True:
+        if get_origin(annotation) is Annotated:
+            annotation = get_args(annotation)[0]
+        elif get_origin(annotation) in (Union, UnionType):
+            annotation = next(member for member in get_args(annotation) if member is not NoneType)
+        else:
+            return annotation
+
+
+def _is_section(annotation: Any) -> TypeGuard[type[Section]]:
+    return isinstance(annotation, type) and issubclass(annotation, Section)
+
+
+def _annotation_at(path: _Path) -> Any:
+    """Type of the key at `path`, or None when there is no such key."""
+    annotation: Any = Config
+    for part in path:
+        if _is_section(annotation):
+            key = _keys(annotation).get(str(part))
+            if key is None:
+                return None
+            annotation = _unwrapped(key.annotation)
+        elif get_origin(annotation) is tuple and isinstance(part, int):
+            annotation = _unwrapped(get_args(annotation)[0])
+        else:
+            return None
+    return annotation
+
+
+def _keys(section: type[Section]) -> dict[str, FieldInfo]:
+    """The keys of a section as the file spells them."""
+    return {key.alias or name: key for name, key in section.model_fields.items()}
+
+
+def _field_at(path: _Path) -> FieldInfo | None:
+    names = [part for part in path if isinstance(part, str)]
+    if not names or path[-1] != names[-1]:
+        return None
+    section = _annotation_at(path[:-1])
+    return _keys(section).get(names[-1]) if _is_section(section) else None
+
+
+def _takes_yaml(annotation: Any, text: str) -> bool:
+    """The text of an environment variable is a YAML value, not the scalar itself."""
+    if _is_section(annotation):
+        return True
+    return get_origin(annotation) is tuple and text.lstrip().startswith(("[", "- "))
+
+
+# -- texts
+
+
+def _shown(node: _Node) -> str:
+    """A value for a problem's text. What came from a variable is not shown: it may be a password in the wrong place."""
+    value = node.value
+    if node.variables:
+        return "the value of " + " and ".join(f"${{{name}}}" for name in node.variables)
+    if isinstance(value, str):
+        if "//" in value or "@" in value:
+            return "a URL"
+        return repr(value if len(value) <= 60 else value[:60] + "…")
+    if isinstance(value, dict):
+        return "a mapping"
+    if isinstance(value, list):
+        return "a list"
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _unknown_key(path: _Path, *, in_environment: bool) -> str:
+    section = _annotation_at(path[:-1])
+    known = sorted(_keys(section)) if _is_section(section) else []
+    name = str(path[-1])
+    close = difflib.get_close_matches(name.lower(), known, n=1)
+    if close and in_environment:
+        return f"there is no such key; did you mean {_environment_name((*path[:-1], close[0]))}?"
+    if close:
+        return f"there is no such key; did you mean {close[0]}?"
+    return f"there is no such key; known here: {', '.join(known)}"
+
+
+_EXPECTED: Final[Mapping[str, str]] = {
+    "string_type": "is not text: put it in quotes",
+    "path_type": "is not text: put it in quotes",
+    "bool_type": "is not true or false",
+    "bool_parsing": "is not true or false",
+    "model_type": "is not a mapping (key: value)",
+    "tuple_type": 'is not a list, such as ["a", "b"]',
+    "int_type": "is not a whole number",
+    "int_parsing": "is not a whole number",
+    "int_parsing_size": "is not a whole number of a usual size",
+    "int_from_float": "is not a whole number",
+    "float_type": "is not a number",
+    "float_parsing": "is not a number",
+    "finite_number": "is not a number",
+}
+
+
+def _refusal_text(node: _Node | None, path: _Path, kind: str, message: str, context: Mapping[str, Any]) -> str:
+    if kind == "cdc":
+        return str(context["text"])
+    value = "the default" if node is None else _shown(node)
+    if kind in ("model_type", "tuple_type") and node is not None and isinstance(node.value, str):
+        value = "text"  # a whole section pasted wrongly may hold anything: not quoted
+    if kind in _EXPECTED:
+        return f"{value} {_EXPECTED[kind]}"
+    key = _field_at(path)
+    if kind in ("greater_than_equal", "less_than_equal", "literal_error") and key is not None:
+        # '0' given as text is still the number 0 to the reader.
+        return f"{value.strip(chr(39)) if kind != 'literal_error' else value} is not in {_range_text(key)}"
+    if kind == "string_pattern_mismatch" and key is not None:
+        return f"{value} does not match {_extra(key).get('range_text', '')}".replace("`", "")
+    if kind in ("too_short", "string_too_short"):
+        return "needs at least one entry" if kind == "too_short" else "is empty"
+    return message
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# docs/configuration.md
+
+
+def _extra(key: FieldInfo) -> dict[str, Any]:
+    return key.json_schema_extra if isinstance(key.json_schema_extra, dict) else {}
+
+
+def _bounds(key: FieldInfo) -> tuple[Any, Any]:
+    low = next((item.ge for item in key.metadata if isinstance(item, Ge)), None)
+    high = next((item.le for item in key.metadata if isinstance(item, Le)), None)
+    return low, high
+
+
+def _range_text(key: FieldInfo) -> str:
+    """`1..256`, `64KiB..1GiB`, `a, b, c`, or what the key says of itself."""
+    annotation = _unwrapped(key.annotation)
+    if get_origin(annotation) is Literal:
+        return ", ".join(get_args(annotation))
+    low, high = _bounds(key)
+    if low is None:
+        return str(_extra(key).get("range_text", ""))
+    text = size_text if _extra(key).get("unit") == "bytes" else str
+    return f"{text(low)}..{text(high)}"
+
+
+def _type_text(key: FieldInfo) -> str:
+    annotation = _unwrapped(key.annotation)
+    names = {int: "integer", float: "number", bool: "true or false", str: "text", Path: "file", DatabaseUrl: "URL"}
+    unit = _extra(key).get("unit")
+    if unit == "bytes":
+        return f"size, {_range_text(key)}"
+    if get_origin(annotation) is Literal:
+        return " \\| ".join(f"`{choice}`" for choice in get_args(annotation))
+    if "range_text" in _extra(key):
+        return str(_extra(key)["range_text"]).replace("|", "\\|")
+    return ", ".join(part for part in (names.get(annotation, ""), _range_text(key)) if part) + (
+        f" {unit}" if unit else ""
+    )
+
+
+def _default_text(key: FieldInfo) -> str:
+    if key.is_required():
+        return "**required**"
+    extra, default = _extra(key), key.default
+    if "default_text" in extra:
+        return str(extra["default_text"])
+    if default is None or default == ():
+        return "unset" if default is None else "`[]`"
+    if extra.get("unit") == "bytes":
+        return f"`{size_text(default)}`"
+    return f"`{str(default).lower() if isinstance(default, bool) else default}`"
+
+
+def _sections(section: type[Section], name: str) -> Iterator[tuple[str, type[Section]]]:
+    """Every section below `section`, as `sinks[]`, in the order of the file."""
+    for key, info in _keys(section).items():
+        annotation, path = _unwrapped(info.annotation), f"{name}.{key}" if name else key
+        if get_origin(annotation) is tuple and _is_section(_unwrapped(get_args(annotation)[0])):
+            annotation, path = _unwrapped(get_args(annotation)[0]), f"{path}[]"
+        if _is_section(annotation):
+            yield path, annotation
+            yield from _sections(annotation, path)
+
+
+def _every_section() -> Iterator[tuple[str, type[Section]]]:
+    yield "", Config
+    yield from _sections(Config, "")
+
+
+def setting_paths() -> list[str]:
+    """Every key that takes a value, as `sinks[].url`, in the order of the documentation."""
+    return [
+        f"{name}.{key}".removeprefix(".")
+        for name, section in _every_section()
+        for key, info in _keys(section).items()
+        if not _holds_sections(info)
+    ]
+
+
+def _holds_sections(key: FieldInfo) -> bool:
+    annotation = _unwrapped(key.annotation)
+    return _is_section(annotation) or (
+        get_origin(annotation) is tuple and _is_section(_unwrapped(get_args(annotation)[0]))
+    )
+
+
+_DOCUMENT_HEAD: Final = """\
+# Configuration
+
+<!-- Generated by `python -m cdc.config > docs/configuration.md`: edit the descriptions in cdc/config.py. -->
+
+One YAML file, `config.yaml` unless `-c` names another; the one at the root of the repository is an example with a
+comment on every key. All problems are reported at once, each with file and line, and end the command with exit code 2:
+
+    config.yaml:14 source.server_id: 0 is not in 1..4294967295
+    environment CDC__HTTP__PORT: 'web' is not a whole number
+
+Unknown keys and keys given twice are problems. A key without a value counts as not given. `cdc config show` prints what
+is in force, with passwords as `***`; `cdc config schema` prints the JSON schema for an editor.
+
+## Variables
+
+- `${NAME}` anywhere in a value is replaced by the variable, `${NAME:-default}` by the default where the variable is
+  unset or empty; a variable that is unset and has no default is a problem. `$${` stands for `${` itself. Inside `{ }`
+  and `[ ]` YAML wants such a value in quotes.
+- In a URL, a variable before the `@` is percent-encoded as it is put in: `"mysql://repl:${DB_PASS}@db1"` works with any
+  password. Use one variable for the user and one for the password. Characters typed there by hand (`@ : / ? # %`) must
+  be percent-encoded; so must those in a variable that holds a whole URL.
+- Secrets from files: where `NAME` is not set but `NAME_FILE` is, the value is the content of that file without its
+  last newline (Docker and Kubernetes secrets).
+- `--env-file FILE` adds variables from lines of `KEY=VALUE` (`#` comments, quotes and `export` are understood); those
+  of the process win.
+
+## Environment
+
+Every key can be set by environment, which wins over the file: the path in capitals after `CDC__`, with two underscores
+between the parts. No file is needed when the environment says enough. A variable that is set but empty is left out.
+
+    CDC__SOURCE__URL='mysql://repl:secret@db1'      CDC__SOURCE__URL_FILE=/run/secrets/source_url
+    CDC__SINKS__0__URL='postgresql://cdc@pg/dw'     # entries of a list by index, from 0
+    CDC__TABLES__INCLUDE='["shop.*", "crm.*"]'      # lists and sections as JSON or YAML
+
+`${NAME}` is replaced in these values too, but not in the content of files.
+
+Sizes are bytes, or a whole number with `KiB`, `MiB`, `GiB` (1024; also `k`, `M`, `G`) or `KB`, `MB`, `GB` (1000).
+"""
+
+
+def configuration_markdown() -> str:
+    """The text of docs/configuration.md."""
+    parts = [_DOCUMENT_HEAD]
+    for name, section in _every_section():
+        keys = {key: info for key, info in _keys(section).items() if not _holds_sections(info)}
+        title = f"`{name}`" if name else "Top level"
+        lines = [f"\n## {title}\n", f"{' '.join((section.__doc__ or '').split())}\n"]
+        lines += ["| key | value | default | what it does, and why |", "|---|---|---|---|"]
+        lines += [
+            f"| `{key}` | {_type_text(info)} | {_default_text(info)} | {info.description} |"
+            for key, info in keys.items()
+        ]
+        parts.append("\n".join(lines) + "\n")
+    return "".join(parts)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(configuration_markdown())
