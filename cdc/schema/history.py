@@ -1,0 +1,60 @@
+"""Table definitions as text, to be kept beside the checkpoint that they belong to.
+
+The encoding carries a version; an unknown one is refused, never guessed at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import orjson
+
+from cdc.errors import ResyncRequired
+from cdc.model import ColumnDefinition, TableDefinition, TableName, UniqueKey, ValueKind
+
+__all__ = ["decode_definition", "encode_definition"]
+
+_FORMAT = 1
+_COLUMN_DEFAULTS = {
+    field.name: field.default
+    for field in dataclasses.fields(ColumnDefinition)
+    if field.default is not dataclasses.MISSING
+}
+
+
+def encode_definition(definition: TableDefinition) -> str:
+    """As JSON; attributes at their default are left out."""
+    content: dict[str, Any] = dataclasses.asdict(definition)
+    content["columns"] = [
+        {
+            name: value
+            for name, value in dataclasses.asdict(column).items()
+            if name not in _COLUMN_DEFAULTS or value != _COLUMN_DEFAULTS[name]
+        }
+        for column in definition.columns
+    ]
+    return orjson.dumps({"format": _FORMAT, **content}).decode()
+
+
+def decode_definition(text: str) -> TableDefinition:
+    """What `encode_definition` wrote. Raises ResyncRequired for another version's text."""
+    content = orjson.loads(text)
+    if content.pop("format", None) != _FORMAT:
+        raise ResyncRequired(
+            "a table definition in the sink's metadata was written by another version of cdc",
+            hint="run the version that wrote it, or load again with `cdc checkpoint reset`",
+        )
+    columns = tuple(
+        ColumnDefinition(**{**c, "kind": ValueKind(c["kind"]), "members": tuple(c.get("members", ()))})
+        for c in content.pop("columns")
+    )
+    unique_keys = tuple(UniqueKey(k["name"], tuple(k["columns"]), k["has_prefix"]) for k in content.pop("unique_keys"))
+    name = content.pop("name")
+    return TableDefinition(
+        name=TableName(name["database"], name["table"]),
+        columns=columns,
+        primary_key=tuple(content.pop("primary_key")),
+        unique_keys=unique_keys,
+        **content,
+    )

@@ -1,0 +1,462 @@
+"""The checkpoint, the tables' states and the lease, kept in the sink and written in the sink's own transactions.
+
+One row a pipeline (`<deployment>/<sink>`) in `checkpoint` and `lease`, one a captured table in `tables`, and a queue
+of `commands` for whoever asks something of a running service. Every sink transaction ends with the `UPDATE` of
+`save`, which hits its row only while this instance holds the lease: an instance that lost it can write no more.
+
+Times are microseconds since the epoch by the sink's clock. The SQL here is the part that PostgreSQL, MySQL and
+MariaDB share; what differs is in `_Dialect`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+
+from cdc.errors import CdcError, LeaseLost, ResyncRequired, SinkRefused
+from cdc.model import FilePos, ServerIdentity, SourcePosition, TableDefinition, TableName
+from cdc.schema.history import decode_definition, encode_definition
+from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint, decode_position, encode_position
+
+__all__ = ["Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "TableRecord"]
+
+
+# A sink and its transaction, as far as they are used here (`cdc.sinks.base`); typed loosely so that this package, which
+# lies below the sinks, imports none of them.
+MetadataSink = Any
+
+
+class LeaseHeld(CdcError):
+    """Another live instance holds the pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class TableRecord:
+    """What the metadata knows of one captured table.
+
+    `state` is `pending snapshotting ready parked dropped`. While a loaded table is not yet `ready`, `loaded_from` is
+    the visible position before its first read (the stream's changes up to there are in the load) and `ready_at` the
+    written position after its last: once the stream has passed it, the table is consistent.
+    """
+
+    source: TableName
+    target: str
+    state: str
+    definition: TableDefinition | None = None
+    loaded_from: SourcePosition | None = None
+    ready_at: FilePos | None = None
+    ready_server: ServerIdentity | None = None
+    rows_loaded: int = 0
+    last_change_us: int | None = None
+    policy_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    error: Mapping[str, Any] | None = None
+
+    def with_policy_changes(self, more: Mapping[tuple[str, str], int]) -> TableRecord:
+        """Counts added up by column and policy."""
+        if not more:
+            return self
+        merged = {column: dict(counts) for column, counts in self.policy_changes.items()}
+        for (column, policy), count in more.items():
+            counts = merged.setdefault(column, {})
+            counts[policy] = counts.get(policy, 0) + count
+        return replace(self, policy_changes=merged)
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRow:
+    """Who runs the pipeline, until when, and what it last said of itself (`status`, for `cdc status`)."""
+
+    holder: str
+    epoch: int
+    expires_us: int
+    now_us: int
+    session: str
+    status: Mapping[str, Any]
+
+    @property
+    def is_live(self) -> bool:
+        """Has the holder renewed in time?"""
+        return bool(self.holder) and self.expires_us > self.now_us
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Something asked of the running service: `snapshot` of tables (argument: JSON list of `db.table`)."""
+
+    id: int
+    name: str
+    argument: str
+    state: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Dialect:
+    text: str
+    key: str
+    serial: str
+    now_us: str
+    suffix: str
+
+
+_POSTGRESQL = _Dialect(
+    text="text",
+    key="text",
+    serial="bigint GENERATED ALWAYS AS IDENTITY",
+    now_us="(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+    suffix="",
+)
+_MYSQL = _Dialect(
+    text="longtext",
+    key="varchar(255)",
+    serial="bigint AUTO_INCREMENT",
+    now_us="CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
+    suffix=" ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin",
+)
+
+
+class InSinkStore:
+    """The metadata of one pipeline in one sink. Stateless but for the lease's epoch."""
+
+    def __init__(self, sink: MetadataSink, pipeline: str) -> None:
+        self.sink = sink
+        self.pipeline = pipeline
+        self.epoch = 0
+
+    @property
+    def _dialect(self) -> _Dialect:
+        return _POSTGRESQL if self.sink.kind == "postgresql" else _MYSQL
+
+    def _table(self, name: str) -> str:
+        return str(self.sink.metadata_table(name))
+
+    # -- the tables themselves
+
+    def exists(self) -> bool:
+        """Has this sink been used before? (Reading only: makes nothing.)"""
+        if self.sink.kind == "postgresql":
+            sql = "SELECT to_regclass(%s)"
+            parameters: tuple[str, ...] = (self._table("checkpoint"),)
+        else:
+            database, _, table = self._table("checkpoint").replace("`", "").rpartition(".")
+            sql = "SELECT max(TABLE_NAME) FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
+            parameters = (database, table)
+        with self.sink.transaction() as tx:
+            rows = tx.execute(sql, parameters)
+        return bool(rows and rows[0][0] is not None)
+
+    def create(self) -> None:
+        """Make the metadata tables where missing. Raises ConfigError when we may not."""
+        self.sink.create_metadata_namespace()
+        if self.exists():
+            return
+        d = self._dialect
+        with self.sink.transaction() as tx:
+            for statement in (
+                f"CREATE TABLE IF NOT EXISTS {self._table('lease')} (pipeline {d.key} NOT NULL PRIMARY KEY, "
+                f"holder {d.text} NOT NULL, epoch bigint NOT NULL, expires_us bigint NOT NULL, "
+                f"session {d.text} NOT NULL, status {d.text} NOT NULL){d.suffix}",
+                f"CREATE TABLE IF NOT EXISTS {self._table('tables')} (pipeline {d.key} NOT NULL, "
+                f"source_table {d.key} NOT NULL, target {d.text} NOT NULL, state varchar(20) NOT NULL, "
+                f"definition {d.text}, loaded_from {d.text}, ready_at {d.text}, rows_loaded bigint NOT NULL, "
+                f"last_change_us bigint, policy_changes {d.text} NOT NULL, error {d.text}, "
+                f"updated_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)){d.suffix}",
+                f"CREATE TABLE IF NOT EXISTS {self._table('commands')} (id {d.serial} PRIMARY KEY, "
+                f"pipeline {d.key} NOT NULL, name varchar(40) NOT NULL, argument {d.text} NOT NULL, "
+                f"state varchar(20) NOT NULL, message {d.text} NOT NULL, requested_us bigint NOT NULL){d.suffix}",
+                # The last one: `exists` looks for it.
+                f"CREATE TABLE IF NOT EXISTS {self._table('checkpoint')} (pipeline {d.key} NOT NULL PRIMARY KEY, "
+                f"format integer NOT NULL, sequence bigint NOT NULL, position {d.text} NOT NULL, "
+                f"epoch bigint NOT NULL, committed_us bigint NOT NULL){d.suffix}",
+            ):
+                tx.execute(statement)
+            tx.commit()
+
+    # -- the lease
+
+    def read_lease(self) -> LeaseRow | None:
+        """The lease as it is now."""
+        with self.sink.transaction() as tx:
+            return self._read_lease(tx)
+
+    def _read_lease(self, tx: Any, suffix: str = "") -> LeaseRow | None:
+        rows = tx.execute(
+            f"SELECT holder, epoch, expires_us, {self._dialect.now_us}, session, status "
+            f"FROM {self._table('lease')} WHERE pipeline = %s{suffix}",
+            (self.pipeline,),
+        )
+        if not rows:
+            return None
+        holder, epoch, expires_us, now_us, session, status = rows[0]
+        return LeaseRow(holder, epoch, expires_us, now_us, session, orjson.loads(status or "{}"))
+
+    def take_lease(self, *, holder: str, session: str, seconds: float, was_renewed: bool) -> None:
+        """Become the holder: raise the epoch, in one transaction for lease and checkpoint.
+
+        An uncommitted transaction of the old holder is waited for here, on the checkpoint's row: what it commits is
+        seen by the `load_checkpoint` that follows, and what comes later hits no row.
+
+        Raises LeaseHeld while another holder is live: `was_renewed` says that its expiry was seen to move; without
+        that, a holder whose recorded session is gone counts as dead.
+        """
+        with self.sink.transaction() as tx:
+            lease = self._read_lease(tx, " FOR UPDATE")
+            if lease is not None and lease.is_live and lease.holder != holder:
+                is_gone = not was_renewed and self.sink.is_session_alive(lease.session) is False
+                if not is_gone:
+                    raise LeaseHeld(
+                        f"{self.pipeline} is run by {lease.holder} on sink {self.sink.name}",
+                        hint="stop that instance, or give this deployment another `name`",
+                    )
+            self.epoch = (lease.epoch if lease else 0) + 1
+            expires = f"{self._dialect.now_us} + {int(seconds * 1_000_000)}"
+            if lease is None:
+                tx.execute(
+                    f"INSERT INTO {self._table('lease')} (pipeline, holder, epoch, expires_us, session, status) "
+                    f"VALUES (%s, %s, %s, {expires}, %s, '{{}}')",
+                    (self.pipeline, holder, self.epoch, session),
+                )
+            else:
+                tx.execute_count(
+                    f"UPDATE {self._table('lease')} SET holder = %s, epoch = %s, expires_us = {expires}, "
+                    f"session = %s WHERE pipeline = %s",
+                    (holder, self.epoch, session, self.pipeline),
+                )
+            fenced = tx.execute_count(
+                f"UPDATE {self._table('checkpoint')} SET epoch = %s WHERE pipeline = %s", (self.epoch, self.pipeline)
+            )
+            if not fenced:
+                tx.execute(
+                    f"INSERT INTO {self._table('checkpoint')} "
+                    f"(pipeline, format, sequence, position, epoch, committed_us) "
+                    f"VALUES (%s, %s, 0, '', %s, {self._dialect.now_us})",
+                    (self.pipeline, CHECKPOINT_FORMAT, self.epoch),
+                )
+            tx.commit()
+
+    def renew_lease(self, epoch: int, *, seconds: float, status: Mapping[str, Any]) -> None:
+        """Stay the holder; `status` is what `cdc status` shows. Raises LeaseLost."""
+        expires = f"{self._dialect.now_us} + {int(seconds * 1_000_000)}"
+        with self.sink.transaction() as tx:
+            count = tx.execute_count(
+                f"UPDATE {self._table('lease')} SET expires_us = {expires}, status = %s "
+                f"WHERE pipeline = %s AND epoch = %s",
+                (orjson.dumps(status).decode(), self.pipeline, epoch),
+            )
+            if count != 1:
+                raise self._lost()
+            tx.commit()
+
+    def release_lease(self, epoch: int, *, status: Mapping[str, Any]) -> None:
+        """Let the next instance start at once."""
+        with self.sink.transaction() as tx:
+            tx.execute_count(
+                f"UPDATE {self._table('lease')} SET expires_us = 0, status = %s WHERE pipeline = %s AND epoch = %s",
+                (orjson.dumps(status).decode(), self.pipeline, epoch),
+            )
+            tx.commit()
+
+    def _lost(self) -> LeaseLost:
+        return LeaseLost(
+            f"another instance has taken {self.pipeline} over on sink {self.sink.name}",
+            hint="`cdc status` names it; two instances of one deployment never both apply",
+        )
+
+    # -- the checkpoint
+
+    def load_checkpoint(self) -> tuple[Checkpoint | None, int | None]:
+        """The checkpoint and when it was committed; None before the first. Raises ResyncRequired when damaged."""
+        with self.sink.transaction() as tx:
+            rows = tx.execute(
+                f"SELECT format, sequence, position, committed_us FROM {self._table('checkpoint')} WHERE pipeline = %s",
+                (self.pipeline,),
+            )
+        if not rows or not rows[0][2]:
+            return None, None
+        version, sequence, position, committed_us = rows[0]
+        if version != CHECKPOINT_FORMAT:
+            raise ResyncRequired(
+                f"the checkpoint has format {version}, this version of cdc knows {CHECKPOINT_FORMAT}",
+                hint="run the version that wrote it",
+            )
+        return Checkpoint(decode_position(position), sequence), committed_us
+
+    def last_sequence(self) -> int:
+        """The sequence to go on from (0 before the first checkpoint and after a reset)."""
+        with self.sink.transaction() as tx:
+            rows = tx.execute(
+                f"SELECT sequence FROM {self._table('checkpoint')} WHERE pipeline = %s", (self.pipeline,)
+            )
+        return int(rows[0][0]) if rows else 0
+
+    def save(self, tx: Any, checkpoint: Checkpoint) -> None:
+        """Write the checkpoint as the last statement of a sink transaction.
+
+        Hits its row only while this instance holds the lease and nobody has moved the checkpoint. Raises LeaseLost.
+        """
+        count = tx.execute_count(
+            f"UPDATE {self._table('checkpoint')} SET format = %s, sequence = %s, position = %s, "
+            f"committed_us = {self._dialect.now_us} WHERE pipeline = %s AND epoch = %s AND sequence = %s",
+            (
+                CHECKPOINT_FORMAT,
+                checkpoint.sequence,
+                encode_position(checkpoint.position),
+                self.pipeline,
+                self.epoch,
+                checkpoint.sequence - 1,
+            ),
+        )
+        if count != 1:
+            raise self._lost()
+
+    def fence(self, tx: Any) -> None:
+        """For transactions that move no checkpoint (loads): still none may commit without the lease."""
+        count = tx.execute_count(
+            f"UPDATE {self._table('checkpoint')} SET epoch = %s WHERE pipeline = %s AND epoch = %s",
+            (self.epoch, self.pipeline, self.epoch),
+        )
+        if count != 1:
+            raise self._lost()
+
+    def reset(self, tx: Any) -> None:
+        """Forget the checkpoint and the tables' states (the target tables stay as they are)."""
+        tx.execute_count(
+            f"UPDATE {self._table('checkpoint')} SET position = '', committed_us = {self._dialect.now_us} "
+            f"WHERE pipeline = %s",
+            (self.pipeline,),
+        )
+        tx.execute_count(
+            f"UPDATE {self._table('tables')} SET state = 'pending', loaded_from = NULL, ready_at = NULL, error = NULL "
+            f"WHERE pipeline = %s",
+            (self.pipeline,),
+        )
+
+    # -- the tables' states
+
+    def load_tables(self) -> dict[TableName, TableRecord]:
+        """Every table that this pipeline knows."""
+        with self.sink.transaction() as tx:
+            rows = tx.execute(
+                f"SELECT source_table, target, state, definition, loaded_from, ready_at, rows_loaded, "
+                f"last_change_us, policy_changes, error FROM {self._table('tables')} WHERE pipeline = %s",
+                (self.pipeline,),
+            )
+        records = (self._record(row) for row in rows)
+        return {record.source: record for record in sorted(records, key=lambda record: record.source)}
+
+    @staticmethod
+    def _record(row: tuple[Any, ...]) -> TableRecord:
+        source, target, state, definition, loaded_from, ready_at, rows_loaded, last_change_us, changes, error = row
+        name = orjson.loads(source)
+        ready = decode_position(ready_at) if ready_at else None
+        return TableRecord(
+            source=TableName(name[0], name[1]),
+            target=target,
+            state=state,
+            definition=decode_definition(definition) if definition else None,
+            loaded_from=decode_position(loaded_from) if loaded_from else None,
+            ready_at=ready.file if ready else None,
+            ready_server=ready.server if ready else None,
+            rows_loaded=rows_loaded,
+            last_change_us=last_change_us,
+            policy_changes=orjson.loads(changes),
+            error=orjson.loads(error) if error else None,
+        )
+
+    def save_table(self, tx: Any, record: TableRecord) -> None:
+        """Write one table's state as part of a sink transaction."""
+        # Names as a JSON list: a database or table name may contain dots.
+        source = orjson.dumps([record.source.database, record.source.table]).decode()
+        ready_at = None
+        if record.ready_at is not None and record.ready_server is not None:
+            ready_at = encode_position(SourcePosition(record.ready_server, record.ready_at, None))
+        values = (
+            record.target,
+            record.state,
+            encode_definition(record.definition) if record.definition else None,
+            encode_position(record.loaded_from) if record.loaded_from else None,
+            ready_at,
+            record.rows_loaded,
+            record.last_change_us,
+            orjson.dumps(record.policy_changes).decode(),
+            orjson.dumps(record.error).decode() if record.error else None,
+        )
+        count = tx.execute_count(
+            f"UPDATE {self._table('tables')} SET target = %s, state = %s, definition = %s, loaded_from = %s, "
+            f"ready_at = %s, rows_loaded = %s, last_change_us = %s, policy_changes = %s, error = %s, "
+            f"updated_us = {self._dialect.now_us} WHERE pipeline = %s AND source_table = %s",
+            (*values, self.pipeline, source),
+        )
+        if not count:
+            tx.execute(
+                f"INSERT INTO {self._table('tables')} (target, state, definition, loaded_from, ready_at, rows_loaded, "
+                f"last_change_us, policy_changes, error, pipeline, source_table, updated_us) "
+                f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, {self._dialect.now_us})",
+                (*values, self.pipeline, source),
+            )
+
+    def touch_table(
+        self, tx: Any, source: TableName, *, last_change_us: int, policy_changes: Mapping[str, Mapping[str, int]] | None
+    ) -> None:
+        """The cheap update that goes with every batch: when the table last changed, and new policy counts if any."""
+        name = orjson.dumps([source.database, source.table]).decode()
+        if policy_changes is None:
+            tx.execute_count(
+                f"UPDATE {self._table('tables')} SET last_change_us = %s WHERE pipeline = %s AND source_table = %s",
+                (last_change_us, self.pipeline, name),
+            )
+        else:
+            tx.execute_count(
+                f"UPDATE {self._table('tables')} SET last_change_us = %s, policy_changes = %s "
+                f"WHERE pipeline = %s AND source_table = %s",
+                (last_change_us, orjson.dumps(policy_changes).decode(), self.pipeline, name),
+            )
+
+    # -- commands
+
+    def add_command(self, name: str, argument: str) -> int:
+        """Ask something of the running service; the command's id."""
+        with self.sink.transaction() as tx:
+            tx.execute(
+                f"INSERT INTO {self._table('commands')} (pipeline, name, argument, state, message, requested_us) "
+                f"VALUES (%s, %s, %s, 'queued', '', {self._dialect.now_us})",
+                (self.pipeline, name, argument),
+            )
+            rows = tx.execute(
+                f"SELECT max(id) FROM {self._table('commands')} WHERE pipeline = %s AND name = %s",
+                (self.pipeline, name),
+            )
+            tx.commit()
+        if not rows or rows[0][0] is None:
+            raise SinkRefused("the command was not stored", table=self._table("commands"))
+        return int(rows[0][0])
+
+    def queued_commands(self) -> list[Command]:
+        """What waits for the service, oldest first (one that was `running` when its instance died counts)."""
+        with self.sink.transaction() as tx:
+            rows = tx.execute(
+                f"SELECT id, name, argument, state, message FROM {self._table('commands')} "
+                f"WHERE pipeline = %s AND state IN ('queued', 'running') ORDER BY id",
+                (self.pipeline,),
+            )
+        return [Command(*row) for row in rows]
+
+    def read_command(self, command_id: int) -> Command | None:
+        """One command as it is now."""
+        with self.sink.transaction() as tx:
+            rows = tx.execute(
+                f"SELECT id, name, argument, state, message FROM {self._table('commands')} WHERE id = %s", (command_id,)
+            )
+        return Command(*rows[0]) if rows else None
+
+    def set_command(self, command_id: int, state: str, message: str = "") -> None:
+        """Say how a command stands: `running`, `done`, `failed`."""
+        with self.sink.transaction() as tx:
+            tx.execute_count(
+                f"UPDATE {self._table('commands')} SET state = %s, message = %s WHERE id = %s",
+                (state, message, command_id),
+            )
+            tx.commit()
