@@ -28,7 +28,7 @@ def compact(definition: TableDefinition, key: tuple[str, ...], batches: Sequence
     """Fold `batches` (one table, stream order) into one upsert or delete a key."""
     live: dict[Any, tuple[int, int]] = {}
     gone: dict[Any, tuple[int, int]] = {}
-    counts: Counter[str] = Counter()
+    counts: Counter[int] = Counter()
     for batch_index, batch in enumerate(batches):
         operations = batch.operation.to_pylist()
         for row, (operation, value) in enumerate(zip(operations, _key_values(batch, key), strict=True)):
