@@ -1,0 +1,155 @@
+"""The servers' character sets: which one a collation id means, and how its bytes become text.
+
+A decoder gives exactly what the server's own `CONVERT(... USING utf8mb4)` gives, for every byte sequence that the
+server can convert, and raises ValueError for every other (the server prints `?` there, which would be a changed
+value). Where Python's codec of the same or a similar name differs, the differing characters are in
+charset_tables.py, generated from live servers by tools of the tests (tests/integration/test_binlog_charsets.py
+compares every code point with each server).
+
+Source: information_schema.COLLATIONS and COLLATION_CHARACTER_SET_APPLICABILITY of MySQL 9.7, MariaDB 10.11 and 11.8,
+whose ids do not contradict each other.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Callable, Mapping
+from functools import cache
+
+__all__ = ["MAX_BYTES", "UnprovenCharset", "charset_name", "collation_charset", "text_decoder"]
+
+TextDecoder = Callable[[bytes], str]
+
+
+class UnprovenCharset(LookupError):
+    """A charset whose conversion has not been compared with the server's."""
+
+
+# Bytes that a character takes at most: VARCHAR(n) may have n times as many.
+_CHARSETS_BY_BYTES = {
+    1: (
+        "armscii8 ascii binary cp1250 cp1251 cp1256 cp1257 cp850 cp852 cp866 dec8 geostd8 greek hebrew hp8 keybcs2 "
+        "koi8r koi8u latin1 latin2 latin5 latin7 macce macroman swe7 tis620"
+    ),
+    2: "big5 cp932 euckr gb2312 gbk sjis ucs2",
+    3: "eucjpms ujis utf8mb3",
+    4: "gb18030 utf16 utf16le utf32 utf8mb4",
+}
+MAX_BYTES: Mapping[str, int] = {
+    charset: count for count, charsets in _CHARSETS_BY_BYTES.items() for charset in charsets.split()
+}
+
+# Collation ids by charset, as numbers and ranges.
+_COLLATION_IDS: Mapping[str, str] = {
+    "armscii8": "32 64 1056 1088",
+    "ascii": "11 65 1035 1089",
+    "big5": "1 84 1025 1108",
+    "binary": "63",
+    "cp1250": "26 34 44 66 99 1050 1090",
+    "cp1251": "14 23 50-52 1074-1075",
+    "cp1256": "57 67 1081 1091",
+    "cp1257": "29 58-59 1082-1083",
+    "cp850": "4 80 1028 1104",
+    "cp852": "40 81 1064 1105",
+    "cp866": "36 68 1060 1092",
+    "cp932": "95-96 1119-1120",
+    "dec8": "3 69 1027 1093",
+    "eucjpms": "97-98 1121-1122",
+    "euckr": "19 85 1043 1109",
+    "gb18030": "248-250",
+    "gb2312": "24 86 1048 1110",
+    "gbk": "28 87 1052 1111",
+    "geostd8": "92-93 1116-1117",
+    "greek": "25 70 1049 1094",
+    "hebrew": "16 71 1040 1095",
+    "hp8": "6 72 1030 1096",
+    "keybcs2": "37 73 1061 1097",
+    "koi8r": "7 74 1031 1098",
+    "koi8u": "22 75 1046 1099",
+    "latin1": "5 8 15 31 47-49 94 1032 1071",
+    "latin2": "2 9 21 27 77 1033 1101",
+    "latin5": "30 78 1054 1102",
+    "latin7": "20 41-42 79 1065 1103",
+    "macce": "38 43 1062 1067",
+    "macroman": "39 53 1063 1077",
+    "sjis": "13 88 1037 1112",
+    "swe7": "10 82 1034 1106",
+    "tis620": "18 89 1042 1113",
+    "ucs2": "35 90 128-151 159 640-642 1059 1114 1152 1174 2560-2727 2744-2759",
+    "ujis": "12 91 1036 1115",
+    "utf16": "54-55 101-124 672-674 1078-1079 1125 1147 2816-2983 3000-3015",
+    "utf16le": "56 62 1080 1086",
+    "utf32": "60-61 160-183 736-738 1084-1085 1184 1206 3072-3239 3256-3271",
+    "utf8mb3": "33 76 83 192-215 223 576-579 1057 1107 1216 1238 2048-2215 2232-2247",
+    "utf8mb4": (
+        "45-46 224-247 255-271 273-275 277-294 296-298 300 303-323 608-611 1069-1070 1248 1270 2304-2471 2488-2503"
+    ),
+}
+
+
+@cache
+def _charsets_by_collation() -> dict[int, str]:
+    found = {}
+    for charset, ranges in _COLLATION_IDS.items():
+        for item in ranges.split():
+            first, _, last = item.partition("-")
+            found.update(dict.fromkeys(range(int(first), int(last or first) + 1), charset))
+    return found
+
+
+def collation_charset(collation: int) -> str | None:
+    """The charset of a collation id; None for an id that no known server has."""
+    return _charsets_by_collation().get(collation)
+
+
+def charset_name(name: str) -> str:
+    """One name a charset: `utf8` is what older servers call utf8mb3."""
+    return "utf8mb3" if name == "utf8" else name
+
+
+@cache
+def text_decoder(charset: str) -> TextDecoder:
+    """The decoder of a charset: bytes in, text out, ValueError (naming the charset) for bytes that are no text in it.
+
+    Raises UnprovenCharset where we cannot promise the server's own result.
+    """
+    charset = charset_name(charset)
+    if charset == "utf8mb4":
+        return _utf8mb4
+    if charset == "utf8mb3":
+        return _utf8mb3
+    if charset == "latin1":
+        return _single_byte(_LATIN1)
+    if charset == "ascii":
+        return _ascii
+    raise UnprovenCharset(f"charset {charset!r}")
+
+
+def _utf8mb4(raw: bytes) -> str:
+    return raw.decode("utf-8")
+
+
+def _utf8mb3(raw: bytes) -> str:
+    text = raw.decode("utf-8")
+    if text and max(text) > "\uffff":
+        raise ValueError("a character beyond the basic plane in utf8mb3")
+    return text
+
+
+def _ascii(raw: bytes) -> str:
+    return raw.decode("ascii")
+
+
+def _single_byte(table: str) -> TextDecoder:
+    """`table` has one character a byte; U+FFFE stands where the charset has none."""
+
+    def decode(raw: bytes) -> str:
+        return codecs.charmap_decode(raw, "strict", table)[0]
+
+    return decode
+
+
+# The servers' latin1 is cp1252 with the C1 control characters in its five holes.
+_LATIN1 = "".join(
+    bytes([code]).decode("latin-1" if code in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else "cp1252") for code in range(256)
+)

@@ -1,0 +1,641 @@
+"""Turn the images of rows events into Arrow columns, by the plan of a `RowLayout`.
+
+Knows bytes and layouts; knows nothing of sockets, SQL or time. This is the reference for the compiled decoder: both
+must give the same batch, or the same error, for every input. One closure a column, chosen once a buffer; values go
+row by row, column by column, so that the first error in an event is the same for everybody.
+
+    image  null bitmap[(columns+7)/8], bit 0 the first column; unused bits may be set (MariaDB) · the values of the
+           columns that are not NULL, in column order
+
+Source: MySQL sql/log_event.cc (log_event_print_value), sql-common/my_time.cc, strings/decimal.cc (bin2decimal);
+MariaDB sql/field.cc, sql/field_comp.cc, sql/compat56.cc.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+
+from cdc.binlog.charsets import text_decoder
+from cdc.binlog.events import RowsEvent, RowsKind, inflate
+from cdc.binlog.json_text import json_text
+from cdc.binlog.layout import Codec, ColumnLayout, RowLayout
+from cdc.errors import MalformedEvent, UnsupportedData
+from cdc.model import Operation, RowBatch, ValueKind
+
+__all__ = ["ImageBuffer", "column_decoder"]
+
+# Takes the images' bytes and an offset in them; gives the value and the offset after it.
+Decoder = Callable[[bytes, int], tuple[Any, int]]
+
+
+class _BadValue(Exception):
+    """The bytes are no value of that type; `append` says whose."""
+
+
+class _EndsEarly(_BadValue):
+    """The event ends inside the value."""
+
+    def __init__(self) -> None:
+        super().__init__("the event ends inside the value")
+
+
+class _NotText(Exception):
+    """The value is whole, and is no text in its charset."""
+
+    def __init__(self, raw: bytes, charset: str) -> None:
+        super().__init__(f"{_shortened(raw)} is no text in {charset}")
+
+
+def _shortened(raw: bytes) -> str:
+    """A value for a message: the first 32 bytes in hex."""
+    return f"0x{raw[:32].hex()}{f'… ({len(raw)} bytes)' if len(raw) > 32 else ''}"
+
+
+class ImageBuffer:
+    """Collects the images of one table and layout until they are taken as one batch."""
+
+    def __init__(self, layout: RowLayout) -> None:
+        self.layout = layout
+        self._decoders = tuple(column_decoder(column) for column in layout.columns)
+        self._null_bytes = (layout.column_count + 7) // 8
+        self._all_present = (1 << layout.column_count) - 1
+        self._reset()
+
+    def _reset(self) -> None:
+        self._columns: tuple[list[Any], ...] = tuple([] for _ in self._decoders)
+        self._operations: list[int] = []
+        self._transactions: list[int] = []
+        self.byte_count = 0
+
+    @property
+    def image_count(self) -> int:
+        """How many images are held."""
+        return len(self._operations)
+
+    def append(self, event: RowsEvent, transaction_index: int) -> int:
+        """Decode every image of `event`; returns how many there were.
+
+        Raises (and the buffer is then of no further use):
+            MalformedEvent: it ends inside a value, has bytes left over, or has other columns than the layout.
+            UnsupportedData: images without all columns, partial JSON updates, text that is none in its charset.
+        """
+        self._check(event)
+        data = event.rows
+        pos, end = 0, len(data)
+        operations: tuple[Operation, ...]
+        if event.kind is RowsKind.UPDATE:
+            operations = (Operation.UPDATE_BEFORE, Operation.UPDATE_AFTER)
+        else:
+            operations = (Operation.INSERT if event.kind is RowsKind.INSERT else Operation.DELETE,)
+        before = len(self._operations)
+        while pos < end:
+            for operation in operations:
+                pos = self._append_image(data, pos)
+                self._operations.append(operation)
+        count = len(self._operations) - before
+        self._transactions.extend([transaction_index] * count)
+        self.byte_count += end
+        return count
+
+    def _append_image(self, data: bytes, pos: int) -> int:
+        start, pos = pos, pos + self._null_bytes
+        if pos > len(data):
+            raise self._malformed(None, "the event ends inside a null bitmap")
+        nulls = int.from_bytes(data[start:pos], "little") & self._all_present
+        index = 0
+        try:
+            if nulls:
+                for index, decode in enumerate(self._decoders):
+                    if nulls >> index & 1:
+                        self._columns[index].append(None)
+                    else:
+                        value, pos = decode(data, pos)
+                        self._columns[index].append(value)
+            else:
+                for index, decode in enumerate(self._decoders):
+                    value, pos = decode(data, pos)
+                    self._columns[index].append(value)
+        except _BadValue as problem:
+            raise self._malformed(index, str(problem)) from None
+        except _NotText as problem:
+            raise self._unsupported(str(problem), index) from None
+        return pos
+
+    def _check(self, event: RowsEvent) -> None:
+        if event.column_count != self.layout.column_count:
+            raise self._malformed(
+                None, f"the rows event has {event.column_count} columns, its table map {self.layout.column_count}"
+            )
+        if event.is_partial:
+            raise self._unsupported(
+                "a partial JSON update",
+                hint="on the source: SET GLOBAL binlog_row_value_options='', reconnect the writers, then run "
+                f"`cdc snapshot {self.layout.definition.name}`",
+            )
+        needs = {RowsKind.INSERT: (event.present_after,), RowsKind.DELETE: (event.present_before,)}.get(
+            event.kind, (event.present_before, event.present_after)
+        )
+        if any(present != self._all_present for present in needs):
+            raise self._unsupported(
+                "row images without all columns (binlog_row_image is MINIMAL or NOBLOB in the writer's session)",
+                hint="on the source: SET GLOBAL binlog_row_image=FULL, reconnect the writers, then run "
+                f"`cdc snapshot {self.layout.definition.name}`",
+            )
+        if not self._all_present and event.rows:
+            raise self._malformed(None, "rows without columns")
+
+    def _malformed(self, index: int | None, problem: str) -> MalformedEvent:
+        where = str(self.layout.definition.name)
+        if index is not None:
+            where += f".{self.layout.columns[index].definition.name}"
+        return MalformedEvent(f"{where}: {problem} (image {self.image_count} of the batch)")
+
+    def _unsupported(self, problem: str, index: int | None = None, hint: str = "") -> UnsupportedData:
+        table = str(self.layout.definition.name)
+        column = None if index is None else self.layout.columns[index].definition.name
+        where = table if column is None else f"{table}.{column}"
+        return UnsupportedData(f"{where}: {problem}", table=table, column=column, hint=hint)
+
+    def take(self) -> RowBatch:
+        """The images so far as one batch; the buffer is empty afterwards. Only where `image_count` is not 0."""
+        definition = self.layout.definition
+        arrays = [
+            _arrow_array(column, values) for column, values in zip(self.layout.columns, self._columns, strict=True)
+        ]
+        batch = RowBatch(
+            definition=definition,
+            operation=pa.array(self._operations, pa.uint8()),
+            transaction_index=pa.array(self._transactions, pa.uint32()),
+            images=pa.RecordBatch.from_arrays(arrays, schema=definition.arrow_schema),
+        )
+        self._reset()
+        return batch
+
+
+# ---------------------------------------------------------------- Arrow
+
+
+def _arrow_array(column: ColumnLayout, values: list[Any]) -> pa.Array:
+    arrow_type = column.definition.arrow_type
+    if column.definition.kind is ValueKind.DECIMAL:
+        return _decimal_array(values, arrow_type)
+    return pa.array(values, type=arrow_type)
+
+
+def _decimal_array(values: list[int | None], arrow_type: pa.DataType) -> pa.Array:
+    """Decimals are held as scaled integers, which is what Arrow stores: 16 or 32 bytes, little-endian."""
+    width = arrow_type.byte_width
+    packed = b"".join((value or 0).to_bytes(width, "little", signed=True) for value in values)
+    null_count = values.count(None)
+    validity = pa.array([value is not None for value in values], pa.bool_()).buffers()[1] if null_count else None
+    return pa.Array.from_buffers(arrow_type, len(values), [validity, pa.py_buffer(packed)], null_count)
+
+
+# ---------------------------------------------------------------- decoders
+
+
+def column_decoder(column: ColumnLayout) -> Decoder:
+    """The decoder for a column's values. What each reads is said at its head."""
+    digits = column.size
+    match column.codec:
+        case Codec.SIGNED:
+            return _integer(column.size, signed=True)
+        case Codec.UNSIGNED:
+            return _integer(column.size, signed=False)
+        case Codec.FLOAT:
+            return _floating(struct.Struct("<f"))
+        case Codec.DOUBLE:
+            return _floating(struct.Struct("<d"))
+        case Codec.DECIMAL:
+            return _decimal(column.definition.precision, column.definition.scale)
+        case Codec.BIT:
+            return _bit(column.size, column.width)
+        case Codec.YEAR:
+            return _year
+        case Codec.DATE:
+            return _date
+        case Codec.DATETIME:
+            return _datetime(digits)
+        case Codec.DATETIME_NUMBER:
+            return _datetime_number
+        case Codec.DATETIME_HIRES:
+            return _datetime_hires(digits)
+        case Codec.TIMESTAMP:
+            return _timestamp(digits, column.width)
+        case Codec.TIMESTAMP_NUMBER:
+            return _timestamp_number(column.width)
+        case Codec.TIMESTAMP_HIRES:
+            return _timestamp_hires(digits, column.width)
+        case Codec.TIME:
+            return _time(digits)
+        case Codec.TIME_NUMBER:
+            return _time_number
+        case Codec.TIME_HIRES:
+            return _time_hires(digits)
+        case Codec.TEXT:
+            return _text(_bytes(column.size, column.width), column.charset or "")
+        case Codec.BYTES:
+            return _bytes(column.size, column.width)
+        case Codec.PADDED_BYTES:
+            return _padded(_bytes(column.size, column.width), column.width)
+        case Codec.COMPRESSED_TEXT:
+            return _text(_uncompressed(_bytes(column.size, column.width), column.width), column.charset or "")
+        case Codec.COMPRESSED_BYTES:
+            return _uncompressed(_bytes(column.size, column.width), column.width)
+        case Codec.JSON:
+            return _json(_bytes(column.size, column.width))
+        case Codec.ENUM:
+            return _member(column.size, column.width)
+        case Codec.SET:
+            return _member(column.size, (1 << column.width) - 1)
+
+
+def _integer(size: int, *, signed: bool) -> Decoder:
+    """`[0:size] little-endian, two's complement`"""
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        end = pos + size
+        if end > len(data):
+            raise _EndsEarly
+        return int.from_bytes(data[pos:end], "little", signed=signed), end
+
+    return decode
+
+
+def _floating(layout: struct.Struct) -> Decoder:
+    """`[0:4] or [0:8] IEEE 754, little-endian`. No server stores NaN or infinity."""
+    size, unpack = layout.size, layout.unpack_from
+
+    def decode(data: bytes, pos: int) -> tuple[float, int]:
+        end = pos + size
+        if end > len(data):
+            raise _EndsEarly
+        value = unpack(data, pos)[0]
+        if value - value != 0:  # NaN and the infinities; no other value
+            raise _BadValue(f"{data[pos:end].hex()} is no finite number")
+        return value, end
+
+    return decode
+
+
+# Bytes of a group of 0 to 9 decimal digits (strings/decimal.cc dig2bytes).
+_DIGIT_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
+
+
+def _decimal(precision: int, scale: int) -> Decoder:
+    """Groups of nine digits, four bytes each, big-endian, before and after the point; the odd digits are the first
+    group before the point and the last one after it. The first bit is inverted; negative numbers have all bits
+    inverted. Gives the number times 10**scale.
+
+    Source: MySQL strings/decimal.cc, decimal2bin.
+    """
+    whole, fraction = precision - scale, scale
+    digit_counts = [whole % 9] * bool(whole % 9) + [9] * (whole // 9)
+    digit_counts += [9] * (fraction // 9) + [fraction % 9] * bool(fraction % 9)
+    groups = tuple((_DIGIT_BYTES[count], 10**count) for count in digit_counts)
+    size = sum(group_size for group_size, _ in groups)
+    all_ones = (1 << 8 * size) - 1
+    sign_bit = 1 << (8 * size - 1) if size else 0
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        end = pos + size
+        if end > len(data):
+            raise _EndsEarly
+        packed = int.from_bytes(data[pos:end], "big") ^ sign_bit
+        is_negative = bool(packed & sign_bit)
+        if is_negative:
+            packed ^= all_ones
+        raw = packed.to_bytes(size, "big")
+        value = at = 0
+        for group_size, limit in groups:
+            group = int.from_bytes(raw[at : at + group_size], "big")
+            if group >= limit:
+                raise _BadValue(f"{data[pos:end].hex()} is no decimal({precision},{scale})")
+            value = value * limit + group
+            at += group_size
+        return -value if is_negative else value, end
+
+    return decode
+
+
+def _bit(size: int, bits: int) -> Decoder:
+    """`[0:size] big-endian`"""
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        end = pos + size
+        if end > len(data):
+            raise _EndsEarly
+        value = int.from_bytes(data[pos:end], "big")
+        if value >> bits:
+            raise _BadValue(f"{value:#x} has more than {bits} bits")
+        return value, end
+
+    return decode
+
+
+def _year(data: bytes, pos: int) -> tuple[int, int]:
+    """`[0] years since 1900, 0 is the year 0000`"""
+    if pos >= len(data):
+        raise _EndsEarly
+    return data[pos] and data[pos] + 1900, pos + 1
+
+
+# ---- dates and times: range checks, then the packed forms of cdc/model.py
+
+
+def _pack_datetime(year_month: int, day: int, hms: int, micros: int) -> int:
+    """`year_month` is year * 13 + month; `hms` is hour << 12 | minute << 6 | second. Zero parts are values."""
+    if year_month >= 10000 * 13 or hms >> 12 > 23 or (hms >> 6 & 63) > 59 or (hms & 63) > 59 or micros > 999999:
+        raise _BadValue("no date and time")
+    return (year_month << 5 | day) << 41 | hms << 24 | micros
+
+
+def _date(data: bytes, pos: int) -> tuple[int, int]:
+    """`[0:3] little-endian: year << 9 | month << 5 | day`, which is what we hand on."""
+    end = pos + 3
+    if end > len(data):
+        raise _EndsEarly
+    value = int.from_bytes(data[pos:end], "little")
+    if value >> 9 > 9999 or (value >> 5 & 15) > 12:
+        raise _BadValue(f"{value:#x} is no date")
+    return value, end
+
+
+# Fraction digits: bytes that they take, and what a unit of the stored number is in microseconds.
+_FRACTION_BYTES = (0, 1, 1, 2, 2, 3, 3)
+_FRACTION_UNIT = (0, 10000, 10000, 100, 100, 1, 1)
+
+
+def _datetime(digits: int) -> Decoder:
+    """`[0:5] big-endian, offset 2**39: (year * 13 + month) << 22 | day << 17 | hour << 12 | minute << 6 | second ·
+    fraction, 0 to 3 bytes, big-endian, in 1/100, 1/10000 or 1/1000000 seconds`
+    """
+    fraction_bytes, unit = _FRACTION_BYTES[digits], _FRACTION_UNIT[digits]
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        middle = pos + 5
+        end = middle + fraction_bytes
+        if end > len(data):
+            raise _EndsEarly
+        packed = int.from_bytes(data[pos:middle], "big") - (1 << 39)
+        if packed < 0:
+            raise _BadValue("a negative date and time")
+        micros = int.from_bytes(data[middle:end], "big") * unit
+        return _pack_datetime(packed >> 22, packed >> 17 & 31, packed & 0x1FFFF, micros), end
+
+    return decode
+
+
+def _datetime_number(data: bytes, pos: int) -> tuple[int, int]:
+    """`[0:8] little-endian: the decimal digits YYYYMMDDhhmmss`"""
+    end = pos + 8
+    if end > len(data):
+        raise _EndsEarly
+    date, time = divmod(int.from_bytes(data[pos:end], "little"), 1000000)
+    year, month, day = date // 10000, date // 100 % 100, date % 100
+    if year > 9999 or month > 12 or day > 31:
+        raise _BadValue("no date and time")
+    hms = (time // 10000) << 12 | (time // 100 % 100) << 6 | time % 100
+    if time % 100 > 59 or time // 100 % 100 > 59:
+        raise _BadValue("no date and time")
+    return _pack_datetime(year * 13 + month, day, hms, 0), end
+
+
+# MariaDB's own fraction formats (sql/field.cc: time_hires_bytes, datetime_hires_bytes, sec_part_bytes).
+_TIME_HIRES_BYTES = (3, 4, 4, 5, 5, 5, 6)
+_DATETIME_HIRES_BYTES = (5, 6, 6, 7, 7, 7, 8)
+_SECOND_PART_BYTES = (0, 1, 1, 2, 2, 3, 3)
+
+
+def _datetime_hires(digits: int) -> Decoder:
+    """`[0:6..8] big-endian: ((((year * 13 + month) * 32 + day) * 24 + hour) * 60 + minute) * 60 + second, and the
+    fraction digits appended`
+    """
+    size, unit = _DATETIME_HIRES_BYTES[digits], 10 ** (6 - digits)
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        end = pos + size
+        if end > len(data):
+            raise _EndsEarly
+        seconds, micros = divmod(int.from_bytes(data[pos:end], "big") * unit, 1000000)
+        minutes, second = divmod(seconds, 60)
+        hours, minute = divmod(minutes, 60)
+        days, hour = divmod(hours, 24)
+        return _pack_datetime(days >> 5, days & 31, hour << 12 | minute << 6 | second, micros), end
+
+    return decode
+
+
+def _timestamp_value(seconds: int, micros: int, seconds_max: int) -> int:
+    if seconds > seconds_max or micros > 999999:
+        raise _BadValue(f"{seconds} seconds and {micros} microseconds is no timestamp of this server")
+    return seconds * 1000000 + micros
+
+
+def _timestamp(digits: int, seconds_max: int) -> Decoder:
+    """`[0:4] seconds, big-endian · fraction as DATETIME's`. Zero is the zero timestamp."""
+    fraction_bytes, unit = _FRACTION_BYTES[digits], _FRACTION_UNIT[digits]
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        middle = pos + 4
+        end = middle + fraction_bytes
+        if end > len(data):
+            raise _EndsEarly
+        micros = int.from_bytes(data[middle:end], "big") * unit
+        return _timestamp_value(int.from_bytes(data[pos:middle], "big"), micros, seconds_max), end
+
+    return decode
+
+
+def _timestamp_number(seconds_max: int) -> Decoder:
+    """`[0:4] seconds, little-endian`"""
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        end = pos + 4
+        if end > len(data):
+            raise _EndsEarly
+        return _timestamp_value(int.from_bytes(data[pos:end], "little"), 0, seconds_max), end
+
+    return decode
+
+
+def _timestamp_hires(digits: int, seconds_max: int) -> Decoder:
+    """`[0:4] seconds, big-endian · the fraction digits as a number, 1 to 3 bytes, big-endian`"""
+    fraction_bytes, unit = _SECOND_PART_BYTES[digits], 10 ** (6 - digits)
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        middle = pos + 4
+        end = middle + fraction_bytes
+        if end > len(data):
+            raise _EndsEarly
+        micros = int.from_bytes(data[middle:end], "big") * unit
+        return _timestamp_value(int.from_bytes(data[pos:middle], "big"), micros, seconds_max), end
+
+    return decode
+
+
+def _time_value(hours: int, minutes: int, seconds: int, micros: int, *, is_negative: bool) -> int:
+    if hours > 838 or minutes > 59 or seconds > 59 or micros > 999999:
+        raise _BadValue("no time")
+    value = ((hours * 60 + minutes) * 60 + seconds) * 1000000 + micros
+    return -value if is_negative else value
+
+
+def _time(digits: int) -> Decoder:
+    """`[0:3] big-endian, offset 2**23: hour << 12 | minute << 6 | second · fraction as DATETIME's`, and all of it one
+    number: of a negative time the whole is negated, so that its fraction counts down.
+
+    Source: MySQL sql-common/my_time.cc, my_time_packed_from_binary.
+    """
+    fraction_bytes, unit = _FRACTION_BYTES[digits], _FRACTION_UNIT[digits]
+    size = 3 + fraction_bytes
+    fraction_bits = 8 * fraction_bytes
+    fraction_mask = (1 << fraction_bits) - 1
+    offset = 1 << (23 + fraction_bits)
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        end = pos + size
+        if end > len(data):
+            raise _EndsEarly
+        packed = int.from_bytes(data[pos:end], "big") - offset
+        absolute = abs(packed)
+        hms, micros = absolute >> fraction_bits, (absolute & fraction_mask) * unit
+        return _time_value(hms >> 12, hms >> 6 & 63, hms & 63, micros, is_negative=packed < 0), end
+
+    return decode
+
+
+def _time_number(data: bytes, pos: int) -> tuple[int, int]:
+    """`[0:3] little-endian, signed: the decimal digits hhmmss`"""
+    end = pos + 3
+    if end > len(data):
+        raise _EndsEarly
+    number = int.from_bytes(data[pos:end], "little", signed=True)
+    absolute = abs(number)
+    return _time_value(absolute // 10000, absolute // 100 % 100, absolute % 100, 0, is_negative=number < 0), end
+
+
+def _time_hires(digits: int) -> Decoder:
+    """`[0:4..6] big-endian: the time in units of its last digit, plus those of 838:59:60`
+
+    Source: MariaDB sql/field.cc, Field_time_hires::store_TIME.
+    """
+    size, unit = _TIME_HIRES_BYTES[digits], 10 ** (6 - digits)
+    zero = (838 * 3600 + 59 * 60 + 60) * 10**digits
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        end = pos + size
+        if end > len(data):
+            raise _EndsEarly
+        number = int.from_bytes(data[pos:end], "big") - zero
+        if abs(number) >= zero:
+            raise _BadValue("no time")
+        return number * unit, end
+
+    return decode
+
+
+# ---- strings
+
+
+def _bytes(length_bytes: int, width: int) -> Decoder:
+    """`[0:length_bytes] length, little-endian · so many bytes`"""
+
+    def decode(data: bytes, pos: int) -> tuple[bytes, int]:
+        start = pos + length_bytes
+        if start > len(data):
+            raise _EndsEarly
+        length = int.from_bytes(data[pos:start], "little")
+        end = start + length
+        if length > width:
+            raise _BadValue(f"{length} bytes in a column of at most {width}")
+        if end > len(data):
+            raise _EndsEarly
+        return data[start:end], end
+
+    return decode
+
+
+def _padded(inner: Decoder, width: int) -> Decoder:
+    """BINARY(n) and its kin: the servers cut zero bytes off the end; they are part of the value."""
+
+    def decode(data: bytes, pos: int) -> tuple[bytes, int]:
+        raw, end = inner(data, pos)
+        return raw.ljust(width, b"\0"), end
+
+    return decode
+
+
+def _text(inner: Decoder, charset: str) -> Decoder:
+    to_text = text_decoder(charset)
+
+    def decode(data: bytes, pos: int) -> tuple[str, int]:
+        raw, end = inner(data, pos)
+        try:
+            return to_text(raw), end
+        except ValueError:
+            raise _NotText(raw, charset) from None
+
+    return decode
+
+
+def _uncompressed(inner: Decoder, width: int) -> Decoder:
+    """MariaDB's COLUMN FORMAT COMPRESSED: nothing for the empty value, or `[0] 0 · plain bytes`, or `[0] bits 4 to 7
+    the method (8, zlib), bit 3 set for a stream without zlib's wrapping, bits 0 to 2 the length's length · original
+    length, little-endian · stream`
+
+    Source: MariaDB sql/field_comp.cc.
+    """
+
+    def decode(data: bytes, pos: int) -> tuple[bytes, int]:
+        raw, end = inner(data, pos)
+        if not raw:
+            return b"", end
+        head = raw[0]
+        if head == 0:
+            return raw[1:], end
+        length_bytes = head & 7
+        start = 1 + length_bytes
+        if head >> 4 != 8 or not 1 <= length_bytes <= 4 or start > len(raw):
+            raise _BadValue(f"head {head:#x} of a compressed value")
+        size = int.from_bytes(raw[1:start], "little")
+        if size > width:
+            raise _BadValue(f"compressed {size} bytes in a column of at most {width}")
+        window_bits = -zlib.MAX_WBITS if head & 8 else zlib.MAX_WBITS
+        try:
+            return inflate(raw[start:], size, "compressed value", window_bits=window_bits), end
+        except MalformedEvent as error:
+            raise _BadValue(error.message) from None
+
+    return decode
+
+
+def _json(inner: Decoder) -> Decoder:
+    def decode(data: bytes, pos: int) -> tuple[str, int]:
+        raw, end = inner(data, pos)
+        try:
+            return json_text(raw), end
+        except MalformedEvent as error:
+            raise _BadValue(error.message) from None
+
+    return decode
+
+
+def _member(size: int, highest: int) -> Decoder:
+    """ENUM's index and SET's bitmap: `[0:size] little-endian`"""
+
+    def decode(data: bytes, pos: int) -> tuple[int, int]:
+        end = pos + size
+        if end > len(data):
+            raise _EndsEarly
+        value = int.from_bytes(data[pos:end], "little")
+        if value > highest:
+            raise _BadValue(f"{value:#x} is above {highest:#x}, the highest member")
+        return value, end
+
+    return decode
