@@ -1,0 +1,290 @@
+"""What the service counts and measures of itself, for Prometheus.
+
+One `Metrics` holds a registry of its own; the pipeline hands it facts, the HTTP server renders it. Knows nothing of
+either. No label is a table, a column or a key: their number has no bound, and the status API has them. docs/metrics.md
+is generated from the texts here (`python -m cdc.metrics > docs/metrics.md`).
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import psutil
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client.exposition import generate_latest
+from prometheus_client.metrics_core import Metric
+
+from cdc import __version__
+from cdc.clock import Clock, SystemClock
+
+__all__ = ["SINK_STATES", "TABLE_STATES", "Metrics", "SinkMetrics", "metrics_markdown"]
+
+SINK_STATES: Final = (
+    "starting",
+    "snapshotting",
+    "streaming",
+    "caught_up",
+    "paused",
+    "standby",
+    "retrying",
+    "failed",
+    "stopped",
+)
+TABLE_STATES: Final = ("pending", "snapshotting", "ready", "parked", "dropped")
+OPERATIONS: Final = ("upsert", "delete")
+
+# Our names are plain ASCII, so every reader of the oldest text format understands them.
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+# A commit of one row on a local sink takes about a millisecond, a batch some hundreds; a merge of a large
+# transaction takes minutes and is rare.
+_COMMIT_SECONDS_BUCKETS: Final = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    """A line of docs/metrics.md."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    documentation: str
+
+
+class Metrics:
+    """Every metric of one running service. Thread-safe; the values live here and nowhere else."""
+
+    def __init__(self, *, version: str = __version__, clock: Clock | None = None) -> None:
+        self._clock = clock or SystemClock()
+        self._registry = CollectorRegistry()
+        self._described: list[_Described] = []
+        self._sinks: dict[str, SinkMetrics] = {}
+        self._lock = threading.Lock()
+        started = self._clock.monotonic()
+        process = psutil.Process()
+
+        build = self._gauge("cdc_build_info", "Always 1; the label is the running version.", "version")
+        build.labels(version).set(1)
+        uptime = self._gauge("cdc_uptime_seconds", "Since the process began to serve.")
+        uptime.set_function(lambda: self._clock.monotonic() - started)
+        memory = self._gauge("cdc_memory_bytes", "Resident memory of the process.")
+        memory.set_function(lambda: float(process.memory_info().rss))
+        self._http_requests = self._counter(
+            "cdc_http_requests_total",
+            "HTTP requests answered, by path (`other` for all that are no page of ours) and status code.",
+            "path",
+            "code",
+        )
+
+        self.sink_state = self._gauge(
+            "cdc_sink_state",
+            f"1 for the state that the sink is in, 0 for the others: {', '.join(SINK_STATES)}.",
+            "sink",
+            "state",
+        )
+        self.sink_lag = self._gauge(
+            "cdc_sink_lag_seconds",
+            "How far the sink is behind the source: 0 once it has passed the last position polled, else the age of the "
+            "oldest transaction not yet applied, by the source's clock. No series while it is not known.",
+            "sink",
+        )
+        self.last_commit = self._gauge(
+            "cdc_last_commit_timestamp_seconds",
+            "When the last transaction was committed on the sink, in seconds since 1970. No series before the first.",
+            "sink",
+        )
+        self.transactions = self._counter(
+            "cdc_transactions_total", "Source transactions committed on the sink.", "sink"
+        )
+        self.commits = self._counter(
+            "cdc_commits_total", "Sink transactions committed; each holds one or more source transactions.", "sink"
+        )
+        self.commit_seconds = self._histogram(
+            "cdc_commit_seconds",
+            "Time from the first statement of a sink transaction to its commit.",
+            _COMMIT_SECONDS_BUCKETS,
+            "sink",
+        )
+        self.rows_applied = self._counter(
+            "cdc_rows_applied_total",
+            "Rows written from the stream after compaction: upserts and deletes.",
+            "sink",
+            "operation",
+        )
+        self.rows_loaded = self._counter("cdc_rows_loaded_total", "Rows written by snapshots.", "sink")
+        self.events = self._counter("cdc_events_total", "Binlog events read for the sink.", "sink")
+        self.source_bytes = self._counter("cdc_source_bytes_total", "Bytes of binlog read for the sink.", "sink")
+        self.queue_bytes = self._gauge(
+            "cdc_queue_bytes", "Decoded changes that wait in memory for the sink (limit: `queue_bytes_max`).", "sink"
+        )
+        self.tables = self._gauge(
+            "cdc_tables", f"Captured tables of the sink by state: {', '.join(TABLE_STATES)}.", "sink", "state"
+        )
+        self.errors = self._counter("cdc_errors_total", "Errors of the sink's pipeline, by class.", "sink", "class")
+        self.restarts = self._counter(
+            "cdc_restarts_total", "Times the pipeline began again from its checkpoint after an error.", "sink"
+        )
+        self.policy_changes = self._counter(
+            "cdc_policy_changes_total",
+            "Values that a policy changed because the sink cannot hold them. The status says which columns.",
+            "sink",
+            "policy",
+        )
+        ProcessCollector(registry=self._registry)
+
+    def sink(self, name: str) -> SinkMetrics:
+        """The metrics of one sink; the same object for the same name. Its series exist from here on, at 0."""
+        with self._lock:
+            if name not in self._sinks:
+                self._sinks[name] = SinkMetrics(self, name, self._clock)
+            return self._sinks[name]
+
+    def http_request(self, path: str, code: int) -> None:
+        """Count one answered request; `path` must be one of a fixed set."""
+        self._http_requests.labels(path, str(code)).inc()
+
+    def render(self) -> tuple[bytes, str]:
+        """The text that Prometheus reads, and its content type."""
+        return generate_latest(_WithoutCreated(self._registry)), CONTENT_TYPE
+
+    def described(self) -> Iterable[_Described]:
+        """Every metric of ours with its documentation."""
+        return tuple(self._described)
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        self._described.append(_Described(name, "counter", labels, documentation))
+        return Counter(name, documentation, labels, registry=self._registry)
+
+    def _gauge(self, name: str, documentation: str, *labels: str) -> Gauge:
+        self._described.append(_Described(name, "gauge", labels, documentation))
+        return Gauge(name, documentation, labels, registry=self._registry)
+
+    def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+        self._described.append(_Described(name, "histogram", labels, documentation))
+        return Histogram(name, documentation, labels, buckets=buckets, registry=self._registry)
+
+
+class SinkMetrics:
+    """What one sink's pipeline reports. Any thread may call any method."""
+
+    def __init__(self, metrics: Metrics, name: str, clock: Clock) -> None:
+        self.name = name
+        self._metrics = metrics
+        self._clock = clock
+        self._transactions = metrics.transactions.labels(name)
+        self._commits = metrics.commits.labels(name)
+        self._commit_seconds = metrics.commit_seconds.labels(name)
+        self._upserted, self._deleted = (metrics.rows_applied.labels(name, operation) for operation in OPERATIONS)
+        self._loaded = metrics.rows_loaded.labels(name)
+        self._events = metrics.events.labels(name)
+        self._source_bytes = metrics.source_bytes.labels(name)
+        self._queue_bytes = metrics.queue_bytes.labels(name)
+        self._restarts = metrics.restarts.labels(name)
+        self.state("starting")
+        self.tables({})
+
+    def committed(self, *, transactions: int, seconds: float) -> None:
+        """One sink transaction is durable: it held so many source transactions and took so long."""
+        self._transactions.inc(transactions)
+        self._commits.inc()
+        self._commit_seconds.observe(seconds)
+        self._metrics.last_commit.labels(self.name).set(self._clock.now_us() / 1e6)
+
+    def applied(self, *, upserts: int, deletes: int) -> None:
+        """Rows written from the stream; call it once they are committed."""
+        self._upserted.inc(upserts)
+        self._deleted.inc(deletes)
+
+    def loaded(self, rows: int) -> None:
+        """Rows written by a snapshot; call it once they are committed."""
+        self._loaded.inc(rows)
+
+    def received(self, *, events: int, byte_count: int) -> None:
+        """Events read from the source, and their bytes."""
+        self._events.inc(events)
+        self._source_bytes.inc(byte_count)
+
+    def queued(self, byte_count: int) -> None:
+        """How much waits for the applier now."""
+        self._queue_bytes.set(byte_count)
+
+    def lag(self, seconds: float | None) -> None:
+        """How far behind it is now; None while nobody knows, which ends the series: an old figure would be a lie."""
+        if seconds is None or not math.isfinite(seconds):
+            self._metrics.sink_lag.remove(self.name)
+        else:
+            self._metrics.sink_lag.labels(self.name).set(seconds)
+
+    def state(self, state: str) -> None:
+        """The state it is in from now on."""
+        assert state in SINK_STATES, state
+        for known in SINK_STATES:
+            self._metrics.sink_state.labels(self.name, known).set(known == state)
+
+    def tables(self, counts: Mapping[str, int]) -> None:
+        """How many tables are in which state; a state that is not named has none."""
+        assert counts.keys() <= set(TABLE_STATES), counts
+        for state in TABLE_STATES:
+            self._metrics.tables.labels(self.name, state).set(counts.get(state, 0))
+
+    def failed(self, error: BaseException) -> None:
+        """One error, by its class."""
+        self._metrics.errors.labels(self.name, type(error).__name__).inc()
+
+    def restarted(self) -> None:
+        """The pipeline begins again from its checkpoint."""
+        self._restarts.inc()
+
+    def policy_changed(self, policy: str, count: int) -> None:
+        """So many values were changed by that policy."""
+        self._metrics.policy_changes.labels(self.name, policy).inc(count)
+
+
+class _WithoutCreated:
+    """A registry without the `_created` series: three of four lines would be the times of our own start."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._registry = registry
+
+    def collect(self) -> Iterable[Metric]:
+        for metric in self._registry.collect():
+            metric.samples = [sample for sample in metric.samples if not sample.name.endswith("_created")]
+            yield metric
+
+
+# ---------------------------------------------------------------- documentation
+
+
+_DOCUMENT_HEAD: Final = """\
+# Metrics
+
+<!-- Generated from cdc/metrics.py by `python -m cdc.metrics > docs/metrics.md`: edit there. -->
+
+`/metrics` gives these in the Prometheus text format ([http.md](http.md)). A counter's name ends in `_total` and only
+rises, until the process restarts. `sink` is the sink's `name` in the configuration. No label is a table: their number
+has no bound; `/api/status` and `cdc status` have them.
+
+| metric | kind | labels | what it says |
+|---|---|---|---|
+"""
+_DOCUMENT_TAIL: Final = """
+Beside these stand the usual `process_*` metrics of the Prometheus client: CPU time, memory, open files, start.
+"""
+
+
+def metrics_markdown() -> str:
+    """The text of docs/metrics.md."""
+    lines = []
+    for metric in Metrics().described():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        lines.append(f"| `{metric.name}` | {metric.kind} | {labels} | {metric.documentation} |\n")
+    return _DOCUMENT_HEAD + "".join(lines) + _DOCUMENT_TAIL
+
+
+if __name__ == "__main__":
+    sys.stdout.write(metrics_markdown())
