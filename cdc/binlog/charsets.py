@@ -3,8 +3,7 @@
 A decoder gives exactly what the server's own `CONVERT(... USING utf8mb4)` gives, for every byte sequence that the
 server can convert, and raises ValueError for every other (the server prints `?` there, which would be a changed
 value). Where Python's codec of the same or a similar name differs, the differing characters are in
-charset_tables.py, generated from live servers by tools of the tests (tests/integration/test_binlog_charsets.py
-compares every code point with each server).
+charset_tables.py; tests/integration/test_binlog_types.py compares every code point with each server.
 
 Source: information_schema.COLLATIONS and COLLATION_CHARACTER_SET_APPLICABILITY of MySQL 9.7, MariaDB 10.11 and 11.8,
 whose ids do not contradict each other.
@@ -13,10 +12,12 @@ whose ids do not contradict each other.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 
-__all__ = ["MAX_BYTES", "UnprovenCharset", "charset_name", "collation_charset", "text_decoder"]
+from cdc.binlog.charset_tables import MULTI_BYTE, SINGLE_BYTE
+
+__all__ = ["MAX_BYTES", "UnprovenCharset", "character_cells", "charset_name", "collation_charset", "text_decoder"]
 
 TextDecoder = Callable[[bytes], str]
 
@@ -114,14 +115,12 @@ def text_decoder(charset: str) -> TextDecoder:
     Raises UnprovenCharset where we cannot promise the server's own result.
     """
     charset = charset_name(charset)
-    if charset == "utf8mb4":
-        return _utf8mb4
-    if charset == "utf8mb3":
-        return _utf8mb3
-    if charset == "latin1":
-        return _single_byte(_LATIN1)
-    if charset == "ascii":
-        return _ascii
+    if charset in _UNICODE:
+        return _UNICODE[charset]
+    if charset in SINGLE_BYTE:
+        return _single_byte(charset)
+    if charset in MULTI_BYTE:
+        return _multi_byte(charset)
     raise UnprovenCharset(f"charset {charset!r}")
 
 
@@ -130,18 +129,61 @@ def _utf8mb4(raw: bytes) -> str:
 
 
 def _utf8mb3(raw: bytes) -> str:
-    text = raw.decode("utf-8")
-    if text and max(text) > "\uffff":
-        raise ValueError("a character beyond the basic plane in utf8mb3")
+    return _basic_plane(raw.decode("utf-8"), "utf8mb3")
+
+
+def _ucs2(raw: bytes) -> str:
+    # a pair of surrogates is two characters in ucs2, and neither is one that any other charset has
+    return _basic_plane(raw.decode("utf-16-be"), "ucs2")
+
+
+def _basic_plane(text: str, charset: str) -> str:
+    if not text.isascii() and max(text) > "\uffff":
+        raise ValueError(f"a character beyond the basic plane in {charset}")
     return text
+
+
+def _utf16(raw: bytes) -> str:
+    return raw.decode("utf-16-be")
+
+
+def _utf16le(raw: bytes) -> str:
+    return raw.decode("utf-16-le")
+
+
+def _utf32(raw: bytes) -> str:
+    return raw.decode("utf-32-be")
 
 
 def _ascii(raw: bytes) -> str:
     return raw.decode("ascii")
 
 
-def _single_byte(table: str) -> TextDecoder:
-    """`table` has one character a byte; U+FFFE stands where the charset has none."""
+# The server follows the standard of 2005 here, Python that of 2000: the two exchange one character for another.
+_GB18030_SWAPPED = {0xE7C7: 0x1E3F, 0x1E3F: 0xE7C7}
+
+
+def _gb18030(raw: bytes) -> str:
+    return raw.decode("gb18030").translate(_GB18030_SWAPPED)
+
+
+# None of these takes a byte order mark for anything but a character, and neither do the servers.
+_UNICODE: Mapping[str, TextDecoder] = {
+    "ascii": _ascii,
+    "gb18030": _gb18030,
+    "ucs2": _ucs2,
+    "utf16": _utf16,
+    "utf16le": _utf16le,
+    "utf32": _utf32,
+    "utf8mb3": _utf8mb3,
+    "utf8mb4": _utf8mb4,
+}
+
+
+def _single_byte(charset: str) -> TextDecoder:
+    """By a table of 256 characters; U+FFFE makes `charmap_decode` raise."""
+    lower, upper = SINGLE_BYTE[charset]
+    table = "".join(lower.get(code, chr(code)) for code in range(128)) + upper
 
     def decode(raw: bytes) -> str:
         return codecs.charmap_decode(raw, "strict", table)[0]
@@ -149,7 +191,58 @@ def _single_byte(table: str) -> TextDecoder:
     return decode
 
 
-# The servers' latin1 is cp1252 with the C1 control characters in its five holes.
-_LATIN1 = "".join(
-    bytes([code]).decode("latin-1" if code in (0x81, 0x8D, 0x8F, 0x90, 0x9D) else "cp1252") for code in range(256)
-)
+def _multi_byte(charset: str) -> TextDecoder:
+    """By a table of all byte sequences that are one character; no sequence begins with another."""
+    cells = character_cells(charset)
+    longest = max(map(len, cells))
+
+    def decode(raw: bytes) -> str:
+        if raw.isascii():
+            return raw.decode("ascii")
+        out = []
+        at, end = 0, len(raw)
+        while at < end:
+            for length in range(1, longest + 1):
+                character = cells.get(raw[at : at + length])
+                if character is not None:
+                    break
+            else:
+                raise ValueError(f"no character of {charset} at byte {at}")
+            out.append(character)
+            at += length
+        return "".join(out)
+
+    return decode
+
+
+@cache
+def character_cells(charset: str) -> Mapping[bytes, str]:
+    """Every byte sequence that is one character of a multi-byte charset of charset_tables.py, and the character."""
+    codec, differences = MULTI_BYTE[charset]
+    cells: dict[bytes, str] = {}
+
+    def fill(sequences: Iterable[bytes]) -> None:
+        for sequence in sequences:
+            try:
+                text = sequence.decode(codec)
+            except UnicodeDecodeError:
+                continue
+            if len(text) == 1:
+                cells[sequence] = text
+
+    fill(bytes((one,)) for one in range(256))
+    leads = [one for one in range(0x80, 256) if bytes((one,)) not in cells]
+    fill(bytes((one, two)) for one in leads for two in range(256))
+    if MAX_BYTES[charset] == 3:
+        fill(bytes((0x8F, two, three)) for two in range(0xA1, 0xFF) for three in range(0xA1, 0xFF))
+    for item in differences.split():
+        key, _, value = item.partition("=")
+        first, _, count = key.partition("+")
+        sequence = bytes.fromhex(first)
+        for index in range(int(count or 1)):
+            cell = sequence[:-1] + bytes((sequence[-1] + index,))
+            if value == "-":
+                cells.pop(cell, None)
+            else:
+                cells[cell] = chr(int(value, 16) + index)
+    return cells

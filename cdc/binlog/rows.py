@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 
 from cdc.binlog.charsets import text_decoder
+from cdc.binlog.decimals import decimal_reader
 from cdc.binlog.events import RowsEvent, RowsKind, inflate
 from cdc.binlog.json_text import json_text
 from cdc.binlog.layout import Codec, ColumnLayout, RowLayout
@@ -283,42 +284,18 @@ def _floating(layout: struct.Struct) -> Decoder:
     return decode
 
 
-# Bytes of a group of 0 to 9 decimal digits (strings/decimal.cc dig2bytes).
-_DIGIT_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
-
-
 def _decimal(precision: int, scale: int) -> Decoder:
-    """Groups of nine digits, four bytes each, big-endian, before and after the point; the odd digits are the first
-    group before the point and the last one after it. The first bit is inverted; negative numbers have all bits
-    inverted. Gives the number times 10**scale.
-
-    Source: MySQL strings/decimal.cc, decimal2bin.
-    """
-    whole, fraction = precision - scale, scale
-    digit_counts = [whole % 9] * bool(whole % 9) + [9] * (whole // 9)
-    digit_counts += [9] * (fraction // 9) + [fraction % 9] * bool(fraction % 9)
-    groups = tuple((_DIGIT_BYTES[count], 10**count) for count in digit_counts)
-    size = sum(group_size for group_size, _ in groups)
-    all_ones = (1 << 8 * size) - 1
-    sign_bit = 1 << (8 * size - 1) if size else 0
+    """See `decimals.decimal_reader`. Gives the number times 10**scale."""
+    size, read = decimal_reader(precision, scale)
 
     def decode(data: bytes, pos: int) -> tuple[int, int]:
         end = pos + size
         if end > len(data):
             raise _EndsEarly
-        packed = int.from_bytes(data[pos:end], "big") ^ sign_bit
-        is_negative = bool(packed & sign_bit)
-        if is_negative:
-            packed ^= all_ones
-        raw = packed.to_bytes(size, "big")
-        value = at = 0
-        for group_size, limit in groups:
-            group = int.from_bytes(raw[at : at + group_size], "big")
-            if group >= limit:
-                raise _BadValue(f"{data[pos:end].hex()} is no decimal({precision},{scale})")
-            value = value * limit + group
-            at += group_size
-        return -value if is_negative else value, end
+        try:
+            return read(data[pos:end]), end
+        except ValueError as error:
+            raise _BadValue(str(error)) from None
 
     return decode
 
@@ -587,7 +564,7 @@ def _text(inner: Decoder, charset: str) -> Decoder:
 def _uncompressed(inner: Decoder, width: int) -> Decoder:
     """MariaDB's COLUMN FORMAT COMPRESSED: nothing for the empty value, or `[0] 0 · plain bytes`, or `[0] bits 4 to 7
     the method (8, zlib), bit 3 set for a stream without zlib's wrapping, bits 0 to 2 the length's length · original
-    length, little-endian · stream`
+    length, big-endian · stream`
 
     Source: MariaDB sql/field_comp.cc.
     """
@@ -603,7 +580,7 @@ def _uncompressed(inner: Decoder, width: int) -> Decoder:
         start = 1 + length_bytes
         if head >> 4 != 8 or not 1 <= length_bytes <= 4 or start > len(raw):
             raise _BadValue(f"head {head:#x} of a compressed value")
-        size = int.from_bytes(raw[1:start], "little")
+        size = int.from_bytes(raw[1:start], "big")
         if size > width:
             raise _BadValue(f"compressed {size} bytes in a column of at most {width}")
         window_bits = -zlib.MAX_WBITS if head & 8 else zlib.MAX_WBITS
@@ -622,6 +599,8 @@ def _json(inner: Decoder) -> Decoder:
             return json_text(raw), end
         except MalformedEvent as error:
             raise _BadValue(error.message) from None
+        except ValueError:
+            raise _NotText(raw, "JSON's utf8mb4") from None
 
     return decode
 

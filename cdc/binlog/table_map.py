@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from cdc.binlog.constants import ColumnType, MetadataField
 from cdc.binlog.cursor import Cursor
+from cdc.binlog.decimals import PRECISION_MAX, SCALE_MAX
 from cdc.binlog.events import COLUMN_COUNT_MAX
 from cdc.binlog.framing import Event
 from cdc.errors import UnsupportedEvent
@@ -206,9 +207,39 @@ def _column_metadata(cursor: Cursor, types: tuple[int, ...]) -> tuple[bytes, ...
         size = _METADATA_BYTES.get(column_type)
         if size is None:
             raise UnsupportedEvent(f"{cursor.what}: column {index} has type {column_type}, which is not known")
-        found.append(cursor.take(size))
+        metadata = cursor.take(size)
+        if not _is_possible(column_type, metadata):
+            raise cursor.fail(f"column {index} of type {column_type} has metadata {metadata.hex()}")
+        found.append(metadata)
     cursor.expect_end()
     return tuple(found)
+
+
+def _is_possible(column_type: int, metadata: bytes) -> bool:
+    """Is it metadata that a server can write? What follows relies on these limits."""
+    match column_type:
+        case ColumnType.NEWDECIMAL:
+            precision, scale = metadata
+            return 0 < precision <= PRECISION_MAX and scale <= min(precision, SCALE_MAX)
+        case ColumnType.TIMESTAMP2 | ColumnType.DATETIME2 | ColumnType.TIME2:
+            return metadata[0] <= 6
+        case ColumnType.BIT:
+            return metadata[0] < 8 and 0 < metadata[1] * 8 + metadata[0] <= 64
+        case ColumnType.FLOAT:
+            return metadata[0] == 4
+        case ColumnType.DOUBLE:
+            return metadata[0] == 8
+        case ColumnType.STRING:
+            kind = real_type(column_type, metadata)
+            if kind == ColumnType.ENUM:
+                return metadata[1] in (1, 2)
+            if kind == ColumnType.SET:
+                return metadata[1] in (1, 2, 3, 4, 8)
+            return kind == ColumnType.STRING
+        case ColumnType.VARCHAR | ColumnType.VAR_STRING | ColumnType.MARIADB_VARCHAR_COMPRESSED:
+            return True
+        case _:
+            return not metadata or 1 <= metadata[0] <= 4
 
 
 # ---------------------------------------------------------------- optional metadata

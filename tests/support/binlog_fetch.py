@@ -19,7 +19,7 @@ from cdc.binlog.rows import ImageBuffer
 from cdc.binlog.table_map import TableMap, parse_table_map
 from cdc.model import Flavor, RowBatch, TableDefinition
 
-__all__ = ["Place", "binlog_place", "decode_table", "fetch_contents", "fetch_events", "flavor_of", "flatten"]
+__all__ = ["Place", "binlog_place", "decode_table", "fetch_contents", "fetch_events", "flatten", "flavor_of"]
 
 _COM_BINLOG_DUMP = 0x12
 _NON_BLOCK = 0x01
