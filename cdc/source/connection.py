@@ -90,7 +90,7 @@ def ssl_arguments(settings: SslSettings) -> dict[str, Any]:
 _SESSION_SQL = (
     "SET SESSION time_zone='+00:00', sql_mode='', sql_select_limit=DEFAULT, sql_safe_updates=0, "
     "group_concat_max_len=1048576, lc_time_names='en_US', net_write_timeout=31536000, net_read_timeout=31536000, "
-    "wait_timeout=31536000, transaction_isolation='REPEATABLE-READ'"
+    "wait_timeout=31536000, lock_wait_timeout=30, transaction_isolation='REPEATABLE-READ'"
 )
 _OPTIONAL_SQL = (
     # One by one, for servers that do not know them.

@@ -80,7 +80,7 @@ def to_record_batch(definition: TableDefinition, rows: Sequence[Sequence[bytes |
     columns = list(zip(*rows, strict=True)) if rows else [()] * len(definition.columns)
     arrays = []
     for column, values in zip(definition.columns, columns, strict=True):
-        parse = _parser(definition, column)
+        parse = _parser(column)
         try:
             parsed = [None if value is None else parse(value) for value in values]
             arrays.append(pa.array(parsed, type=column.arrow_type))
@@ -94,7 +94,7 @@ def to_record_batch(definition: TableDefinition, rows: Sequence[Sequence[bytes |
     return pa.RecordBatch.from_arrays(arrays, schema=definition.arrow_schema)
 
 
-def _parser(definition: TableDefinition, column: ColumnDefinition) -> Parser:
+def _parser(column: ColumnDefinition) -> Parser:
     kind = column.kind
     if kind is ValueKind.TEXT:
         return text_decoder(column.charset or "utf8mb4")

@@ -159,8 +159,8 @@ class BinlogStream:
         # thread when we come back, and tells two services with one id apart by the error it gives.
         replica_uuid = uuid.uuid5(uuid.NAMESPACE_URL, f"cdc://{self.settings.address}/{self.server_id}")
         statements = [
-            "SET @master_binlog_checksum = @@global.binlog_checksum, "
-            "@source_binlog_checksum = @@global.binlog_checksum",
+            "SET @master_binlog_checksum = @@global.binlog_checksum",
+            "SET @source_binlog_checksum = @@global.binlog_checksum",
             f"SET @master_heartbeat_period = {heartbeat_ns}, @source_heartbeat_period = {heartbeat_ns}",
             f"SET @slave_uuid = '{replica_uuid}', @replica_uuid = '{replica_uuid}'",
             # A long merge at the sink must not cut the stream: the server may wait for hours to send.

@@ -1,0 +1,582 @@
+"""The service: the one place that picks concrete classes and puts them together.
+
+One pipeline a sink, a monitor that asks the source where its log ends, and the HTTP pages. Nothing here touches rows.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+import cdc
+from cdc.clock import Clock, SystemClock
+from cdc.config import Config, SinkSettings
+from cdc.dashboard.server import HttpServer
+from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
+from cdc.errors import CdcError, ConfigError, TransientError
+from cdc.log import Logger
+from cdc.metrics import Metrics
+from cdc.model import FilePos, TableName
+from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.report import SinkReport, SourceReport, status_document
+from cdc.pipeline.runner import Pipeline, PipelineSettings
+from cdc.pipeline.tables import Routing, TableRegistry
+from cdc.pipeline.text import iso_time
+from cdc.schema.target import Policies
+from cdc.sinks.base import Sink
+from cdc.sinks.mysql import MysqlSettings, MysqlSink
+from cdc.sinks.postgres import PostgresSettings, PostgresSink
+from cdc.source.assembler import RunLimits
+from cdc.source.connection import SourceConnection, SourceSettings, SslSettings, connect
+from cdc.source.positions import uses_gtid, written_file_pos
+from checkpoints.store import InSinkStore
+
+__all__ = ["Application", "make_sink", "pipeline_name", "routing", "source_settings"]
+
+_MONITOR_SECONDS = 1.0
+_ESTIMATE_SECONDS = 10.0
+# SIGTERM ends the process within 10 s: this long the open transaction may take, then its statement is cancelled.
+_STOP_SECONDS = 6.0
+_CANCEL_SECONDS = 2.5
+
+
+# ---------------------------------------------------------------- from configuration to settings
+
+
+def source_settings(config: Config) -> SourceSettings:
+    """The source's own small settings."""
+    source = config.source
+    return SourceSettings(
+        host=source.url.host,
+        port=source.url.port,
+        user=source.url.user,
+        password=source.url.password.reveal(),
+        server_id=source.server_id,
+        server_id_count=source.server_id_count,
+        position=source.position,
+        ssl=SslSettings(
+            mode=source.ssl_mode,
+            ca=str(source.ssl_ca) if source.ssl_ca else None,
+            cert=str(source.ssl_cert) if source.ssl_cert else None,
+            key=str(source.ssl_key) if source.ssl_key else None,
+        ),
+        connect_timeout_seconds=source.connect_timeout_seconds,
+        read_timeout_seconds=source.read_timeout_seconds,
+        heartbeat_seconds=source.heartbeat_seconds,
+    )
+
+
+def make_sink(settings: SinkSettings, hooks: Hooks | None = None) -> Sink:
+    """The sink that the URL names, not connected yet."""
+    url = settings.url
+    common: dict[str, Any] = {
+        "name": settings.name,
+        "host": url.host,
+        "port": url.port,
+        "user": url.user,
+        "password": url.password.reveal(),
+        "ssl_mode": settings.ssl_mode,
+        "ssl_ca": str(settings.ssl_ca) if settings.ssl_ca else None,
+        "ssl_cert": str(settings.ssl_cert) if settings.ssl_cert else None,
+        "ssl_key": str(settings.ssl_key) if settings.ssl_key else None,
+        "connect_timeout_seconds": settings.connect_timeout_seconds,
+        "statement_timeout_seconds": settings.statement_timeout_seconds,
+    }
+    if hooks is not None:
+        common["hook"] = hooks
+    if url.kind == "postgresql":
+        return PostgresSink(PostgresSettings(database=url.database or "", **common))
+    return MysqlSink(MysqlSettings(database=url.database, **common))
+
+
+def routing(config: Config, sink: SinkSettings) -> Routing:
+    """What the configuration says of tables, for one sink."""
+
+    def policies(database: str, table: str) -> Policies:
+        chosen = config.policies_for(database, table)
+        return Policies(zero_dates=chosen.zero_dates, nul_bytes=chosen.nul_bytes)
+
+    def key(database: str, table: str) -> tuple[str, ...] | None:
+        override = config.tables.override_for(database, table)
+        return tuple(override.primary_key) if override is not None and override.primary_key else None
+
+    return Routing(
+        matches=config.tables.matches,
+        policies=policies,
+        key=key,
+        chunk_rows=config.chunk_rows_for,
+        schema=sink.schema_name,
+        database=sink.url.database if sink.url.kind != "postgresql" else None,
+    )
+
+
+def pipeline_name(config: Config, sink: SinkSettings) -> str:
+    """The pipeline's identity in the sink's metadata."""
+    return f"{config.name}/{sink.name}"
+
+
+# ---------------------------------------------------------------- the source's end of log
+
+
+@dataclass(slots=True)
+class _SourceState:
+    """What the monitor last saw."""
+
+    is_reachable: bool | None = None
+    flavor: str | None = None
+    version: str | None = None
+    written: FilePos | None = None
+    gtid: str | None = None
+    now_us: int | None = None
+    error: CdcError | None = None
+
+
+class _Monitor:
+    """Asks the source once a second where its log ends and what time it is. Holds no transaction open."""
+
+    def __init__(self, settings: SourceSettings, on_tick: Callable[[], None], log: Logger) -> None:
+        self.state = _SourceState()
+        self._settings = settings
+        self._on_tick = on_tick
+        self._log = log
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
+        self._connection: SourceConnection | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._is_stopping.set()
+        self._thread.join()
+
+    def look(self) -> _SourceState:
+        """Ask now. Raises what the source's connection raises."""
+        if self._connection is None:
+            self._connection = connect(self._settings)
+        source = self._connection
+        now = source.query_text("SELECT UNIX_TIMESTAMP(NOW(6))")[0][0] or "0"
+        gtid = None
+        if source.flavor == "mariadb":
+            gtid = source.query_text("SELECT @@GLOBAL.gtid_binlog_pos")[0][0]
+        elif uses_gtid(source):
+            gtid = (source.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or "").replace("\n", "")
+        self.state = _SourceState(
+            is_reachable=True,
+            flavor=source.flavor,
+            version=source.version_text,
+            written=written_file_pos(source),
+            gtid=gtid,
+            now_us=int(float(now) * 1_000_000),
+        )
+        return self.state
+
+    def _run(self) -> None:
+        while not self._is_stopping.wait(_MONITOR_SECONDS):
+            try:
+                self.look()
+            except CdcError as error:
+                if self.state.is_reachable:
+                    self._log.warning("source_unreachable", message=error.message, hint=error.hint)
+                self.state.is_reachable = False
+                self.state.error = error
+                if self._connection is not None:
+                    self._connection.close()
+                    self._connection = None
+            self._on_tick()
+        if self._connection is not None:
+            self._connection.close()
+
+
+# ---------------------------------------------------------------- row estimates
+
+
+class _Estimates:
+    """Asks each sink now and then for its own estimate of the targets' rows, in a thread and sessions of its own."""
+
+    def __init__(self, pipelines: dict[str, Pipeline], sinks: dict[str, Callable[[], Sink]]) -> None:
+        self.rows: dict[str, dict[str, int | None]] = {name: {} for name in pipelines}
+        self.kinds: dict[str, str] = {}
+        self._pipelines = pipelines
+        self._make = sinks
+        self._is_stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="estimates", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._is_stopping.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        wait = 1.0
+        while not self._is_stopping.wait(wait):
+            wait = _ESTIMATE_SECONDS
+            for name, pipeline in self._pipelines.items():
+                targets = pipeline.targets()
+                sink = self._make[name]()
+                try:
+                    sink.open()
+                    self.kinds[name] = sink.kind
+                    self.rows[name] = sink.estimated_rows(targets) if targets else {}
+                except CdcError:
+                    continue  # the pipeline meets the same trouble, and reports it
+                finally:
+                    sink.close()
+
+
+# ---------------------------------------------------------------- the service
+
+
+class Application:
+    """A running service: `start`, then `wait`, then `stop`. Answers the HTTP pages' questions."""
+
+    def __init__(self, config: Config, *, log: Logger, environ: dict[str, str], clock: Clock | None = None) -> None:
+        self.config = config
+        self.metrics = Metrics()
+        self._clock = clock or SystemClock()
+        self._log = log
+        self._hooks = Hooks.from_environment(environ)
+        self._source = source_settings(config)
+        self._monitor = _Monitor(self._source, self._on_tick, log)
+        self._started_us = self._clock.now_us()
+        self._http: HttpServer | None = None
+        self._pipelines: dict[str, Pipeline] = {}
+        self._estimates: _Estimates | None = None
+        self._is_stopping = threading.Event()
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+
+    @property
+    def url(self) -> str | None:
+        """Where the pages are, None when HTTP is off."""
+        return self._http.url if self._http is not None else None
+
+    def start(self, *, until_caught_up: bool = False) -> None:
+        """Reach the servers, then begin to replicate.
+
+        Raises ConfigError or TransientError when the source, or every sink, cannot be used.
+        """
+        state = self._monitor.look()
+        self._check_sinks()
+        until = state.written if until_caught_up else None
+        factories = {}
+        for index, sink in enumerate(self.config.sinks):
+            factories[sink.name] = self._factory(sink)
+            self._pipelines[sink.name] = self._make_pipeline(index, sink, factories[sink.name], until)
+        self._estimates = _Estimates(self._pipelines, {s.name: self._factory(s, hooked=False) for s in self.config.sinks})
+        if self.config.http.enabled:
+            self._http = HttpServer(self, self.metrics, host=self.config.http.host, port=self.config.http.port)
+            self._http.start()
+            self._log.info("http_listening", url=self._http.url)
+        for pipeline in self._pipelines.values():
+            pipeline.start()
+        self._monitor.start()
+        self._estimates.start()
+        self._log.info(
+            "service_started",
+            name=self.config.name,
+            version=cdc.__version__,
+            source=self._source.address,
+            sinks=[sink.name for sink in self.config.sinks],
+            holder=self.holder,
+        )
+
+    def _factory(self, sink: SinkSettings, *, hooked: bool = True) -> Callable[[], Sink]:
+        return lambda: make_sink(sink, self._hooks if hooked else None)
+
+    def _check_sinks(self) -> None:
+        """A sink that refuses us is a mistake to mend now; one that is down may come back, unless it is the only one."""
+        failures: list[CdcError] = []
+        for settings in self.config.sinks:
+            sink = make_sink(settings)
+            try:
+                sink.open()
+            except ConfigError:
+                raise
+            except TransientError as error:
+                failures.append(error)
+            finally:
+                sink.close()
+        if len(failures) == len(self.config.sinks):
+            raise failures[0]
+
+    def _make_pipeline(self, index: int, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None) -> Pipeline:
+        config = self.config
+        return Pipeline(
+            settings=PipelineSettings(
+                name=pipeline_name(config, sink),
+                holder=self.holder,
+                server_id=config.source.server_id + index,
+                limits=RunLimits(rows_max=config.flush.rows_max, bytes_max=config.flush.bytes_max),
+                age_seconds_max=config.flush.age_ms_max / 1000,
+                queue_bytes_max=config.queue_bytes_max,
+                lease_seconds=config.lease.seconds,
+                retry_initial_seconds=config.retry.initial_seconds,
+                retry_seconds_max=config.retry.max_seconds,
+                var_dir=config.var_dir,
+            ),
+            source=self._source,
+            make_sink=make,
+            routing=routing(config, sink),
+            clock=self._clock,
+            hooks=self._hooks,
+            log=self._log,
+            metrics=self.metrics.sink(sink.name),
+            until=until,
+        )
+
+    def wait(self) -> None:
+        """Until every pipeline has ended, or `request_stop`."""
+        while not self._is_stopping.is_set():
+            if all(pipeline.join(0.05) for pipeline in self._pipelines.values()):
+                return
+            if any(p.error is not None for p in self._pipelines.values()) and not self._has_living():
+                return
+
+    def _has_living(self) -> bool:
+        return any(not pipeline.join(0) for pipeline in self._pipelines.values())
+
+    def request_stop(self) -> None:
+        """From a signal handler: end as soon as the open transactions are finished."""
+        self._is_stopping.set()
+        for pipeline in self._pipelines.values():
+            pipeline.request_stop()
+
+    def stop(self) -> None:
+        """Finish the open sink transactions, or roll them back where that takes too long; then end everything."""
+        self.request_stop()
+        deadline = self._clock.monotonic() + _STOP_SECONDS
+        for pipeline in self._pipelines.values():
+            pipeline.join(max(0.0, deadline - self._clock.monotonic()))
+        for pipeline in self._pipelines.values():
+            if not pipeline.join(0):
+                self._log.warning("transaction_cancelled", sink=pipeline.settings.name)
+                pipeline.cancel()
+        deadline = self._clock.monotonic() + _CANCEL_SECONDS
+        for pipeline in self._pipelines.values():
+            pipeline.join(max(0.0, deadline - self._clock.monotonic()))
+        if self._http is not None:
+            self._http.stop()
+        if self._estimates is not None and self._monitor.state.is_reachable is not None:
+            threading.Thread(target=self._estimates.stop, daemon=True).start()
+        self._log.info("service_stopped", name=self.config.name)
+
+    def failures(self) -> list[tuple[str, BaseException]]:
+        """The pipelines that ended with an error."""
+        return [(name, p.error) for name, p in self._pipelines.items() if p.error is not None]
+
+    def parked(self) -> list[tuple[str, dict[str, Any]]]:
+        """Tables that were set aside, with their errors, by sink."""
+        return [
+            (f"{name}: {record.source}", dict(record.error or {}))
+            for name, pipeline in self._pipelines.items()
+            for record in pipeline.tables
+            if record.state == "parked"
+        ]
+
+    # ------------------------------------------------------------ what the pages ask
+
+    def _sink_reports(self) -> Iterable[SinkReport]:
+        for settings in self.config.sinks:
+            pipeline = self._pipelines[settings.name]
+            said = pipeline.status.to_dict()
+            yield SinkReport(
+                name=settings.name,
+                kind=self._kind(settings),
+                state=self._shown_state(pipeline),
+                position=said["position"],
+                lag_seconds=self._lag(pipeline),
+                last_commit=said["last_commit"],
+                error=said["error"],
+                holder=self.holder,
+                tables=pipeline.tables,
+                rows=self._estimates.rows.get(settings.name, {}) if self._estimates else {},
+                progress=said["progress"],
+                recent_errors=said["recent_errors"],
+            )
+
+    def _kind(self, settings: SinkSettings) -> str:
+        known = self._estimates.kinds.get(settings.name) if self._estimates else None
+        return known or settings.url.kind
+
+    def _lag(self, pipeline: Pipeline) -> float | None:
+        state = self._monitor.state
+        return pipeline.status.lag_seconds(
+            written=state.written, source_now_us=state.now_us, oldest_us=pipeline.oldest_unapplied_us()
+        )
+
+    def _shown_state(self, pipeline: Pipeline) -> str:
+        """`caught_up` is streaming with nothing left to apply."""
+        state = pipeline.status.state
+        return "caught_up" if state == "streaming" and self._lag(pipeline) == 0 else state
+
+    def status(self) -> dict[str, Any]:
+        state = self._monitor.state
+        position = None
+        if state.written is not None:
+            position = {"gtid": state.gtid, "file": state.written.file, "pos": state.written.pos}
+        return status_document(
+            name=self.config.name,
+            version=cdc.__version__,
+            now_us=self._clock.now_us(),
+            source=SourceReport(state.flavor, state.version, position),
+            sinks=self._sink_reports(),
+        )
+
+    def health_inputs(self) -> HealthInputs:
+        errors: Counter[str] = Counter()
+        commits: list[str] = []
+        sinks = {}
+        records = []
+        for settings in self.config.sinks:
+            pipeline = self._pipelines[settings.name]
+            errors.update(pipeline.status.error_counts)
+            said = pipeline.status.to_dict()
+            if said["last_commit"]:
+                commits.append(said["last_commit"])
+            records.extend(pipeline.tables)
+            is_open = pipeline.has_sink_session
+            sinks[settings.name] = SinkHealth(
+                state=self._shown_state(pipeline),
+                connection=ConnectionHealth(
+                    status="healthy" if is_open else "unhealthy",
+                    pool_size=settings.pool_size,
+                    checked_out=2 if is_open else 0,
+                ),
+            )
+        reachable = self._monitor.state.is_reachable
+        return HealthInputs(
+            started_us=self._started_us,
+            source=ConnectionHealth(
+                status="unknown" if reachable is None else "healthy" if reachable else "unhealthy",
+                pool_size=2 * len(self._pipelines) + 1,
+                checked_out=(2 * len(self._pipelines) + 1) if reachable else 0,
+            ),
+            sinks=sinks,
+            last_successful_sync=max(commits, default=None),
+            tables_synced=sum(record.state == "ready" for record in records),
+            tables_parked=sum(record.state == "parked" for record in records),
+            sync_errors=errors.total(),
+            error_summary=dict(errors),
+        )
+
+    def is_ready(self) -> bool:
+        return bool(self._pipelines) and all(
+            self._shown_state(pipeline) in ("streaming", "caught_up") for pipeline in self._pipelines.values()
+        )
+
+    def _on_tick(self) -> None:
+        for name, pipeline in self._pipelines.items():
+            sink = self.metrics.sink(name)
+            sink.state(self._shown_state(pipeline))
+            sink.lag(self._lag(pipeline))
+            sink.queued(pipeline.queue_bytes())
+            sink.tables(Counter(record.state for record in pipeline.tables))
+
+
+# ---------------------------------------------------------------- without a running service
+
+
+def read_status(config: Config, *, clock: Clock | None = None) -> dict[str, Any]:
+    """`cdc status` from the sinks' metadata and the source, whether the service runs or not.
+
+    A sink or source that cannot be reached is reported as such, not raised.
+    """
+    clock = clock or SystemClock()
+    monitor = _Monitor(source_settings(config), lambda: None, _silent())
+    source = SourceReport()
+    written: FilePos | None = None
+    source_now: int | None = None
+    try:
+        state = monitor.look()
+        written, source_now = state.written, state.now_us
+        position = {"gtid": state.gtid, "file": written.file, "pos": written.pos} if written else None
+        source = SourceReport(state.flavor, state.version, position)
+    except CdcError:
+        written = None
+    reports = [_read_sink(config, settings, written, source_now) for settings in config.sinks]
+    return status_document(
+        name=config.name, version=cdc.__version__, now_us=clock.now_us(), source=source, sinks=reports
+    )
+
+
+def _silent() -> Logger:
+    logger: Logger = structlog.get_logger()
+    return logger
+
+
+def _read_sink(
+    config: Config, settings: SinkSettings, written: FilePos | None, source_now_us: int | None
+) -> SinkReport:
+    sink = make_sink(settings)
+    try:
+        sink.open()
+        store = InSinkStore(sink, pipeline_name(config, settings))
+        if not store.exists():
+            return SinkReport(name=settings.name, kind=sink.kind, state="stopped")
+        lease = store.read_lease()
+        checkpoint, committed_us = store.load_checkpoint()
+        tables = list(store.load_tables().values())
+        said = lease.status if lease is not None else {}
+        is_live = lease is not None and lease.is_live
+        state = str(said.get("state", "starting")) if is_live else ("failed" if said.get("state") == "failed" else "stopped")
+        seen = checkpoint.position.file if checkpoint else None
+        lag: float | None = None
+        if is_live and said.get("lag_seconds") is not None:
+            lag = float(said["lag_seconds"])
+        elif written is not None and seen is not None:
+            if seen >= written:
+                lag = 0.0
+            elif committed_us is not None and source_now_us is not None:
+                lag = max(0.0, (source_now_us - committed_us) / 1e6)
+        if is_live and state == "streaming" and lag == 0:
+            state = "caught_up"
+        return SinkReport(
+            name=settings.name,
+            kind=sink.kind,
+            state=state,
+            position=checkpoint.position.to_dict() if checkpoint else None,
+            lag_seconds=lag,
+            last_commit=said.get("last_commit") if is_live else iso_time(committed_us if checkpoint else None),
+            error=said.get("error"),
+            holder=lease.holder if is_live and lease is not None else None,
+            tables=tables,
+            rows=sink.estimated_rows(_targets(config, settings, sink, tables)),
+            progress=said.get("progress", {}) if is_live else {},
+            recent_errors=said.get("recent_errors", ()),
+        )
+    except CdcError as error:
+        return SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())
+    finally:
+        sink.close()
+
+
+def _targets(config: Config, settings: SinkSettings, sink: Sink, records: Iterable[Any]) -> list[Any]:
+    registry = TableRegistry(routing(config, settings), sink.kind, ())
+    found = []
+    for record in records:
+        if record.definition is not None:
+            try:
+                found.append(registry.make_target(record.definition))
+            except CdcError:
+                continue  # the table is parked with this very error
+    return found
+
+
+def parse_table(text: str) -> TableName:
+    """`db.table` as given on the command line. Raises ConfigError."""
+    database, dot, table = text.partition(".")
+    if not dot or not database or not table:
+        raise ConfigError(f"{text!r} is no table name", hint="give it as database.table, e.g. shop.orders")
+    return TableName(database, table)
+
+

@@ -1,0 +1,61 @@
+"""Structured logs: a static event name and fields, one line per unit of work, on stderr.
+
+JSON unless stderr is a terminal. Secrets never get here: settings hold them in types that do not print, and every
+line passes a last filter that blanks passwords in anything that looks like a URL.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Literal
+
+import structlog
+
+__all__ = ["Logger", "configure_logging", "scrub"]
+
+Logger = structlog.stdlib.BoundLogger
+
+_URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/]*@", re.IGNORECASE)
+
+
+def scrub(text: str) -> str:
+    """The text with passwords of URLs blanked."""
+    return _URL_PASSWORD.sub(r"\1:***@", text)
+
+
+def _scrub_fields(_logger: Any, _method: str, fields: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    for name, value in fields.items():
+        if isinstance(value, str):
+            fields[name] = scrub(value)
+    return fields
+
+
+def configure_logging(level: str = "info", form: Literal["auto", "json", "console"] = "auto") -> Logger:
+    """Set up logging for the process; the root logger of the service."""
+    is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
+    renderer: Any
+    if is_console:
+        renderer = structlog.dev.ConsoleRenderer(
+            exception_formatter=structlog.dev.RichTracebackFormatter(show_locals=False)
+        )
+    else:
+        renderer = structlog.processors.JSONRenderer()
+    processors: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        *([] if is_console else [structlog.processors.format_exc_info]),
+        _scrub_fields,
+        renderer,
+    ]
+    structlog.configure(
+        processors=processors,
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )
+    logger: Logger = structlog.get_logger()
+    return logger

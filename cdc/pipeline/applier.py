@@ -1,0 +1,175 @@
+"""Runs into the sink: net changes per table, then the checkpoint, in one transaction.
+
+Owns no connection and no thread; the pipeline calls it from the applier thread. A large source transaction comes in
+parts and stays in one open sink transaction until its last part.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+
+from cdc.errors import InvariantBroken, UnsupportedData
+from cdc.model import RowBatch, SourcePosition, TableName, TransactionRun
+from cdc.pipeline.compactor import compact
+from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.tables import TableRegistry
+from cdc.sinks.base import Sink, SinkTransaction
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.store import InSinkStore, TableRecord
+
+__all__ = ["Applied", "Applier"]
+
+
+@dataclass(slots=True)
+class Applied:
+    """What one sink transaction did."""
+
+    transactions: int = 0
+    upserted: int = 0
+    deleted: int = 0
+    policy_changes: Counter[str] = field(default_factory=Counter)
+    last_commit_us: int | None = None
+    is_committed: bool = False
+
+
+class Applier:
+    """Applies runs in order. After any error the open transaction is rolled back and the applier is done with."""
+
+    def __init__(
+        self,
+        *,
+        sink: Sink,
+        store: InSinkStore,
+        tables: TableRegistry,
+        checkpoint: Checkpoint,
+        hooks: Hooks,
+        on_ready: Callable[[TableRecord], None],
+    ) -> None:
+        self.checkpoint = checkpoint
+        self._sink = sink
+        self._store = store
+        self._tables = tables
+        self._hooks = hooks
+        self._on_ready = on_ready
+        self._open: ExitStack | None = None
+        self._tx: SinkTransaction | None = None
+        self._part_number = 0
+        self._applied = Applied()
+        self._touched: dict[TableName, Counter[tuple[str, str]]] = {}
+
+    @property
+    def is_inside_transaction(self) -> bool:
+        """Is a large source transaction half applied (and nothing of it visible)?"""
+        return self._tx is not None
+
+    def close(self) -> None:
+        """Roll back what is open."""
+        stack, self._open, self._tx = self._open, None, None
+        if stack is not None:
+            stack.close()
+
+    def apply(self, run: TransactionRun) -> Applied:
+        """Apply a run, or a part; commit rows and checkpoint when it is whole.
+
+        Raises SinkUnavailable, UnsupportedData (with table and position), LeaseLost.
+        """
+        if run.part_number != self._part_number:
+            raise InvariantBroken(f"part {run.part_number} of a transaction after part {self._part_number - 1}")
+        try:
+            tx = self._begin()
+            for name, batches in _by_table(run.batches).items():
+                self._apply_table(tx, name, batches)
+            if not run.is_last_part:
+                self._part_number += 1
+                return Applied()
+            return self._commit(tx, run)
+        except UnsupportedData as error:
+            error.position = error.position or str(run.end)
+            raise
+        finally:
+            if run.is_last_part:
+                self.close()
+
+    def _begin(self) -> SinkTransaction:
+        if self._tx is None:
+            self._open = ExitStack()
+            self._tx = self._open.enter_context(self._sink.transaction())
+            self._applied = Applied()
+            self._touched = {}
+        return self._tx
+
+    def _apply_table(self, tx: SinkTransaction, name: TableName, batches: list[RowBatch]) -> None:
+        target = self._tables.target(name)
+        definition = batches[-1].definition
+        change = compact(definition, target.key, batches)
+        result = tx.apply(change, target)
+        self._applied.upserted += result.upserted
+        self._applied.deleted += result.deleted
+        for (_, policy), count in result.policy_changes.items():
+            self._applied.policy_changes[policy] += count
+        self._touched.setdefault(name, Counter()).update(result.policy_changes)
+
+    def _commit(self, tx: SinkTransaction, run: TransactionRun) -> Applied:
+        applied = self._applied
+        applied.transactions = run.transaction_count
+        times = [t for t in run.commit_times_us.to_pylist() if t is not None]
+        applied.last_commit_us = times[-1] if times else None
+        changed: list[TableRecord] = []
+        for name, changes in self._touched.items():
+            record = self._tables.record(name)
+            if record is None:
+                raise InvariantBroken(f"rows of {name}, which has no record")
+            record = record.with_policy_changes(changes)
+            changed.append(_with_last_change(record, applied.last_commit_us))
+            self._store.touch_table(
+                tx,
+                name,
+                last_change_us=applied.last_commit_us or 0,
+                policy_changes=record.policy_changes if changes else None,
+            )
+        for record in changed:
+            self._tables.put(record)
+        ready = self._tables.catching_up(run.end)
+        for record in ready:
+            self._store.save_table(tx, record)
+        self._hooks("before_checkpoint")
+        checkpoint = self.checkpoint.next(run.end)
+        self._store.save(tx, checkpoint)
+        self._hooks("before_commit")
+        tx.commit()
+        self._hooks("after_commit")
+        self.checkpoint = checkpoint
+        self._part_number = 0
+        for record in ready:
+            self._tables.put(record)
+            self._on_ready(record)
+        applied.is_committed = True
+        return applied
+
+    def seen(self, position: SourcePosition) -> None:
+        """The idle stream has been seen up to `position`: tables that waited for it are ready. Moves no checkpoint."""
+        ready = self._tables.catching_up(position)
+        if not ready or self._tx is not None:
+            return
+        with self._sink.transaction() as tx:
+            for record in ready:
+                self._store.save_table(tx, record)
+            self._store.fence(tx)
+            tx.commit()
+        for record in ready:
+            self._tables.put(record)
+            self._on_ready(record)
+
+
+def _by_table(batches: tuple[RowBatch, ...]) -> dict[TableName, list[RowBatch]]:
+    grouped: dict[TableName, list[RowBatch]] = {}
+    for batch in batches:
+        grouped.setdefault(batch.definition.name, []).append(batch)
+    return grouped
+
+
+def _with_last_change(record: TableRecord, commit_us: int | None) -> TableRecord:
+    return replace(record, last_change_us=commit_us) if commit_us is not None else record

@@ -1,0 +1,118 @@
+"""The lease keeper: a thread with a sink session of its own that stays the holder and says how the pipeline is.
+
+It renews the lease, publishes the pipeline's status for `cdc status`, and looks for commands. It never writes rows.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cdc.clock import Clock
+from cdc.errors import CdcError, LeaseLost, Stopping, TransientError
+from cdc.sinks.base import Sink
+from checkpoints.store import Command, InSinkStore, LeaseHeld
+
+__all__ = ["LeaseKeeper"]
+
+_TICK_SECONDS = 0.5
+
+
+class LeaseKeeper:
+    """Holds the lease for the pipeline's whole life; `lost` is set when another instance has it."""
+
+    def __init__(
+        self,
+        *,
+        sink: Sink,
+        pipeline: str,
+        holder: str,
+        seconds: float,
+        clock: Clock,
+        status: Callable[[], Mapping[str, Any]],
+        on_commands: Callable[[list[Command]], None],
+    ) -> None:
+        self._sink = sink
+        self._store = InSinkStore(sink, pipeline)
+        self._holder = holder
+        self._seconds = seconds
+        self._clock = clock
+        self._status = status
+        self._on_commands = on_commands
+        self._is_stopping = threading.Event()
+        self._lock = threading.Lock()  # around every use of the sink session: this thread's and `acquire`
+        self._thread: threading.Thread | None = None
+        self.lost: LeaseLost | None = None
+
+    def acquire(self, is_stopping: threading.Event) -> int:
+        """Become the holder, or raise the epoch as the holder, at the beginning of each session; the epoch.
+
+        A transaction of an earlier session whose fate is unknown is waited for here, so that the checkpoint that is
+        read next is the last one. While another holder's lease has not run out, waits to see whether it is renewed:
+        that tells a live instance from one that was killed.
+
+        Raises LeaseHeld (with the holder's name), Stopping, SinkUnavailable, ConfigError.
+        """
+        with self._lock:
+            if not self._sink.is_open():
+                self._sink.open()
+            self._store.create()
+            self._take(is_stopping)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"lease-{self._sink.name}", daemon=True)
+            self._thread.start()
+        return self._store.epoch
+
+    def _take(self, is_stopping: threading.Event) -> None:
+        seen: int | None = None
+        deadline = self._clock.monotonic() + self._seconds + 2
+        while True:
+            lease = self._store.read_lease()
+            expires = lease.expires_us if lease else None
+            was_renewed = seen is not None and expires is not None and expires > seen
+            seen = expires if seen is None else seen
+            try:
+                self._store.take_lease(
+                    holder=self._holder, session=self._sink.session(), seconds=self._seconds, was_renewed=was_renewed
+                )
+                return
+            except LeaseHeld:
+                if was_renewed or self._clock.monotonic() > deadline:
+                    raise
+            if self._clock.wait(is_stopping, _TICK_SECONDS):
+                raise Stopping("stopped while waiting for the lease")
+
+    def stop(self) -> None:
+        """Stop renewing and, if the lease is still ours, let the next instance start at once."""
+        self._is_stopping.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+            if self.lost is None and self._sink.is_open():
+                with contextlib.suppress(CdcError):
+                    self._store.release_lease(self._store.epoch, status=self._status())
+        self._sink.close()
+
+    def _run(self) -> None:
+        while not self._clock.wait(self._is_stopping, _TICK_SECONDS):
+            with self._lock:
+                try:
+                    self._renew()
+                except LeaseLost as error:
+                    self.lost = error
+                    return
+                except TransientError:
+                    self._sink.close()  # the applier's own session notices; the fence guards what is written meanwhile
+                except CdcError as error:
+                    self.lost = LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint)
+                    return
+
+    def _renew(self) -> None:
+        if not self._sink.is_open():
+            self._sink.open()
+        self._store.renew_lease(self._store.epoch, seconds=self._seconds, status=self._status())
+        commands = self._store.queued_commands()
+        if commands:
+            self._on_commands(commands)

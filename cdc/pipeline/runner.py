@@ -1,0 +1,660 @@
+"""One pipeline: one sink, with its own stream, position and retries.
+
+The pipeline runs *sessions*. A session takes the state in the sink as the truth: it opens the sink, takes the lease,
+reads the checkpoint and the tables' states, loads what is pending, and streams from the checkpoint. Whatever goes
+wrong or has to change — a cut, a dead-lock, DDL, a table to park, a command — ends the session, and the next one
+starts from the sink's state again. There is no other way back.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from cdc.clock import Clock
+from cdc.errors import (
+    CdcError,
+    ProtocolError,
+    SourceChanged,
+    Stopping,
+    TransientError,
+    UnsupportedData,
+)
+from cdc.gtid import MysqlGtidSet
+from cdc.log import Logger
+from cdc.metrics import SinkMetrics
+from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableName, TransactionRun
+from cdc.pipeline.applier import Applier
+from cdc.pipeline.channel import Channel, Failure, Progress
+from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.lease import LeaseKeeper
+from cdc.pipeline.reader import Reader
+from cdc.pipeline.status import PipelineStatus
+from cdc.pipeline.tables import Routing, TableRegistry
+from cdc.pipeline.text import iso_time
+from cdc.schema.target import TargetTable
+from cdc.sinks.base import Sink
+from cdc.source.assembler import Assembler, Output, RunLimits
+from cdc.source.connection import SourceConnection, SourceSettings, connect
+from cdc.source.definitions import list_tables
+from cdc.source.positions import uses_gtid, visible_position
+from cdc.source.stream import BinlogStream
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.store import Command, InSinkStore, TableRecord
+from snapshot.loader import TableLoader
+
+__all__ = ["Pipeline", "PipelineSettings"]
+
+_POLL_SECONDS = 0.2
+# How long a checkpoint that the source does not know yet may stay so: under semi-synchronous replication the stream
+# runs ahead of @@gtid_executed by as long as the source waits for its replica.
+_AHEAD_SECONDS_MAX = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineSettings:
+    """What one pipeline needs of the configuration."""
+
+    name: str
+    holder: str
+    server_id: int
+    limits: RunLimits
+    age_seconds_max: float
+    queue_bytes_max: int
+    lease_seconds: float
+    retry_initial_seconds: float
+    retry_seconds_max: float
+    var_dir: Path
+
+
+class _SessionEnd(Exception):
+    """Start the next session at once."""
+
+
+class Pipeline:
+    """Runs sessions in a thread of its own until stopped, finished (`until`) or failed for good."""
+
+    def __init__(
+        self,
+        *,
+        settings: PipelineSettings,
+        source: SourceSettings,
+        make_sink: Callable[[], Sink],
+        routing: Routing,
+        clock: Clock,
+        hooks: Hooks,
+        log: Logger,
+        metrics: SinkMetrics,
+        until: FilePos | None = None,
+    ) -> None:
+        self.settings = settings
+        self.status = PipelineStatus(clock)
+        self.error: BaseException | None = None
+        """Why the pipeline ended, None when it was stopped or has finished."""
+        self.tables: list[TableRecord] = []
+        self.is_finished = False
+        self._source_settings = source
+        self._make_sink = make_sink
+        self._routing = routing
+        self._clock = clock
+        self._hooks = hooks
+        self._log = log.bind(sink=settings.name.rpartition("/")[2])
+        self._metrics = metrics
+        self._until = until
+        self._is_stopping = threading.Event()
+        self._commands: list[Command] = []
+        self._commands_lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._sink: Sink | None = None
+        self._forced: set[TableName] = set()
+        self._targets: list[TargetTable] = []
+        self._attempt = 0
+        self._keeper = LeaseKeeper(
+            sink=make_sink(),
+            pipeline=settings.name,
+            holder=settings.holder,
+            seconds=settings.lease_seconds,
+            clock=clock,
+            status=self.status.to_dict,
+            on_commands=self.take_commands,
+        )
+        self._thread = threading.Thread(target=self._run, name=f"pipeline-{settings.name}", daemon=True)
+
+    # ------------------------------------------------------------ from outside
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def request_stop(self) -> None:
+        """Finish the open sink transaction, then leave."""
+        self._is_stopping.set()
+
+    def cancel(self) -> None:
+        """Do not wait for the running statement: it is rolled back."""
+        sink = self._sink
+        if sink is not None:
+            sink.cancel()
+
+    def join(self, timeout_seconds: float | None = None) -> bool:
+        """Wait for the end; True when it has come."""
+        self._thread.join(timeout_seconds)
+        return not self._thread.is_alive()
+
+    def oldest_unapplied_us(self) -> int | None:
+        """Commit time of the oldest transaction that is queued."""
+        channel = self._channel
+        return channel.head_commit_us() if channel is not None else None
+
+    @property
+    def has_sink_session(self) -> bool:
+        """Is a session at work on an open sink?"""
+        return self._sink is not None
+
+    def targets(self) -> list[TargetTable]:
+        """The targets of the tables that are loaded."""
+        return list(self._targets)
+
+    def queue_bytes(self) -> int:
+        """Decoded bytes that wait for the sink."""
+        channel = self._channel
+        return channel.byte_count if channel is not None else 0
+
+    # ------------------------------------------------------------ sessions
+
+    def _run(self) -> None:
+        try:
+            while not self._is_stopping.is_set() and not self.is_finished:
+                self._run_session()
+            self.status.set_state("stopped")
+        except Stopping:
+            self.status.set_state("stopped")
+        except BaseException as error:  # noqa: BLE001 - the end of the thread: recorded, shown, and the exit code
+            self.error = error
+            self.status.failed(error)
+            self.status.set_state("failed")
+            self._metrics.failed(error)
+            self._keep_frame(error)
+            self._log.error("pipeline_failed", **_error_fields(error), exc_info=not isinstance(error, CdcError))
+        finally:
+            self._keeper.stop()
+
+    def _keep_frame(self, error: BaseException) -> None:
+        """Keep the event that was not understood, for inspection."""
+        if not isinstance(error, ProtocolError) or not error.frame:
+            return
+        path = self.settings.var_dir / f"frame-{self.settings.name.replace('/', '-')}-{self._clock.now_us()}.bin"
+        try:
+            self.settings.var_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            path.write_bytes(error.frame)
+            path.chmod(0o600)
+        except OSError as problem:
+            self._log.warning("frame_not_kept", path=str(path), message=str(problem))
+        else:
+            self._log.warning("frame_kept", path=str(path), bytes=len(error.frame))
+
+    def _run_session(self) -> None:
+        try:
+            _Session(self).run()
+        except _SessionEnd:
+            return
+        except TransientError as error:
+            self.status.failed(error)
+            self.status.set_state("retrying")
+            self._metrics.failed(error)
+            delay = min(self.settings.retry_seconds_max, self.settings.retry_initial_seconds * 2**self._attempt)
+            delay *= random.uniform(0.5, 1.0)
+            self._attempt += 1
+            fields = _error_fields(error)
+            self._log.warning("pipeline_retrying", attempt=self._attempt, delay_s=round(delay, 2), **fields)
+            self._metrics.restarted()
+            if self._clock.wait(self._is_stopping, delay):
+                raise Stopping("stopped while waiting to retry") from error
+
+    def take_commands(self, commands: list[Command]) -> None:
+        """From the lease keeper: what is asked of this pipeline."""
+        with self._commands_lock:
+            self._commands = commands
+
+    def _has_commands(self) -> bool:
+        with self._commands_lock:
+            return bool(self._commands)
+
+
+def _error_fields(error: BaseException) -> dict[str, Any]:
+    fields: dict[str, Any] = {"error_class": type(error).__name__, "message": str(error)}
+    if isinstance(error, CdcError):
+        fields |= {"hint": error.hint, "position": error.position}
+    return fields
+
+
+class _Session:
+    """From opening the sink to the first thing that makes a new start necessary."""
+
+    def __init__(self, pipeline: Pipeline) -> None:
+        self._p = pipeline
+        self._settings = pipeline.settings
+        self._clock = pipeline._clock
+        self._hooks = pipeline._hooks
+        self._log = pipeline._log
+        self._status = pipeline.status
+        self._metrics = pipeline._metrics
+        self._sink = pipeline._make_sink()
+        self._store = InSinkStore(self._sink, self._settings.name)
+        self._keeper = pipeline._keeper
+        self._running_commands: list[Command] = []
+
+    def run(self) -> None:
+        """Raises _SessionEnd, TransientError, or what the pipeline cannot go on after."""
+        try:
+            self._sink.open()
+            self._p._sink = self._sink
+            self._store.epoch = self._keeper.acquire(self._p._is_stopping)
+            self._hooks("after_lease")
+            with connect(self._p._source_settings) as source:
+                checkpoint = self._checkpoint(source)
+                tables = self._tables(source)
+                self._load_pending(source, tables)
+                self._stream(source, tables, checkpoint)
+        finally:
+            self._p._sink = None
+            self._p._channel = None
+            self._sink.close()
+
+    # ------------------------------------------------------------ where we are
+
+    def _checkpoint(self, source: SourceConnection) -> Checkpoint:
+        """The sink's checkpoint, checked against the source; a first one at a visible position when there is none."""
+        checkpoint, committed_us = self._store.load_checkpoint()
+        if checkpoint is None:
+            checkpoint = Checkpoint(visible_position(source), self._store.last_sequence() + 1)
+            with self._sink.transaction() as tx:
+                self._store.save(tx, checkpoint)
+                tx.commit()
+            self._log.info("checkpoint_begun", position=str(checkpoint.position))
+        else:
+            self._check_source(source, checkpoint)
+        is_same = checkpoint.position.server == source.identity()
+        self._status.set_checkpoint(checkpoint.position, committed_us, is_same_server=is_same)
+        return checkpoint
+
+    def _check_source(self, source: SourceConnection, checkpoint: Checkpoint) -> None:
+        """Refuse a source that does not have what the sink has."""
+        position = checkpoint.position
+        identity = source.identity()
+        if position.server.flavor != identity.flavor:
+            raise SourceChanged(
+                f"the checkpoint was taken from a {position.server.flavor} server, "
+                f"the source is {identity.flavor}: {self._p._source_settings.address}",
+                hint="point source.url at the old server, or load anew: `cdc checkpoint reset` and `cdc run`",
+                position=str(position),
+            )
+        wants_gtid = uses_gtid(source)
+        if position.gtid is None or not wants_gtid:
+            if position.file is None:
+                raise SourceChanged(
+                    "the checkpoint has a GTID set only, and the source is to be followed by file and position",
+                    hint="set source.position: gtid, or load anew: `cdc checkpoint reset` and `cdc run`",
+                    position=str(position),
+                )
+            if position.server != identity:
+                raise SourceChanged(
+                    f"the source {self._p._source_settings.address} is another server ({identity.uuid}) than the "
+                    f"checkpoint's ({position.server.uuid}); file positions of one mean nothing on the other",
+                    hint="use GTIDs for failover, or load anew: `cdc checkpoint reset` and `cdc run`",
+                    position=str(position),
+                )
+        if isinstance(position.gtid, MysqlGtidSet):
+            self._check_not_ahead(source, position.gtid)
+
+    def _check_not_ahead(self, source: SourceConnection, applied: MysqlGtidSet) -> None:
+        deadline = self._clock.monotonic() + _AHEAD_SECONDS_MAX
+        while True:
+            executed = MysqlGtidSet.parse(source.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or "")
+            missing = applied.subtract(executed)
+            if not missing:
+                return
+            if self._clock.monotonic() > deadline:
+                raise SourceChanged(
+                    f"sink {self._sink.name} has transactions that the source does not have: {missing}",
+                    hint="the source lost its tail, was reset or restored, or is a replica that lags: bring back the "
+                    "right server, or load anew: `cdc checkpoint reset` and `cdc run`",
+                    position=str(applied),
+                )
+            if self._clock.wait(self._p._is_stopping, 0.5):
+                raise Stopping("stopped while the source was checked")
+
+    def _tables(self, source: SourceConnection) -> TableRegistry:
+        """Every table's state: what the metadata knows, what is new on the source, what commands ask for."""
+        records = self._store.load_tables()
+        identity = source.identity()
+        present, others = list_tables(source, self._p._routing.matches)
+        for name, kind in others:
+            self._log.info("table_not_captured", table=str(name), reason=kind)
+        changed: list[TableRecord] = []
+        tables = TableRegistry(self._p._routing, self._sink.kind, ())
+        for name in sorted(set(present) | set(records)):
+            before = records.get(name)
+            after = self._record_at_start(name, before, is_present=name in set(present), server=identity)
+            tables.put(after)
+            if after != before:
+                changed.append(after)
+        commands = self._take_snapshot_commands(tables, changed)
+        if changed:
+            with self._sink.transaction() as tx:
+                for record in changed:
+                    self._store.save_table(tx, record)
+                self._store.fence(tx)
+                tx.commit()
+        for command in commands:
+            self._store.set_command(command.id, "running", "loading")
+        self._running_commands = commands
+        self._p.tables = tables.records()
+        return tables
+
+    def _record_at_start(
+        self, name: TableName, record: TableRecord | None, *, is_present: bool, server: ServerIdentity
+    ) -> TableRecord:
+        namespace, target = self._place(name)
+        if record is None:
+            return TableRecord(source=name, target=f"{namespace}.{target}", state="pending")
+        if not self._p._routing.matches(name.database, name.table):
+            # Not wanted any more. Should it be wanted again, it has missed changes: `dropped` makes it load anew.
+            return replace(record, state="dropped", loaded_from=None, ready_at=None, ready_server=None, error=None)
+        if record.state == "dropped" and is_present:
+            return replace(record, state="pending", error=None)
+        is_elsewhere = record.ready_server is not None and record.ready_server != server
+        if is_elsewhere or (record.state == "snapshotting" and record.ready_at is None):
+            return replace(record, state="pending" if is_elsewhere else record.state, ready_at=None, ready_server=None)
+        return record
+
+    def _place(self, name: TableName) -> tuple[str, str]:
+        return TableRegistry(self._p._routing, self._sink.kind, ()).place(name)
+
+    def _take_snapshot_commands(self, tables: TableRegistry, changed: list[TableRecord]) -> list[Command]:
+        commands = [command for command in self._store.queued_commands() if command.name == "snapshot"]
+        self._p.take_commands([])
+        for command in commands:
+            for database, table in orjson.loads(command.argument):
+                name = TableName(database, table)
+                record = tables.record(name)
+                if record is None:
+                    continue
+                record = replace(record, state="pending", error=None, ready_at=None, loaded_from=None)
+                self._p._forced.add(name)
+                tables.put(record)
+                changed[:] = [r for r in changed if r.source != name] + [record]
+        return commands
+
+    # ------------------------------------------------------------ loads
+
+    def _load_pending(self, source: SourceConnection, tables: TableRegistry) -> None:
+        # A pending table with a position is loaded once the stream has passed it (`_record_change`).
+        waiting = [r for r in tables.records() if r.state in ("pending", "snapshotting") and r.ready_at is None]
+        if waiting:
+            self._status.set_state("snapshotting")
+            self._log.info("snapshot_begun", tables=len(waiting))
+        loader = TableLoader(
+            source=source,
+            sink=self._sink,
+            store=self._store,
+            make_target=tables.make_target,
+            chunk_rows=self._p._routing.chunk_rows,
+            hook=self._hooks,
+            on_progress=self._on_load_progress,
+        )
+        for record in waiting:
+            name = record.source
+            began = self._clock.monotonic()
+            try:
+                loaded = loader.load(record, may_replace=name in self._p._forced)
+            except UnsupportedData as error:
+                self._park(tables, name, error)
+                continue
+            finally:
+                self._status.progress_done(str(name))
+            self._p._forced.discard(name)
+            tables.put(loaded)
+            self._p.tables = tables.records()
+            self._metrics.loaded(rows=loaded.rows_loaded)
+            self._log.info(
+                "table_loaded",
+                table=str(name),
+                rows=loaded.rows_loaded,
+                state=loaded.state,
+                seconds=round(self._clock.monotonic() - began, 2),
+            )
+        self._finish_commands(tables)
+
+    def _finish_commands(self, tables: TableRegistry) -> None:
+        for command in self._running_commands:
+            messages = []
+            for database, table in orjson.loads(command.argument):
+                record = tables.record(TableName(database, table))
+                if record is None:
+                    messages.append(f"{database}.{table} is not captured by this configuration")
+                elif record.state == "parked":
+                    messages.append(str((record.error or {}).get("message", "parked")))
+            self._store.set_command(command.id, "failed" if messages else "done", "; ".join(messages))
+        self._running_commands = []
+
+    def _on_load_progress(self, table: TableName, *, rows: int, rows_estimate: int | None) -> None:
+        self._status.progress(str(table), rows, rows_estimate)
+        self._check_alive()
+
+    def _check_alive(self) -> None:
+        """Raises what ends the session from outside."""
+        if self._keeper.lost is not None:
+            raise self._keeper.lost
+        if self._p._is_stopping.is_set():
+            raise Stopping("asked to stop")
+
+    def _park(self, tables: TableRegistry, name: TableName, error: UnsupportedData) -> None:
+        """Set one table aside, with the reason; the rest go on."""
+        record = tables.record(name)
+        if record is None:
+            raise error
+        fields = error.to_dict(since=iso_time(self._clock.now_us()))
+        record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None)
+        with self._sink.transaction() as tx:
+            self._store.save_table(tx, record)
+            self._store.fence(tx)
+            tx.commit()
+        tables.put(record)
+        self._p._forced.discard(name)
+        self._p.tables = tables.records()
+        self._status.failed(error, table=str(name))
+        self._metrics.failed(error)
+        self._log.error("table_parked", table=str(name), **_error_fields(error))
+
+    # ------------------------------------------------------------ the stream
+
+    def _stream(self, source: SourceConnection, tables: TableRegistry, checkpoint: Checkpoint) -> None:
+        self._status.set_state("streaming")
+        self._p._targets = [tables.target(record.source) for record in tables.records() if tables.find(record.source)]
+        channel = Channel(self._settings.queue_bytes_max)
+        self._p._channel = channel
+        applier = Applier(
+            sink=self._sink,
+            store=self._store,
+            tables=tables,
+            checkpoint=checkpoint,
+            hooks=self._hooks,
+            on_ready=lambda record: self._log.info("table_ready", table=str(record.source)),
+        )
+        reader = self._make_reader(source, tables, checkpoint.position, channel)
+        reader.start()
+        try:
+            while True:
+                self._check_alive()
+                if self._p._has_commands():
+                    raise _SessionEnd
+                item = channel.get(_POLL_SECONDS)
+                if isinstance(item, TransactionRun):
+                    self._apply(applier, tables, item)
+                    self._check_due(tables, item.end)
+                elif isinstance(item, Progress):
+                    applier.seen(item.position)
+                    self._p.tables = tables.records()
+                    self._status.seen(item.position.file)
+                    self._p._attempt = 0
+                    self._check_due(tables, item.position)
+                elif isinstance(item, SchemaChange):
+                    self._record_change(applier, tables, item)
+                    raise _SessionEnd
+                elif isinstance(item, Failure):
+                    self._on_reader_failure(applier, tables, item.error)
+                self._check_finished(tables)
+        finally:
+            reader.stop()
+            applier.close()
+
+    def _make_reader(
+        self, source: SourceConnection, tables: TableRegistry, position: SourcePosition, channel: Channel
+    ) -> Reader:
+        settings = self._p._source_settings
+        if not uses_gtid(source):
+            position = SourcePosition(position.server, position.file, None)
+        identity = source.identity()
+        if position.server != identity:  # by GTID on another server: its files are named and numbered otherwise
+            position = SourcePosition(identity, None, position.gtid)
+        stream = BinlogStream(settings, flavor=source.flavor, position=position, server_id=self._settings.server_id)
+        lower_case_names = (source.variable("lower_case_table_names") or "0") != "0"
+
+        def make_assembler(output: Output) -> Assembler:
+            return Assembler(
+                start=position,
+                flavor=source.flavor,
+                server_version=source.version,
+                checksum_negotiated=stream.checksum_negotiated,
+                lower_case_names=lower_case_names,
+                capture=tables,
+                output=output,
+                limits=self._settings.limits,
+            )
+
+        return Reader(
+            name=self._settings.name,
+            stream=stream,
+            make_assembler=make_assembler,
+            channel=channel,
+            clock=self._clock,
+            hooks=self._hooks,
+            age_seconds_max=self._settings.age_seconds_max,
+            silence_seconds_max=settings.read_timeout_seconds,
+            on_received=lambda events, size: self._metrics.received(events=events, byte_count=size),
+        )
+
+    def _apply(self, applier: Applier, tables: TableRegistry, run: TransactionRun) -> None:
+        began = self._clock.monotonic()
+        try:
+            applied = applier.apply(run)
+        except UnsupportedData as error:
+            applier.close()
+            self._park_and_restart(tables, error)
+        if not applied.is_committed:
+            return
+        self._p._attempt = 0
+        seconds = self._clock.monotonic() - began
+        self._p.tables = tables.records()
+        self._status.committed(run.end, applied.last_commit_us)
+        self._metrics.committed(transactions=applied.transactions, seconds=seconds)
+        self._metrics.applied(upserts=applied.upserted, deletes=applied.deleted)
+        for policy, count in applied.policy_changes.items():
+            self._metrics.policy_changed(policy, count)
+        self._log.debug(
+            "batch_applied",
+            transactions=applied.transactions,
+            upserted=applied.upserted,
+            deleted=applied.deleted,
+            bytes=run.byte_count,
+            position=str(run.end),
+            apply_ms=round(seconds * 1000, 1),
+        )
+
+    def _park_and_restart(self, tables: TableRegistry, error: UnsupportedData) -> None:
+        """The transaction runs again without that table: from the checkpoint, in a new session."""
+        record = next((r for r in tables.records() if str(r.source) == error.table), None)
+        if record is None:
+            raise error
+        if record.state == "snapshotting":
+            # Loaded under a newer definition than these rows have; what comes next loads it again, or parks it.
+            self._log.warning("table_catching_up_failed", table=error.table, **_error_fields(error))
+        self._park(tables, record.source, error)
+        raise _SessionEnd from error
+
+    def _on_reader_failure(self, applier: Applier, tables: TableRegistry, error: BaseException) -> None:
+        if isinstance(error, UnsupportedData):
+            applier.close()
+            self._park_and_restart(tables, error)
+        raise error
+
+    def _record_change(self, applier: Applier, tables: TableRegistry, change: SchemaChange) -> None:
+        """DDL touched captured tables: their rows and columns may be others now, so they are loaded again."""
+        self._hooks("schema_change")
+        applier.close()  # the middle of a large transaction: it comes again after the load
+        records = []
+        for name in change.tables:
+            namespace, target = tables.place(name)
+            record = tables.record(name) or TableRecord(source=name, target=f"{namespace}.{target}", state="pending")
+            if name in change.is_dropped:
+                record = replace(record, state="dropped", loaded_from=None, ready_at=None, ready_server=None, error=None)
+            elif self._is_history(record, change.end):
+                # The stream is still behind the load: what it shows is older than what was loaded. Further changes
+                # may follow up to there, so the next load waits until the stream has passed that position.
+                record = replace(record, state="pending", error=None)
+            else:
+                record = replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None, error=None)
+            records.append(record)
+        with self._sink.transaction() as tx:
+            for record in records:
+                self._store.save_table(tx, record)
+            self._store.save(tx, applier.checkpoint.next(change.end))
+            tx.commit()
+        for record in records:
+            tables.put(record)
+        self._p.tables = tables.records()
+        self._log.info(
+            "schema_change",
+            tables=[str(name) for name in change.tables],
+            dropped=[str(name) for name in change.is_dropped],
+            statement=" ".join(change.statement.split())[:200],
+            position=str(change.end),
+        )
+
+    @staticmethod
+    def _is_history(record: TableRecord, end: SourcePosition) -> bool:
+        return (
+            record.state == "snapshotting"
+            and record.ready_at is not None
+            and record.ready_server == end.server
+            and end.file is not None
+            and end.file < record.ready_at
+        )
+
+    def _check_due(self, tables: TableRegistry, position: SourcePosition) -> None:
+        """Start a session for tables whose load waited for this position."""
+        due = tables.due(position)
+        if not due:
+            return
+        with self._sink.transaction() as tx:
+            for record in due:
+                self._store.save_table(tx, record)
+            self._store.fence(tx)
+            tx.commit()
+        raise _SessionEnd
+
+    def _check_finished(self, tables: TableRegistry) -> None:
+        seen = self._status.seen_file
+        if self._p._until is None or seen is None or seen < self._p._until or not tables.is_settled:
+            return
+        self._p.is_finished = True
+        raise _SessionEnd
+
+

@@ -1,0 +1,149 @@
+"""The captured tables of one pipeline session: which rows count, and what each table's target is.
+
+A session begins with the states in the sink's metadata; every change of a state is written there first, in the
+transaction that it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from cdc.model import SourcePosition, TableDefinition, TableName
+from cdc.schema.keys import choose_key
+from cdc.schema.mapping import map_table
+from cdc.schema.routing import route
+from cdc.schema.target import Policies, SinkKind, TargetTable
+from cdc.source.assembler import Capture, CapturedTable
+from cdc.source.definitions import SYSTEM_DATABASES
+from checkpoints.store import TableRecord
+
+__all__ = ["Routing", "TableRegistry"]
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What the configuration says of tables, as functions of database and table."""
+
+    matches: Callable[[str, str], bool]
+    policies: Callable[[str, str], Policies]
+    key: Callable[[str, str], tuple[str, ...] | None]
+    chunk_rows: Callable[[str, str], int]
+    schema: str | None = None
+    database: str | None = None
+
+
+class TableRegistry(Capture):
+    """Records and targets by source table. Used by the reader thread (looking up) and the applier (changing)."""
+
+    def __init__(self, routing: Routing, kind: SinkKind, records: Iterable[TableRecord]) -> None:
+        self._routing = routing
+        self._kind = kind
+        self._records: dict[TableName, TableRecord] = {}
+        self._captured: dict[TableName, CapturedTable] = {}
+        self._targets: dict[TableName, TargetTable] = {}
+        for record in records:
+            self.put(record)
+
+    # -- Capture
+
+    def find(self, table: TableName) -> CapturedTable | None:
+        return self._captured.get(table)
+
+    def is_unknown(self, table: TableName) -> bool:
+        """Wanted by the configuration and not known here, or gone before: it has come (back)."""
+        record = self._records.get(table)
+        if record is not None and record.state != "dropped":
+            return False
+        return table.database.lower() not in SYSTEM_DATABASES and self._routing.matches(table.database, table.table)
+
+    def absent_at(self, table: TableName) -> SourcePosition | None:
+        record = self._records.get(table)
+        return record.loaded_from if record is not None and record.state == "dropped" else None
+
+    def named(self, names: frozenset[str]) -> list[TableName]:
+        return [table for table in self._captured if table.table.lower() in names]
+
+    def in_database(self, database: str) -> list[TableName]:
+        return [table for table in self._captured if table.database == database]
+
+    # -- states
+
+    def records(self) -> list[TableRecord]:
+        """Every table, sorted by name."""
+        return [self._records[table] for table in sorted(self._records)]
+
+    def record(self, table: TableName) -> TableRecord | None:
+        """One table's record."""
+        return self._records.get(table)
+
+    def put(self, record: TableRecord) -> None:
+        """Take over a record that is written to the metadata (or about to be, in the open transaction).
+
+        The reader thread may look the table up at any instant: an entry is replaced in one step, never absent between.
+        """
+        before = self._records.get(record.source)
+        self._records[record.source] = record
+        if before is None or before.definition != record.definition:
+            self._targets.pop(record.source, None)
+        is_loaded = record.state == "snapshotting" and record.ready_at is not None
+        if record.definition is None or not (record.state == "ready" or is_loaded):
+            self._captured.pop(record.source, None)
+            return
+        self._captured[record.source] = CapturedTable(
+            record.definition,
+            loaded_from=record.loaded_from if record.state != "ready" else None,
+            is_ready=record.state == "ready",
+        )
+
+    def target(self, table: TableName) -> TargetTable:
+        """The target of a loaded table. Raises UnsupportedData when it cannot be mapped."""
+        target = self._targets.get(table)
+        if target is None:
+            target = self._targets[table] = self.make_target(self._captured[table].definition)
+        return target
+
+    def make_target(self, definition: TableDefinition) -> TargetTable:
+        """Map a definition onto this sink, by the configuration. Raises UnsupportedData."""
+        table = definition.name
+        namespace, name = self.place(table)
+        return map_table(
+            definition,
+            kind=self._kind,
+            namespace=namespace,
+            name=name,
+            key=choose_key(definition, self._routing.key(table.database, table.table)),
+            policies=self._routing.policies(table.database, table.table),
+        )
+
+    def place(self, table: TableName) -> tuple[str, str]:
+        """Namespace and name on this sink."""
+        return route(self._kind, table, schema=self._routing.schema, database=self._routing.database)
+
+    def catching_up(self, position: SourcePosition) -> list[TableRecord]:
+        """The loaded tables for which the stream has passed the position after their last read, as ready ones."""
+        if position.file is None:
+            return []
+        return [
+            replace(record, state="ready", ready_at=None, ready_server=None, loaded_from=None, error=None)
+            for record in self._records.values()
+            if record.state == "snapshotting"
+            and record.ready_at is not None
+            and record.ready_server == position.server
+            and position.file >= record.ready_at
+        ]
+
+    def due(self, position: SourcePosition) -> list[TableRecord]:
+        """Tables whose load was put off until the stream has passed a position, and has."""
+        if position.file is None:
+            return []
+        return [
+            replace(record, ready_at=None, ready_server=None)
+            for record in self._records.values()
+            if record.state == "pending" and record.ready_at is not None and position.file >= record.ready_at
+        ]
+
+    @property
+    def is_settled(self) -> bool:
+        """Is no table on its way?"""
+        return not any(record.state in ("pending", "snapshotting") for record in self._records.values())

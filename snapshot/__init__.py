@@ -1,0 +1,1 @@
+"""Loads: a table's rows from the source, by key order, into its target."""

@@ -1,0 +1,231 @@
+"""Load one table: from a visible position, chunk by chunk, up to a written position.
+
+    1  W, the visible position before the first read: the load shows every change up to W
+    2  the definition, the target made to fit
+    3  chunks by key order, each its own statement
+    4  V, the written position after the last read: the load shows no change after V
+
+The stream then passes over the table's changes up to W, applies those after W idempotently, and from V on the table
+is consistent (`ready`). A definition that changed between 2 and 3 starts the load again; one that changes later is
+in the stream after W, and starts it again from there.
+
+A target that was complete before is replaced in one transaction: readers see the old rows until they see the new
+ones. One that never was is filled chunk by chunk.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol
+
+from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
+from cdc.model import TableDefinition, TableName
+from cdc.schema.target import TargetTable
+from cdc.sinks.base import Sink, SinkTransaction
+from cdc.source.connection import SourceConnection, TableGone
+from cdc.source.definitions import read_definition
+from cdc.source.positions import visible_position, written_file_pos
+from cdc.source.resultset import quote_table
+from checkpoints.store import InSinkStore, TableRecord
+from snapshot.chunks import read_chunks
+
+__all__ = ["LoadProgress", "TableLoader"]
+
+# How often a table whose definition keeps changing under the load is tried before it is left for the next round.
+_ATTEMPTS_MAX = 5
+
+
+class LoadProgress(Protocol):
+    """Told how far a load is; may raise Stopping to end it."""
+
+    def __call__(self, table: TableName, *, rows: int, rows_estimate: int | None) -> None:
+        """`rows` have been copied; `rows_estimate` is the source's own guess of all of them."""
+
+
+class TableLoader:
+    """Loads tables into one sink, one after the other, on the applier's thread."""
+
+    def __init__(
+        self,
+        *,
+        source: SourceConnection,
+        sink: Sink,
+        store: InSinkStore,
+        make_target: Callable[[TableDefinition], TargetTable],
+        chunk_rows: Callable[[str, str], int],
+        hook: Callable[[str], None],
+        on_progress: LoadProgress,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._store = store
+        self._make_target = make_target
+        self._chunk_rows = chunk_rows
+        self._hook = hook
+        self._on_progress = on_progress
+
+    def load(self, record: TableRecord, *, may_replace: bool) -> TableRecord:
+        """Load the table; its new record, already written to the metadata.
+
+        `may_replace`: rows that this deployment did not write may be replaced (an explicit `cdc snapshot`).
+        A table that is not at the source any more comes back as `dropped`.
+
+        Raises UnsupportedData (park it), TransientError.
+        """
+        for _ in range(_ATTEMPTS_MAX):
+            loaded = self._try_load(record, may_replace=may_replace)
+            if loaded is not None:
+                return loaded
+        raise SourceUnavailable(
+            f"{record.source} changed its definition {_ATTEMPTS_MAX} times while it was being loaded",
+            hint="the load is tried again; finish the ALTERs on that table first",
+        )
+
+    def _try_load(self, record: TableRecord, *, may_replace: bool) -> TableRecord | None:
+        """One attempt; None when the definition changed under it."""
+        table = record.source
+        visible = visible_position(self._source)
+        try:
+            self._wait_for_ddl(table)
+            definition = read_definition(self._source, table)
+            if definition is None:
+                return self._record(replace(record, state="dropped", loaded_from=visible, ready_at=None, error=None))
+            target = self._make_target(definition)
+            was_complete = self._prepare_target(record, target, may_replace=may_replace)
+            record = self._record(
+                replace(
+                    record,
+                    target=str(target),
+                    state="snapshotting",
+                    definition=definition,
+                    loaded_from=visible,
+                    ready_at=None,
+                    ready_server=None,
+                    rows_loaded=0,
+                    error=None,
+                )
+            )
+            self._hook("load_begun")
+            rows, changes = self._copy(definition, target, in_one_transaction=was_complete)
+            self._hook("load_done")
+            if read_definition(self._source, table) != definition:
+                return None
+        except TableGone:
+            return None
+        record = replace(
+            record,
+            ready_at=written_file_pos(self._source),
+            ready_server=visible.server,
+            rows_loaded=rows,
+            policy_changes={},
+        ).with_policy_changes(changes)
+        self._record(record)
+        self._hook("load_recorded")
+        return record
+
+    def _wait_for_ddl(self, table: TableName) -> None:
+        """A DDL that the stream has shown may not be done yet: wait for its metadata lock before reading definitions."""
+        try:
+            self._source.query(f"SELECT 1 FROM {quote_table(table)} LIMIT 0")  # noqa: S608 - quoted
+        except TableGone:
+            return
+
+    def _record(self, record: TableRecord) -> TableRecord:
+        with self._sink.transaction() as tx:
+            self._store.save_table(tx, record)
+            self._store.fence(tx)
+            tx.commit()
+        return record
+
+    def _prepare_target(self, record: TableRecord, target: TargetTable, *, may_replace: bool) -> bool:
+        """Make the target fit. True when it holds rows that readers must not lose sight of.
+
+        Raises SinkRefused when what is there is not ours to change.
+        """
+        self._sink.create_namespace(target.namespace)
+        existing = self._sink.inspect(target)
+        if existing is None:
+            self._sink.create_table(target)
+            return False
+        is_ours = record.definition is not None
+        differences = self._sink.differences(target, existing)
+        if differences and is_ours:
+            self._sink.drop_table(target)
+            self._sink.create_table(target)
+            return False
+        if differences:
+            raise SinkRefused(
+                f"{record.source}: the target {target} on sink {self._sink.name} does not fit: {'; '.join(differences)}",
+                table=str(record.source),
+                hint="alter or drop the target, or map the table elsewhere",
+            )
+        if existing.has_rows and not is_ours and not may_replace:
+            raise SinkRefused(
+                f"{record.source}: the target {target} on sink {self._sink.name} holds rows that this deployment "
+                "did not write",
+                table=str(record.source),
+                hint=f"`cdc snapshot {record.source}` replaces them by the source's; or empty the target",
+            )
+        if existing.has_rows and record.state == "snapshotting":
+            self._clear(target)  # the remains of a load that did not finish
+            return False
+        return existing.has_rows
+
+    def _clear(self, target: TargetTable) -> None:
+        with self._sink.transaction() as tx:
+            tx.clear(target)
+            self._store.fence(tx)
+            tx.commit()
+
+    def _copy(
+        self, definition: TableDefinition, target: TargetTable, *, in_one_transaction: bool
+    ) -> tuple[int, Counter[tuple[str, str]]]:
+        rows = 0
+        changes: Counter[tuple[str, str]] = Counter()
+        table = definition.name
+        estimate = self._estimate(table)
+        self._on_progress(table, rows=0, rows_estimate=estimate)
+        chunks = read_chunks(
+            self._source,
+            definition,
+            target.key,
+            rows_max=self._chunk_rows(table.database, table.table),
+        )
+
+        def put(tx: SinkTransaction, chunk: Any) -> None:
+            nonlocal rows
+            result = tx.load(chunk, target)
+            changes.update(result.policy_changes)
+            rows += chunk.num_rows
+            self._hook("load_chunk")
+
+        try:
+            if in_one_transaction:
+                with self._sink.transaction() as tx:
+                    tx.clear(target)
+                    for chunk in chunks:
+                        put(tx, chunk)
+                        self._on_progress(table, rows=rows, rows_estimate=estimate)
+                    self._store.fence(tx)
+                    tx.commit()
+                return rows, changes
+            for chunk in chunks:
+                with self._sink.transaction() as tx:
+                    put(tx, chunk)
+                    self._store.fence(tx)
+                    tx.commit()
+                self._hook("load_chunk_committed")
+                self._on_progress(table, rows=rows, rows_estimate=estimate)
+        except UnsupportedData as error:
+            error.position = error.position or "the load"
+            raise
+        return rows, changes
+
+    def _estimate(self, table: TableName) -> int | None:
+        rows = self._source.query_text(
+            "SELECT TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+            (table.database, table.table),
+        )
+        return int(rows[0][0]) if rows and rows[0][0] is not None else None
