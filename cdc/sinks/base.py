@@ -4,7 +4,7 @@ The pipeline opens one `SinkTransaction` at a time, puts rows into it, lets the 
 through the same transaction (`execute`), and commits: rows and checkpoint are durable together or not at all.
 
 Errors at this border, translated from the driver's error *number*:
-    SinkUnavailable   connection lost, dead-lock, lock timeout, server shutting down, disk full: retry from the checkpoint
+    SinkUnavailable   connection lost, dead-lock, lock timeout, server going down, disk full: retry from the checkpoint
     SinkRefused       a value, key or definition was refused: park that table (table, column, key, value in the message)
     ConfigError       wrong password, unknown database, a missing right: with the GRANT or CREATE that mends it
 """
@@ -98,6 +98,12 @@ class Sink(Protocol):
 
     def is_open(self) -> bool:
         """Is there a connection, as far as this side knows?"""
+
+    def cancel(self) -> None:
+        """From another thread: abort the running statement, so that the owner can roll back and leave."""
+
+    def is_session_alive(self, session: str) -> bool | None:
+        """Does the session that `session()` named still live on this server? None when it cannot be told."""
 
     def session(self) -> str:
         """Which session of the server this is (`pid` and its start), to tell from outside whether it still lives."""

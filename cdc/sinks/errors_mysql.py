@@ -1,0 +1,115 @@
+"""Errors of MySQL and MariaDB as ours, by number.
+
+Source of the numbers: MySQL's "Server Error Message Reference" and "Client Error Message Reference", MariaDB's "Error
+Codes".
+"""
+
+from __future__ import annotations
+
+import re
+import ssl
+
+import pymysql
+
+from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
+
+__all__ = ["error_number", "is_refusal", "refused_column", "translate"]
+
+_UNAVAILABLE = frozenset(
+    {
+        # the connection, the server's end
+        0, 2002, 2003, 2005, 2006, 2012, 2013, 2014, 2027, 2055, 1040, 1041, 1042, 1043, 1053, 1077, 1078, 1079, 1080,
+        1158, 1159, 1160, 1161, 1184, 1152, 1203, 1226, 1927, 4031, 1047, 3169, 3032,
+        # locks, kills, time limits
+        1205, 1213, 1317, 1028, 1637, 1615, 1412, 1969, 3024, 3058, 3572, 1099, 1297, 1614,
+        # disk and memory
+        3, 1021, 1026, 1030, 1037, 1038, 1114, 1135, 1180, 1534, 3675,
+        # read-only
+        1290, 1792, 1836, 1874, 3100,
+    }
+)  # fmt: skip
+_CONFIG = frozenset(
+    {
+        1044, 1045, 1130, 1129, 1142, 1143, 1227, 1251, 1370, 1410, 1449, 1524, 1698, 1820, 1862, 3118, 3159, 3878,
+        4151, 2026, 2049, 2054, 2058, 2059, 2061,
+    }
+)  # fmt: skip
+_READ_ONLY = frozenset({1290, 1792, 1836, 1874})
+_DISK = frozenset({3, 1021, 1026, 1030, 1114})
+PACKET_TOO_LARGE = frozenset({1153, 1301})
+
+_MESSAGE_CHARACTERS_MAX = 300
+
+
+def error_number(error: BaseException) -> int:
+    """The server's or client's number; 0 where the driver gives none."""
+    number = error.args[0] if error.args else 0
+    return number if isinstance(number, int) else 0
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Did the server refuse a value, a key or a definition (as opposed to being away, or to wanting a right)?"""
+    number = error_number(error)
+    return isinstance(error, pymysql.err.MySQLError) and number not in _UNAVAILABLE and number not in _CONFIG
+
+
+# `column 'a' at row 3` (1264, 1265, 1366, 1406, 1292, 3819 …), `Column 'a' cannot be null` (1048).
+_AT_ROW = re.compile(r"[Cc]olumn '(?P<column>.*?)'(?: at row (?P<row>\d+))?", re.DOTALL)
+
+
+def refused_column(error: BaseException) -> str | None:
+    """The column that the server's message names; the session's messages are in English."""
+    text = str(error.args[1]) if len(error.args) > 1 else ""
+    match = _AT_ROW.search(text)
+    return match["column"] if match else None
+
+
+def translate(
+    error: BaseException,
+    *,
+    sink: str,
+    doing: str,
+    table: str | None = None,
+    column: str | None = None,
+    key: str | None = None,
+    grant: str = "",
+) -> CdcError:
+    """The error of ours that `error` is.
+
+    Args:
+        doing: what failed, as in "cannot {doing}".
+        table: the source table as `db.table`; without it nothing can be parked, and a refusal is a ConfigError.
+        grant: the SQL that gives the right that this needs.
+    """
+    number, text = error_number(error), _text(error)
+    message = f"sink {sink}: cannot {doing}: {text}" + (f" (error {number})" if number else "")
+    if isinstance(getattr(error, "original_exception", None), ssl.SSLError) or number == 2026:
+        return ConfigError(message, hint="check ssl_mode, ssl_ca, ssl_cert and ssl_key of the sink")
+    if number in (1045, 1698):
+        return ConfigError(message, hint="check user and password of the sink's url")
+    if number in _CONFIG:
+        return ConfigError(message, hint=f"run on the sink: {grant}" if grant else "give the sink's user that right")
+    if number in _UNAVAILABLE:
+        return SinkUnavailable(message, hint=_unavailable_hint(number))
+    if table is None:
+        return ConfigError(message, hint="check the sink's metadata tables and the rights of its user")
+    where = f" (row with {key})" if key else ""
+    hint = f"correct the row or the sink's table, then load it again: cdc snapshot {table}"
+    if number in PACKET_TOO_LARGE:
+        hint = f"raise max_allowed_packet on the sink, then load the table again: cdc snapshot {table}"
+    return SinkRefused(f"{message}{where}", table=table, column=column or refused_column(error), key=key, hint=hint)
+
+
+def _unavailable_hint(number: int) -> str:
+    if number in _DISK:
+        return "make room on the sink's disk; the pipeline goes on by itself"
+    if number in _READ_ONLY:
+        return "the sink is read-only: SET GLOBAL read_only = OFF, or write to the primary"
+    if number in (2002, 2003, 2005):
+        return "check that the server runs and that host and port are right"
+    return "the pipeline tries again by itself"
+
+
+def _text(error: BaseException) -> str:
+    text = str(error.args[1]) if len(error.args) > 1 else str(error)
+    return re.sub(r"\s+", " ", text)[:_MESSAGE_CHARACTERS_MAX] or type(error).__name__

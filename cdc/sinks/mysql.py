@@ -1,0 +1,777 @@
+"""MySQL or MariaDB as a sink: deletes by key, then multi-row INSERTs with literals.
+
+The contract is `sinks.base`; SQL text is made in `sql_mysql`, values in `encode_mysql`, errors in `errors_mysql`. The
+session's settings are all set here, so that the server's defaults do not matter; strict mode refuses what it notices,
+and a statement with so much as a warning is undone. LOAD DATA LOCAL is never offered, so that no server can ask for a
+file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import secrets
+import socket
+import ssl
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, cast
+
+import pyarrow as pa
+import pymysql
+import pymysql.cursors
+from pymysql.constants import CLIENT
+
+from cdc.errors import CdcError, ConfigError, InvariantBroken, ProtocolError, SinkRefused, SinkUnavailable
+from cdc.model import ChangeBatch
+from cdc.schema.target import SinkKind, TargetTable
+from cdc.sinks import sql_mysql as sql
+from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
+from cdc.sinks.canonical import from_mysql
+from cdc.sinks.encode_mysql import error_members, key_literals, row_literals
+from cdc.sinks.errors_mysql import error_number, is_refusal, translate
+from cdc.sinks.narrowing import first_refused
+from cdc.sinks.values import PolicyCounter, key_text
+
+__all__ = ["MysqlSettings", "MysqlSink", "SslMode", "session_is_alive"]
+
+SslMode = Literal["disabled", "preferred", "required", "verify_ca", "verify_identity"]
+Connection = Any  # pymysql's, whose type information leaves out what is used here
+
+METADATA_DATABASE = "_cdc"
+STATEMENT_BYTES_MAX = 4 << 20  # larger ones gain nothing, and hold both sides' memory
+STATEMENT_ROWS_MAX = 5000
+DELETE_KEYS_MAX = 1000  # beyond that the optimizer's range analysis costs more than further statements
+PACKET_HEAD_BYTES = 64 << 10  # for what surrounds the rows of a statement: names of up to 4096 columns
+LOCK_WAIT_SECONDS = 50
+
+_STRICT = "STRICT_ALL_TABLES"
+_MODES = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION"
+# What the server says beside the point: 1592 is about its own binlog, should that be in STATEMENT format.
+_BENIGN_WARNINGS = frozenset({1592})
+
+
+def _no_hook(point: str) -> None:
+    """The hook of a sink that nobody watches."""
+
+
+@dataclass(frozen=True, slots=True)
+class MysqlSettings:
+    """Where the server is and how to behave there.
+
+    `database` is the one of the URL; it holds the metadata tables, and is made when missing. Without it they are in a
+    database `_cdc`. `statement_timeout_seconds` 0 is no limit.
+    """
+
+    name: str
+    host: str
+    port: int
+    user: str
+    database: str | None = None
+    password: str = field(default="", repr=False)
+    ssl_mode: SslMode = "preferred"
+    ssl_ca: str | None = None
+    ssl_cert: str | None = None
+    ssl_key: str | None = None
+    connect_timeout_seconds: float = 10
+    statement_timeout_seconds: float = 0
+    application_name: str = "cdc"
+    hook: StatementHook = _no_hook
+
+
+class MysqlSink:
+    """One MySQL or MariaDB server as a sink (`sinks.base.Sink`). The thread that opens it owns it, but for `cancel`."""
+
+    def __init__(self, settings: MysqlSettings) -> None:
+        self._settings = settings
+        self._connection: Connection | None = None
+        self._session = ""
+        self._transaction: _MysqlTransaction | None = None
+        self._kind: SinkKind = "mysql"
+        self.version: tuple[int, ...] = ()
+        self.packet_bytes_max = 0
+
+    # ------------------------------------------------------------ the session
+
+    @property
+    def name(self) -> str:
+        return self._settings.name
+
+    @property
+    def kind(self) -> SinkKind:
+        return self._kind
+
+    @property
+    def hook(self) -> StatementHook:
+        return self._settings.hook
+
+    @property
+    def has_row_alias(self) -> bool:
+        """MySQL from 8.0.20 on warns of VALUES() in ON DUPLICATE KEY UPDATE."""
+        return self._kind == "mysql" and self.version >= (8, 0, 20)
+
+    @property
+    def keeps_negative_zero(self) -> bool:
+        """MariaDB 10.11 stores -0 in a DOUBLE as 0, 11.8 as it is."""
+        return self._kind == "mysql" or self.version >= (11, 8)
+
+    def open(self) -> None:
+        self.close()
+        self._connection = self._connect()
+        try:
+            self._set_up_session()
+        except pymysql.err.MySQLError as error:
+            self.close()
+            raise self._translated(error, "set up the session") from error
+
+    def _connect(self) -> Connection:
+        settings = self._settings
+        where = f"connect to {settings.host}:{settings.port} as {settings.user}"
+        try:
+            connection = pymysql.connect(
+                host=settings.host,
+                port=settings.port,
+                user=settings.user,
+                password=cast(str, settings.password.encode()),  # pymysql would encode a str as latin1
+                charset="utf8mb4",
+                client_flag=CLIENT.FOUND_ROWS,
+                local_infile=False,
+                autocommit=False,
+                connect_timeout=max(1, round(settings.connect_timeout_seconds)),
+                read_timeout=settings.statement_timeout_seconds or None,
+                program_name=settings.application_name,
+                **self._ssl_parameters(),
+            )
+        except pymysql.err.MySQLError as error:
+            raise self._translated(error, where) from error
+        except (OSError, ValueError, RuntimeError) as error:  # unreadable certificates; a plugin that is not supported
+            raise ConfigError(
+                f"sink {settings.name}: cannot {where}: {error}", hint="check ssl_ca, ssl_cert and ssl_key of the sink"
+            ) from error
+        sock = getattr(connection, "_sock", None)
+        if settings.ssl_mode not in ("disabled", "preferred") and not isinstance(sock, ssl.SSLSocket):
+            connection.close()
+            raise ConfigError(
+                f"sink {settings.name}: {settings.host}:{settings.port} offers no TLS, and ssl_mode is "
+                f"{settings.ssl_mode}",
+                hint="enable TLS on the server, or set ssl_mode: preferred where the network is trusted",
+            )
+        _keep_alive(sock)
+        return connection
+
+    def _ssl_parameters(self) -> dict[str, Any]:
+        settings = self._settings
+        if settings.ssl_mode == "disabled":
+            return {"ssl_disabled": True}
+        if settings.ssl_mode == "preferred" and not settings.ssl_ca and not settings.ssl_cert:
+            return {}  # pymysql's own default: encrypted where the server offers it
+        context = ssl.create_default_context(cafile=settings.ssl_ca)
+        context.check_hostname = settings.ssl_mode == "verify_identity"
+        if settings.ssl_mode in ("preferred", "required"):
+            context.verify_mode = ssl.CERT_NONE
+        if settings.ssl_cert:
+            context.load_cert_chain(settings.ssl_cert, settings.ssl_key)
+        return {"ssl": context}
+
+    def _set_up_session(self) -> None:
+        version, packet, binlog_format = self._query(
+            "SELECT VERSION(), @@max_allowed_packet, IF(@@log_bin, @@binlog_format, '')"
+        )[0]
+        self._kind = "mariadb" if "mariadb" in version.lower() else "mysql"
+        digits = re.match(r"(?:5\.5\.5-)?(\d+(?:\.\d+)*)", version)
+        self.version = tuple(map(int, digits[1].split("."))) if digits else ()
+        self.packet_bytes_max = int(packet)
+        # READ COMMITTED takes no gap locks, but a server that logs statements refuses to write under it.
+        isolation = "REPEATABLE READ" if binlog_format == "STATEMENT" else "READ COMMITTED"
+        self._query("SET NAMES utf8mb4 COLLATE utf8mb4_bin")
+        self._query(f"SET SESSION {', '.join(f'{name} = {value}' for name, value in _SESSION.items())}")
+        self._query(f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation}, READ WRITE")
+        for name, value in (_MYSQL_SESSION if self._kind == "mysql" else _MARIADB_SESSION).items():
+            self._set_if_known(name, value)
+        if self._kind == "mariadb" and self._settings.statement_timeout_seconds:
+            self._set_if_known("max_statement_time", str(self._settings.statement_timeout_seconds))
+        (modes,) = self._query("SELECT @@SESSION.sql_mode")[0]
+        if set(modes.split(",")) != {_STRICT, *_MODES.split(",")}:
+            raise ConfigError(
+                f"sink {self.name}: the session's sql_mode is {modes} after it was set to {_STRICT},{_MODES}",
+                hint="connect to the server itself: something between changes the session",
+            )
+        lock = f"_cdc_{secrets.token_hex(12)}"
+        connection_id, is_locked = self._query(f"SELECT CONNECTION_ID(), GET_LOCK('{lock}', 0)")[0]
+        self._session = f"{connection_id}/{lock if is_locked else ''}"
+        self._live().commit()
+
+    def _set_if_known(self, name: str, value: str) -> None:
+        """Not every version knows every variable."""
+        try:
+            self._query(f"SET SESSION {name} = {value}")
+        except pymysql.err.MySQLError as error:
+            if error_number(error) not in (1193, 1227, 1231):
+                raise
+
+    def close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            with contextlib.suppress(pymysql.err.MySQLError, OSError):
+                connection.close()
+
+    def is_open(self) -> bool:
+        return self._connection is not None and bool(self._connection.open)
+
+    def session(self) -> str:
+        return self._session
+
+    def ping(self) -> None:
+        """Raise SinkUnavailable when the connection is dead."""
+        try:
+            self._query("SELECT 1")
+            self._end_own_transaction()
+        except pymysql.err.MySQLError as error:
+            raise self._translated(error, "reach the server") from error
+
+    def cancel(self) -> None:
+        """Abort the statement that runs now; from any thread. The statement's own thread gets SinkUnavailable."""
+        connection = self._connection
+        if connection is None:
+            return
+        try:
+            other = self._connect()
+            try:
+                other.query(f"KILL QUERY {int(connection.thread_id())}")
+            finally:
+                other.close()
+        except (CdcError, pymysql.err.MySQLError, OSError):
+            # The server cannot be asked: end the conversation from this side.
+            sock = getattr(connection, "_sock", None)
+            if sock is not None:
+                with contextlib.suppress(OSError):
+                    sock.shutdown(socket.SHUT_RDWR)
+
+    def is_session_alive(self, session: str) -> bool | None:
+        """Does that session (`session()`, perhaps of another process) still live? None when it cannot be told."""
+        try:
+            alive = session_is_alive(self._live(), session)
+            self._end_own_transaction()
+        except pymysql.err.MySQLError as error:
+            raise self._translated(error, "look at the server's sessions") from error
+        return alive
+
+    def kill_session(self, session: str) -> None:
+        """End that session if it still lives. Raises ConfigError when the right to do so is missing."""
+        if not self.is_session_alive(session):
+            return
+        try:
+            self._query(f"KILL {int(session.partition('/')[0])}")
+        except pymysql.err.MySQLError as error:
+            if error_number(error) != 1094:  # it went by itself
+                right = "CONNECTION_ADMIN" if self._kind == "mysql" else "CONNECTION ADMIN"
+                grant = f"GRANT {right} ON *.* TO {self._account()};"
+                raise self._translated(error, f"end session {session}", grant=grant) from error
+
+    # ------------------------------------------------------------ transactions
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[_MysqlTransaction]:
+        if self._transaction is not None:
+            raise InvariantBroken("one transaction at a time")
+        self._live()
+        transaction = _MysqlTransaction(self)
+        self._transaction = transaction
+        try:
+            yield transaction
+        finally:
+            self._transaction = None
+            if not transaction.is_committed:
+                self._roll_back()
+
+    def _roll_back(self) -> None:
+        if self._connection is None:
+            return
+        try:
+            self._connection.rollback()
+        except (pymysql.err.MySQLError, OSError):
+            self.close()  # the server rolls back what it no longer hears of
+
+    def _live(self) -> Connection:
+        if self._connection is None or not self._connection.open:
+            raise SinkUnavailable(
+                f"sink {self.name}: the connection is closed", hint="the pipeline connects again by itself"
+            )
+        return self._connection
+
+    def _end_own_transaction(self) -> None:
+        """After a statement outside the pipeline's transactions."""
+        if self._transaction is None:
+            self._live().commit()
+
+    def is_current(self, transaction: _MysqlTransaction) -> bool:
+        """Is that the open transaction?"""
+        return self._transaction is transaction
+
+    def translated(self, error: BaseException, doing: str, **where: Any) -> CdcError:
+        """The error of ours that `error` is."""
+        return translate(error, sink=self.name, doing=doing, **where)
+
+    _translated = translated
+
+    def run(self, statement: str | bytes, parameters: Sequence[Any] = ()) -> pymysql.cursors.Cursor:
+        """Execute one statement; the cursor holds its whole result. Raises the driver's errors."""
+        cursor = cast(pymysql.cursors.Cursor, self._live().cursor())
+        try:
+            # The driver sends bytes as they are, which its type information does not say.
+            cursor.execute(cast(str, statement), tuple(parameters) or None)
+        except RuntimeError as error:  # the answer asks for a local file: what no honest server does
+            self.close()
+            raise ProtocolError(f"sink {self.name}: {error}", hint="find out what answers at that address") from error
+        return cursor
+
+    def _query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        return list(self.run(statement, parameters).fetchall())
+
+    # ------------------------------------------------------------ definitions
+
+    @property
+    def _metadata_database(self) -> str:
+        return self._settings.database or METADATA_DATABASE
+
+    def metadata_table(self, name: str) -> str:
+        """For `execute`, where a `%` is doubled."""
+        return sql.qualified(self._metadata_database, f"_cdc_{name}").replace("%", "%%")
+
+    def create_metadata_namespace(self) -> None:
+        self.create_namespace(self._metadata_database)
+
+    def create_namespace(self, namespace: str) -> None:
+        grant = f"GRANT CREATE ON {sql.quote(namespace)}.* TO {self._account()};"
+        with self._definition_statement(f"make the database {namespace}", grant=grant):
+            if not self._query("SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s", (namespace,)):
+                self._refuse_open_transaction()
+                self.run(f"CREATE DATABASE IF NOT EXISTS {sql.quote(namespace)} CHARACTER SET utf8mb4")
+
+    def _account(self) -> str:
+        user = self._settings.user.replace("\\", "\\\\").replace("'", "''")
+        return f"'{user}'@'%'"
+
+    @contextlib.contextmanager
+    def _definition_statement(self, doing: str, *, table: str | None = None, grant: str = "") -> Iterator[None]:
+        try:
+            yield
+            self._end_own_transaction()
+        except pymysql.err.MySQLError as error:
+            raise self._translated(error, doing, table=table, grant=grant) from error
+
+    def _refuse_open_transaction(self) -> None:
+        if self._transaction is not None:
+            raise InvariantBroken("DDL would commit the open transaction")
+
+    def create_table(self, target: TargetTable) -> None:
+        self._refuse_open_transaction()
+        table = str(target.definition.name)
+        with self._definition_statement(f"make the table {target}", table=table, grant=self.table_grant(target)):
+            self.run(sql.create_table(target, self._kind))
+
+    def drop_table(self, target: TargetTable) -> None:
+        self._refuse_open_transaction()
+        table = str(target.definition.name)
+        with self._definition_statement(f"drop the table {target}", table=table, grant=self.table_grant(target)):
+            self.run(f"DROP TABLE IF EXISTS {sql.qualified(target.namespace, target.name)}")
+
+    def table_grant(self, target: TargetTable) -> str:
+        """The rights on a target's database."""
+        rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX"
+        return f"GRANT {rights} ON {sql.quote(target.namespace)}.* TO {self._account()};"
+
+    def inspect(self, target: TargetTable) -> ExistingTable | None:
+        place = (target.namespace, target.name)
+        with self._definition_statement(f"look at the table {target}", table=str(target.definition.name)):
+            found = self._query(_FIND_TABLE, place)
+            if not found:
+                return None
+            problems = [_text(row[0]) for row in self._query(_PROBLEMS, place * 3)]
+            columns: dict[str, tuple[str, bool, bool]] = {}
+            wanted = {column.name.casefold() for column in target.columns}
+            for row in self._query(_COLUMNS, place):
+                name, type_text, charset, collation, is_nullable, extra, default = map(_text, row)
+                is_generated = "GENERATED" in extra.upper().replace("DEFAULT_GENERATED", "")
+                canonical = sql.canonical_type(type_text, charset or None, collation or None)
+                columns[name] = (canonical, is_nullable == "YES", is_generated)
+                has_value = is_nullable == "YES" or row[-1] is not None or default or extra
+                if name.casefold() not in wanted and not has_value:
+                    problems.append(f"its column {name} is NOT NULL, has no default and is not in the source")
+            key = self._query(_PRIMARY_KEY, place)
+            if any(part is not None for _, part in key):
+                problems.append("its primary key covers only the beginning of a column")
+            has_rows = False
+            if not problems:
+                table = sql.qualified(*place)
+                has_rows = bool(self._query(f"SELECT EXISTS (SELECT 1 FROM {table})")[0][0])
+        return ExistingTable(columns, tuple(_text(name) for name, _ in key), has_rows, tuple(problems))
+
+    def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
+        return table_differences(target, existing)
+
+    def estimated_rows(self, targets: Sequence[TargetTable]) -> dict[str, int | None]:
+        estimates: dict[str, int | None] = {str(target): None for target in targets}
+        with self._definition_statement("read the row estimates"):
+            for namespace in {target.namespace for target in targets}:
+                for name, rows in self._query(_ESTIMATES, (namespace,)):
+                    if f"{namespace}.{_text(name)}" in estimates:
+                        estimates[f"{namespace}.{_text(name)}"] = None if rows is None else int(rows)
+        return estimates
+
+    def read_rows(self, target: TargetTable, *, batch_rows: int) -> Iterator[list[tuple[Any, ...]]]:
+        connection = self._live()
+        with self._definition_statement(f"read the table {target}", table=str(target.definition.name)):
+            cursor = connection.cursor(pymysql.cursors.SSCursor)
+            try:
+                cursor.execute(sql.select_all(target))
+                while rows := cursor.fetchmany(batch_rows):
+                    yield from_mysql(rows, target, self._kind)
+            finally:
+                cursor.close()
+
+
+class _MysqlTransaction:
+    """`sinks.base.SinkTransaction` on MySQL and MariaDB; it begins with its first statement."""
+
+    def __init__(self, sink: MysqlSink) -> None:
+        self._sink = sink
+        self._must_replace: dict[tuple[str, str], bool] = {}
+        self.is_committed = False
+
+    # ------------------------------------------------------------ rows
+
+    def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
+        counter = PolicyCounter()
+        gone = [key for rows in change.delete_images() for key in key_literals(rows, target, self._sink.kind)]
+        there = [self._encoded(rows, target, counter) for rows in change.upsert_images()]
+        result = ApplyResult(policy_changes=counter.changes)
+        with self._border(f"apply changes to {target}", target):
+            result.deleted = self._delete(gone, target)
+            if there:
+                must_replace = self._table_must_replace(target)
+                for part in there:
+                    if must_replace:
+                        self._delete(key_literals(part.rows, target, self._sink.kind), target)
+                    elif part.errors:
+                        errors = part.rows.take(pa.array(sorted(part.errors), pa.int32()))
+                        self._delete(key_literals(errors, target, self._sink.kind), target)
+                for part in there:
+                    self._insert(part, target, is_upsert=not must_replace)
+                    result.upserted += part.rows.num_rows
+        return result
+
+    def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
+        counter = PolicyCounter()
+        part = self._encoded(rows, target, counter)
+        with self._border(f"load rows into {target}", target):
+            self._insert(part, target, is_upsert=False)
+        return ApplyResult(upserted=rows.num_rows, policy_changes=counter.changes)
+
+    def clear(self, target: TargetTable) -> int:
+        with self._border(f"empty {target}", target):
+            statement = f"DELETE FROM {sql.qualified(target.namespace, target.name)}"
+            return self._change(statement.encode()).rowcount
+
+    def _encoded(self, rows: pa.RecordBatch, target: TargetTable, counter: PolicyCounter) -> _Encoded:
+        sink = self._sink
+        literals = row_literals(rows, target, sink.kind, counter, keeps_negative_zero=sink.keeps_negative_zero)
+        limit = sink.packet_bytes_max - PACKET_HEAD_BYTES
+        for index, literal in enumerate(literals):
+            if len(literal) > limit:
+                table, key = str(target.definition.name), key_text(rows, target, index)
+                raise SinkRefused(
+                    f"sink {sink.name}: a row of {table} needs a statement of {len(literal)} bytes, and "
+                    f"max_allowed_packet is {sink.packet_bytes_max} (row with {key})",
+                    table=table,
+                    key=key,
+                    hint=f"SET GLOBAL max_allowed_packet = {min(2 * len(literal), 1 << 30)} on the sink, then load the "
+                    f"table again: cdc snapshot {table}",
+                )
+        return _Encoded(rows, literals, error_members(rows, target))
+
+    @property
+    def _statement_bytes_max(self) -> int:
+        return min(STATEMENT_BYTES_MAX, self._sink.packet_bytes_max - PACKET_HEAD_BYTES)
+
+    def _table_must_replace(self, target: TargetTable) -> bool:
+        """Has it a unique index besides its primary key? Touched rows are then deleted before they are inserted.
+
+        Asked once a transaction, by a statement that also takes a lock on the definition: none comes in between.
+        """
+        place = (target.namespace, target.name)
+        if place not in self._must_replace:
+            counted = f"SELECT ({_OTHER_UNIQUE}), (SELECT 1 FROM {sql.qualified(*place).replace('%', '%%')} LIMIT 1)"
+            self._must_replace[place] = bool(self._sink.run(counted, place).fetchall()[0][0])
+        return self._must_replace[place]
+
+    def _delete(self, keys: Sequence[bytes], target: TargetTable) -> int:
+        head = sql.delete_prefix(target).encode()
+        before, between, after = (text.encode() for text in sql.key_condition(target))
+        deleted = 0
+        for chunk in sql.chunks(keys, bytes_max=self._statement_bytes_max, count_max=DELETE_KEYS_MAX):
+            deleted += self._change(head + before + between.join(chunk) + after).rowcount
+        return deleted
+
+    def _insert(self, part: _Encoded, target: TargetTable, *, is_upsert: bool) -> None:
+        """Put the rows of `part` there. Those with an error member are inserted: apply has deleted them."""
+        plain = [index for index in range(part.rows.num_rows) if index not in part.errors]
+        head = sql.insert_prefix(target).encode()
+        tail = sql.upsert_suffix(target, has_row_alias=self._sink.has_row_alias).encode() if is_upsert else b""
+        position = 0
+        literals = (part.literals[index] for index in plain)
+        for chunk in sql.chunks(literals, bytes_max=self._statement_bytes_max, count_max=STATEMENT_ROWS_MAX):
+            try:
+                self._change(head + b",".join(chunk) + tail)
+            except pymysql.err.MySQLError as error:
+                if not is_refusal(error):
+                    raise
+                indexes = plain[position : position + len(chunk)]
+                raise self._blamed(error, part, indexes, target, head, tail) from error
+            position += len(chunk)
+        if part.errors:
+            self._insert_error_members(part, target, head)
+
+    def _insert_error_members(self, part: _Encoded, target: TargetTable, head: bytes) -> None:
+        """Rows with the error value of an ENUM, which strict mode refuses: one by one without it.
+
+        Every warning has to be the one about an error value, once for each column that holds one.
+        """
+        self._sink.run(f"SET SESSION sql_mode = '{_MODES}'")
+        try:
+            for index in sorted(part.errors):
+                try:
+                    self._change(head + part.literals[index], part.errors[index])
+                except pymysql.err.MySQLError as error:
+                    if not is_refusal(error):
+                        raise
+                    table, key = str(target.definition.name), key_text(part.rows, target, index)
+                    raise self._sink.translated(error, f"write to {target}", table=table, key=key) from error
+        finally:
+            if self._sink.is_open():
+                self._sink.run(f"SET SESSION sql_mode = '{_STRICT},{_MODES}'")
+
+    def _change(self, statement: bytes, error_columns: Sequence[str] = ()) -> pymysql.cursors.Cursor:
+        """Run a statement that changes rows.
+
+        Raises the driver's DataError for so much as a warning, except for one about each of `error_columns`.
+        """
+        self._sink.hook("before_statement")
+        cursor = self._sink.run(statement)
+        self._sink.hook("after_statement")
+        expected = Counter(error_columns)
+        if cursor.warning_count:
+            for _, number, text in self._warnings():
+                match = _TRUNCATED.fullmatch(text)
+                if number != 1265 or match is None or not expected[match[1]]:
+                    raise pymysql.err.DataError(number, text)
+                expected[match[1]] -= 1
+        if +expected:
+            raise InvariantBroken(f"no warning came for the error members of {', '.join(+expected)}")
+        return cursor
+
+    def _warnings(self) -> list[tuple[str, int, str]]:
+        rows = self._sink.run("SHOW WARNINGS").fetchall()
+        return [(_text(r[0]), int(r[1]), _text(r[2])) for r in rows if int(r[1]) not in _BENIGN_WARNINGS]
+
+    # ------------------------------------------------------------ which row it was
+
+    def _blamed(
+        self,
+        error: pymysql.err.MySQLError,
+        part: _Encoded,
+        indexes: Sequence[int],
+        target: TargetTable,
+        head: bytes,
+        tail: bytes,
+    ) -> CdcError:
+        """Try ever shorter beginnings of the refused statement, each undone, to name the row."""
+        self._sink.run("SAVEPOINT cdc_narrow")
+        latest: BaseException = error
+
+        def is_refused(count: int) -> bool:
+            nonlocal latest
+            literals = [part.literals[index] for index in indexes[:count]]
+            try:
+                self._change(head + b",".join(literals) + tail)
+            except pymysql.err.MySQLError as refused:
+                if not is_refusal(refused):
+                    raise
+                latest = refused
+                return True
+            finally:
+                if self._sink.is_open():
+                    self._sink.run("ROLLBACK TO SAVEPOINT cdc_narrow")
+            return False
+
+        position = first_refused(len(indexes), is_refused)
+        key = None if position is None else key_text(part.rows, target, indexes[position])
+        return self._sink.translated(latest, f"write to {target}", table=str(target.definition.name), key=key)
+
+    # ------------------------------------------------------------ metadata
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._border("run a metadata statement", None):
+            cursor = self._sink.run(statement if parameters else statement.replace("%%", "%"), parameters)
+            return list(cursor.fetchall()) if cursor.description else []
+
+    def execute_count(self, statement: str, parameters: Sequence[Any] = ()) -> int:
+        with self._border("run a metadata statement", None):
+            return self._sink.run(statement if parameters else statement.replace("%%", "%"), parameters).rowcount
+
+    def commit(self) -> None:
+        self._check_open()
+        try:
+            self._sink.run("COMMIT")
+        except pymysql.err.MySQLError as error:
+            raise SinkUnavailable(
+                f"sink {self._sink.name}: the connection was lost while committing: it is not known whether the "
+                f"transaction is there (error {error_number(error)})",
+                hint="the pipeline reads the checkpoint from the sink and goes on from there",
+            ) from error
+        self.is_committed = True
+
+    # ------------------------------------------------------------ border
+
+    def _check_open(self) -> None:
+        if self.is_committed or not self._sink.is_current(self):
+            raise InvariantBroken("this transaction is over")
+
+    @contextlib.contextmanager
+    def _border(self, doing: str, target: TargetTable | None) -> Iterator[None]:
+        self._check_open()
+        try:
+            yield
+        except pymysql.err.MySQLError as error:
+            where: dict[str, Any] = {}
+            if target is not None:
+                where = {"table": str(target.definition.name), "grant": self._sink.table_grant(target)}
+            raise self._sink.translated(error, doing, **where) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Rows, their value lists, and which of them hold the error value of which ENUM columns."""
+
+    rows: pa.RecordBatch
+    literals: list[bytes]
+    errors: dict[int, list[str]]
+
+
+_TRUNCATED = re.compile(r"Data truncated for column '(.*)' at row \d+", re.DOTALL)
+
+
+def _text(value: Any) -> str:
+    """information_schema's texts; some servers say binary."""
+    if value is None:
+        return ""
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _keep_alive(sock: Any) -> None:
+    """A peer that is gone without a word is noticed within a minute or so."""
+    if sock is None:
+        return
+    for option, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, option):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+
+
+# Everything that could change what a statement of ours does, whatever the server's defaults are.
+_SESSION = {
+    "sql_mode": f"'{_STRICT},{_MODES}'",
+    "time_zone": "'+00:00'",
+    "lc_messages": "'en_US'",
+    "foreign_key_checks": "0",
+    "unique_checks": "1",
+    "sql_safe_updates": "0",
+    "sql_notes": "1",
+    "max_error_count": "65535",
+    "completion_type": "0",
+    "sql_auto_is_null": "0",
+    "sql_big_selects": "1",
+    "sql_select_limit": "18446744073709551615",
+    "innodb_lock_wait_timeout": str(LOCK_WAIT_SECONDS),
+    "lock_wait_timeout": str(LOCK_WAIT_SECONDS),
+    "net_read_timeout": "600",
+    "net_write_timeout": "600",
+    "wait_timeout": "86400",
+    "autocommit": "0",
+}
+_MYSQL_SESSION = {
+    "max_execution_time": "0",
+    "range_optimizer_max_mem_size": "0",  # a long list of keys never becomes a scan of the table
+    "information_schema_stats_expiry": "0",
+}
+_MARIADB_SESSION = {"old_mode": "''", "max_statement_time": "0", "idle_transaction_timeout": "0"}
+
+
+def session_is_alive(sink_connection: Connection, session: str) -> bool | None:
+    """Does the session `id/lock` still live on that server? None when it cannot be told.
+
+    A session holds a lock of a name of its own, which ends with it: ids are used again after a restart, and the
+    processes of other users are not for everybody to see.
+    """
+    connection_id, _, lock = session.partition("/")
+    if not connection_id.isdigit() or not lock:
+        return None
+    with sink_connection.cursor() as cursor:
+        cursor.execute("SELECT IS_USED_LOCK(%s)", (lock,))
+        (holder,) = cursor.fetchone()
+    return holder is not None
+
+
+# ---------------------------------------------------------------- comparing definitions
+
+
+def table_differences(target: TargetTable, existing: ExistingTable) -> list[str]:
+    """Why `existing` cannot hold `target`'s rows, one sentence each; [] when it can."""
+    found = list(existing.problems)
+    columns = {name.casefold(): described for name, described in existing.columns.items()}
+    for column in target.columns:
+        if column.name.casefold() not in columns:
+            found.append(f"it has no column {column.name}; wanted is {column.sql_type}")
+            continue
+        has, is_nullable, is_generated = columns[column.name.casefold()]
+        wants = sql.canonical_type(column.sql_type)
+        if is_generated:
+            found.append(f"column {column.name} is generated on the sink")
+        if not sql.can_hold(has, wants, is_key=column.is_key):
+            found.append(f"column {column.name} is {has}; wanted is {wants}")
+        if column.is_nullable and not is_nullable:
+            found.append(f"column {column.name} is NOT NULL, and NULL may come")
+    if [name.casefold() for name in existing.primary_key] != [name.casefold() for name in target.key]:
+        has_key = ", ".join(existing.primary_key) or "missing"
+        found.append(f"the primary key is {has_key}; wanted is {', '.join(target.key)}")
+    return found
+
+
+_FIND_TABLE = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
+
+_COLUMNS = (
+    "SELECT COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME, IS_NULLABLE, EXTRA, COLUMN_DEFAULT "
+    "FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s ORDER BY ORDINAL_POSITION"
+)
+
+_PRIMARY_KEY = (
+    "SELECT COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS "
+    "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX"
+)
+
+_OTHER_UNIQUE = (
+    "SELECT COUNT(*) FROM information_schema.STATISTICS "
+    "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND NON_UNIQUE = 0 AND INDEX_NAME <> 'PRIMARY'"
+)
+
+_PROBLEMS = (
+    "SELECT CONCAT('it is no plain table (', LOWER(TABLE_TYPE), ')') FROM information_schema.TABLES "
+    "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND TABLE_TYPE <> 'BASE TABLE' "
+    "UNION ALL SELECT CONCAT('its engine ', ENGINE, ' has no transactions') FROM information_schema.TABLES "
+    "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND TABLE_TYPE = 'BASE TABLE' AND ENGINE NOT IN "
+    "(SELECT ENGINE FROM information_schema.ENGINES WHERE TRANSACTIONS = 'YES') "
+    "UNION ALL SELECT CONCAT('it has the trigger ', TRIGGER_NAME) FROM information_schema.TRIGGERS "
+    "WHERE EVENT_OBJECT_SCHEMA = %s AND EVENT_OBJECT_TABLE = %s"
+)
+
+_ESTIMATES = "SELECT TABLE_NAME, TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"

@@ -1,0 +1,258 @@
+"""SQL of MySQL and MariaDB as pure text. Identifiers go through `quote`; values come as literals of `encode_mysql`.
+
+The literals suppose the session's sql_mode (backslash escapes, no ANSI_QUOTES) and character set (utf8mb4), which
+`mysql.MysqlSink` sets and checks.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from cdc.model import ValueKind
+from cdc.schema.target import SinkKind, TargetColumn, TargetTable
+
+__all__ = [
+    "can_hold",
+    "canonical_type",
+    "chunks",
+    "create_table",
+    "delete_prefix",
+    "insert_prefix",
+    "key_condition",
+    "qualified",
+    "quote",
+    "select_all",
+    "upsert_suffix",
+]
+
+
+def quote(name: str) -> str:
+    """A quoted identifier. Not for SQL that is executed with parameters: there a `%` must be doubled as well."""
+    if "\0" in name or not name:
+        raise ValueError("an identifier is not empty and holds no NUL")
+    return "`" + name.replace("`", "``") + "`"
+
+
+def qualified(namespace: str, name: str) -> str:
+    """`` `database`.`table` ``."""
+    return f"{quote(namespace)}.{quote(name)}"
+
+
+def _table(target: TargetTable) -> str:
+    return qualified(target.namespace, target.name)
+
+
+def _names(columns: Iterable[TargetColumn]) -> str:
+    return ", ".join(quote(column.name) for column in columns)
+
+
+def key_columns(target: TargetTable) -> tuple[TargetColumn, ...]:
+    """The key's columns, in the key's order."""
+    by_name = {column.name: column for column in target.columns}
+    return tuple(by_name[name] for name in target.key)
+
+
+def create_table(target: TargetTable, kind: SinkKind) -> str:
+    """The table with its primary key and nothing else: InnoDB, every attribute explicit."""
+    lines = [_column(column, kind) for column in target.columns]
+    lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
+    return (
+        f"CREATE TABLE {_table(target)} (\n    "
+        + ",\n    ".join(lines)
+        + "\n) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+    )
+
+
+def _column(column: TargetColumn, kind: SinkKind) -> str:
+    name = quote(column.name)
+    text = f"{name} {column.sql_type} {'NULL' if column.is_nullable else 'NOT NULL'}"
+    if column.source.kind is ValueKind.TIMESTAMP:
+        # With explicit_defaults_for_timestamp off, a bare TIMESTAMP would become NOT NULL with ON UPDATE.
+        text += " DEFAULT NULL" if column.is_nullable else " DEFAULT '1970-01-01 00:00:01'"
+    if column.source.kind is ValueKind.JSON and kind == "mariadb":
+        text += f" CHECK (json_valid({name}))"
+    return text
+
+
+# ---------------------------------------------------------------- changing rows
+
+
+def insert_prefix(target: TargetTable) -> str:
+    """Before the rows' value lists."""
+    return f"INSERT INTO {_table(target)} ({_names(target.columns)}) VALUES "
+
+
+def upsert_suffix(target: TargetTable, *, has_row_alias: bool) -> str:
+    """After the rows' value lists: overwrite every column, the key's own spelling included, where the key is there.
+
+    Only for a table whose one unique index is its primary key: with another, it could overwrite another row.
+    """
+    if has_row_alias:  # MySQL 8.0.19; VALUES() is deprecated there, and warns
+        updates = ", ".join(f"{quote(c.name)} = `_cdc_new`.{quote(c.name)}" for c in target.columns)
+        return f" AS `_cdc_new` ON DUPLICATE KEY UPDATE {updates}"
+    updates = ", ".join(f"{quote(c.name)} = VALUES({quote(c.name)})" for c in target.columns)
+    return f" ON DUPLICATE KEY UPDATE {updates}"
+
+
+def delete_prefix(target: TargetTable) -> str:
+    """Before the key conditions of `key_condition`."""
+    return f"DELETE FROM {_table(target)} WHERE "
+
+
+def key_condition(target: TargetTable) -> tuple[str, str, str]:
+    """How keys become a condition that uses the primary key: (before, between, after) the keys' texts of `key_item`."""
+    if len(target.key) == 1:
+        return f"{quote(target.key[0])} IN (", ", ", ")"
+    return "", " OR ", ""
+
+
+def key_item(target: TargetTable, literals: Sequence[str]) -> str:
+    """One key, for `key_condition`."""
+    if len(literals) == 1:
+        return literals[0]
+    pairs = zip(target.key, literals, strict=True)
+    return "(" + " AND ".join(f"{quote(name)} = {literal}" for name, literal in pairs) + ")"
+
+
+def chunks(items: Iterable[bytes], *, bytes_max: int, count_max: int) -> Iterator[list[bytes]]:
+    """Items in order, in lists whose joined length (two bytes between) stays in `bytes_max`; a larger item alone."""
+    chunk: list[bytes] = []
+    size = 0
+    for item in items:
+        if chunk and (size + len(item) > bytes_max or len(chunk) >= count_max):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(item)
+        size += len(item) + 4  # " OR " is the longest separator
+    if chunk:
+        yield chunk
+
+
+# ---------------------------------------------------------------- reading back
+
+
+def select_all(target: TargetTable) -> str:
+    """Every row, each column as `canonical.from_mysql` reads it; FLOAT and DOUBLE as number and sign of zero."""
+    expressions = ", ".join(_expression(column) for column in target.columns)
+    return f"SELECT {expressions} FROM {_table(target)}"
+
+
+def _expression(column: TargetColumn) -> str:
+    name = quote(column.name)
+    match column.source.kind:
+        case ValueKind.FLOAT | ValueKind.DOUBLE:
+            # The plain text of a FLOAT has six digits; the sign of zero is lost in text on MariaDB 10.
+            return f"{name} * 1e0, {name} = 0 AND ATAN2({name}, -1) < 0"
+        case ValueKind.TEXT | ValueKind.JSON:
+            return f"CAST(CONVERT({name} USING utf8mb4) AS BINARY)"
+        case ValueKind.BINARY | ValueKind.BLOB | ValueKind.GEOMETRY | ValueKind.VECTOR:
+            return f"HEX({name})"
+        case ValueKind.ENUM | ValueKind.SET | ValueKind.BIT | ValueKind.YEAR:
+            return f"CAST({name} AS UNSIGNED)"
+        case _:
+            return f"CAST({name} AS CHAR)"
+
+
+# ---------------------------------------------------------------- comparing types
+
+_WIDTH = re.compile(r"^((?:tiny|small|medium|big)?int)\(\d+\)")
+_COMMENT = re.compile(r"\s*/\*.*?\*/", re.DOTALL)
+_MEMBERS = re.compile(r"^(enum|set)\((.*)\)$", re.DOTALL | re.IGNORECASE)
+_MEMBER = re.compile(r"'((?:[^'\\]|''|\\.)*)'", re.DOTALL)
+_ESCAPED = re.compile(r"''|\\(.)", re.DOTALL)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a"}
+
+
+def canonical_type(column_type: str, charset: str | None = None, collation: str | None = None) -> str:
+    """A column's type as one text over versions: no display widths or comments, `utf8` as `utf8mb3`, `year`.
+
+    Character set and collation are those given, or the ones at the end of `column_type`.
+    """
+    text, _, written = column_type.rpartition(" CHARACTER SET ") if charset is None else (column_type, "", "")
+    if charset is None:
+        text = text or column_type
+        charset, _, collation = written.partition(" COLLATE ") if text != column_type else ("", "", "")
+    if match := _MEMBERS.match(text):
+        text = f"{match[1].lower()}({','.join(map(_quoted, members_of(match[2])))})"
+    else:
+        text = _COMMENT.sub("", text).strip().lower()
+        text = _WIDTH.sub(r"\1", text).replace("year(4)", "year").replace("geomcollection", "geometrycollection")
+    if charset:
+        text += f" CHARACTER SET {_utf8mb3(charset)} COLLATE {_utf8mb3(collation or '')}"
+    return text
+
+
+def members_of(text: str) -> list[str]:
+    """The members between the parentheses of an ENUM or SET, as information_schema or we write them."""
+    found = _MEMBER.findall(text)
+    return [_ESCAPED.sub(lambda m: "'" if m[1] is None else _ESCAPES.get(m[1], m[1]), member) for member in found]
+
+
+def _quoted(member: str) -> str:
+    return "'" + member.replace("\\", "\\\\").replace("'", "''").replace("\0", "\\0") + "'"
+
+
+def _utf8mb3(name: str) -> str:
+    return re.sub(r"^utf8(?=_|$)", "utf8mb3", name)
+
+
+_INTEGERS = ("tinyint", "smallint", "mediumint", "int", "bigint")
+_TEXTS = ("tinytext", "text", "mediumtext", "longtext")
+_BLOBS = ("tinyblob", "blob", "mediumblob", "longblob")
+_TYPE = re.compile(
+    r"^(?P<name>[a-z0-9]+)(?:\((?P<size>[\d,]+)\))?(?P<unsigned> unsigned)?(?: zerofill)?"
+    r"(?: character set (?P<charset>\w+) collate (?P<collation>\w+))?$",
+    re.IGNORECASE,
+)
+
+
+def can_hold(existing: str, wanted: str, *, is_key: bool) -> bool:
+    """Does a column of type `existing` hold every value of type `wanted` unchanged? Both as `canonical_type` gives."""
+    if existing == wanted:
+        return True
+    if _MEMBERS.match(_without_charset(wanted)):
+        return _holds_members(existing, wanted, is_key=is_key)
+    has, wants = _TYPE.match(existing), _TYPE.match(wanted)
+    if has is None or wants is None:
+        return False
+    if (has["charset"] is None) != (wants["charset"] is None) or not _charset_holds(has, wants, is_key=is_key):
+        return False
+    has_size, wants_size = _size(has), _size(wants)
+    name = wants["name"].lower()
+    for family in (_INTEGERS, _TEXTS, _BLOBS):
+        if name in family and has["name"].lower() in family:
+            return has["unsigned"] == wants["unsigned"] and family.index(has["name"].lower()) >= family.index(name)
+    if has["name"].lower() != name or has["unsigned"] != wants["unsigned"]:
+        return False
+    if name == "decimal":
+        return has_size[1] >= wants_size[1] and has_size[0] - has_size[1] >= wants_size[0] - wants_size[1]
+    if name in ("varchar", "varbinary", "datetime", "timestamp", "time"):
+        return has_size[0] >= wants_size[0]
+    return has_size == wants_size
+
+
+def _without_charset(text: str) -> str:
+    return text.rpartition(" CHARACTER SET ")[0] or text
+
+
+def _holds_members(existing: str, wanted: str, *, is_key: bool) -> bool:
+    """The same members in the same places, and perhaps more after them."""
+    has, wants = _MEMBERS.match(_without_charset(existing)), _MEMBERS.match(_without_charset(wanted))
+    if has is None or wants is None or has[1] != wants[1]:
+        return False
+    if is_key and existing.rpartition(" COLLATE ")[2] != wanted.rpartition(" COLLATE ")[2]:
+        return False
+    has_members, wanted_members = members_of(has[2]), members_of(wants[2])
+    return has_members[: len(wanted_members)] == wanted_members
+
+
+def _charset_holds(has: re.Match[str], wants: re.Match[str], *, is_key: bool) -> bool:
+    if is_key and has["collation"] != wants["collation"]:
+        return False  # keys that are two at the source could be one here
+    return has["charset"] in (wants["charset"], "utf8mb4")
+
+
+def _size(match: re.Match[str]) -> tuple[int, int]:
+    first, _, second = (match["size"] or "0").partition(",")
+    return int(first), int(second or 0)

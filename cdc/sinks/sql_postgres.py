@@ -1,0 +1,193 @@
+"""PostgreSQL's SQL as pure text. Every identifier goes through `quote`; values travel by COPY or as parameters."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from cdc.model import ValueKind
+from cdc.schema.target import TargetColumn, TargetTable
+
+__all__ = [
+    "can_hold",
+    "canonical_type",
+    "copy_into",
+    "create_table",
+    "delete_staged",
+    "insert_staged",
+    "qualified",
+    "quote",
+    "select_all",
+    "stage_table",
+    "upsert_staged",
+]
+
+
+def quote(name: str) -> str:
+    """A quoted identifier. Not for SQL that is executed with parameters: there a `%` must be doubled as well."""
+    if "\0" in name or not name:
+        raise ValueError("an identifier is not empty and holds no NUL")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def qualified(namespace: str, name: str) -> str:
+    """`"schema"."table"`."""
+    return f"{quote(namespace)}.{quote(name)}"
+
+
+def _table(target: TargetTable) -> str:
+    return qualified(target.namespace, target.name)
+
+
+def _names(columns: Iterable[TargetColumn]) -> str:
+    return ", ".join(quote(column.name) for column in columns)
+
+
+def key_columns(target: TargetTable) -> tuple[TargetColumn, ...]:
+    """The key's columns, in the key's order."""
+    by_name = {column.name: column for column in target.columns}
+    return tuple(by_name[name] for name in target.key)
+
+
+def create_table(target: TargetTable) -> str:
+    """The table with its primary key and nothing else."""
+    lines = [
+        f"{quote(column.name)} {column.sql_type}{'' if column.is_nullable else ' NOT NULL'}"
+        for column in target.columns
+    ]
+    lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
+    return f"CREATE TABLE {_table(target)} (\n    " + ",\n    ".join(lines) + "\n)"
+
+
+def stage_table(stage: str, columns: Sequence[TargetColumn]) -> str:
+    """A session's own staging table: the target's types without its constraints, emptied by every commit."""
+    lines = ", ".join(f"{quote(column.name)} {column.sql_type}" for column in columns)
+    return f"CREATE TEMPORARY TABLE {quote(stage)} ({lines}) ON COMMIT DELETE ROWS"
+
+
+def copy_into(table: str, columns: Sequence[TargetColumn]) -> str:
+    """COPY text from the client. `table` is quoted already."""
+    return f"COPY {table} ({_names(columns)}) FROM STDIN"
+
+
+def delete_staged(target: TargetTable, stage: str) -> str:
+    """Delete the rows whose keys are staged."""
+    matches = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in target.key)
+    return f"DELETE FROM {_table(target)} AS t USING pg_temp.{quote(stage)} AS s WHERE {matches}"
+
+
+def insert_staged(target: TargetTable, stage: str) -> str:
+    """Insert the staged rows, whose keys the target does not hold."""
+    names = _names(target.columns)
+    return f"INSERT INTO {_table(target)} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM pg_temp.{quote(stage)}"
+
+
+def upsert_staged(target: TargetTable, stage: str) -> str:
+    """Insert the staged rows, or overwrite every other column where the key is there."""
+    key = ", ".join(quote(name) for name in target.key)
+    others = [column for column in target.columns if not column.is_key]
+    updates = ", ".join(f"{quote(column.name)} = EXCLUDED.{quote(column.name)}" for column in others)
+    action = f"DO UPDATE SET {updates}" if others else "DO NOTHING"
+    return f"{insert_staged(target, stage)} ON CONFLICT ({key}) {action}"
+
+
+# ---------------------------------------------------------------- reading back
+
+
+def select_all(target: TargetTable) -> str:
+    """Every row, each column as `canonical.from_postgres` reads it."""
+    return f"SELECT {', '.join(_expression(column) for column in target.columns)} FROM {_table(target)}"
+
+
+def _expression(column: TargetColumn) -> str:
+    name = quote(column.name)
+    match column.source.kind:
+        case ValueKind.FLOAT:
+            return f"encode(float4send({name}::real), 'hex')"
+        case ValueKind.DOUBLE:
+            return f"encode(float8send({name}::double precision), 'hex')"
+        case ValueKind.BINARY | ValueKind.BLOB | ValueKind.GEOMETRY:
+            return f"encode({name}, 'hex')"
+        case ValueKind.TIME:
+            return f"(extract(epoch FROM {name}) * 1000000)::bigint::text"
+        case ValueKind.INET4 | ValueKind.INET6:
+            return f"host({name})"
+        case _:
+            return f"{name}::text"
+
+
+# ---------------------------------------------------------------- comparing types
+
+_ALIASES = {
+    "timestamp": "timestamp without time zone",
+    "timestamptz": "timestamp with time zone",
+    "varchar": "character varying",
+}
+_TYPE = re.compile(r"^([a-z ]+?)\s*(?:\(([\d,]+)\))?( with(?:out)? time zone)?(\[\])?$")
+
+
+def canonical_type(text: str) -> str:
+    """A type as `format_type` prints it: `timestamp(3) without time zone`, `character varying(10)`."""
+    match = _TYPE.match(text.strip().lower())
+    if match is None:
+        return text
+    name, length, zone, array = match[1], match[2], match[3] or "", match[4] or ""
+    name, _, implied = _ALIASES.get(name, name).partition(" with")
+    if implied and not zone:
+        zone = f" with{implied}"
+    size = ""
+    if length is not None:
+        size = f"({length},0)" if name == "numeric" and "," not in length else f"({length})"
+    return f"{name}{size}{zone}{array}"
+
+
+_INTEGERS = ("smallint", "integer", "bigint")
+_DIGITS = {"smallint": 5, "integer": 10, "bigint": 19}
+
+
+def can_hold(existing: str, wanted: str) -> bool:
+    """Does a column of type `existing` hold every value of type `wanted` unchanged? Both as `canonical_type` gives."""
+    if existing == wanted:
+        return True
+    has, wants = _split(existing), _split(wanted)
+    if wants.name in _INTEGERS:
+        if has.name in _INTEGERS:
+            return _INTEGERS.index(has.name) >= _INTEGERS.index(wants.name)
+        return has.name == "numeric" and _numeric_holds(has.size, (_DIGITS[wants.name], 0))
+    if wants.name == "numeric":
+        return has.name == "numeric" and _numeric_holds(has.size, wants.size)
+    if wants.name == "character varying":
+        return has.name == "text" or (has.name == wants.name and _is_as_long(has.size, wants.size))
+    if wants.name == "text":
+        return has == _Type("character varying", ())
+    if wants.name.startswith(("timestamp", "interval")):
+        return has.name == wants.name and _is_as_long(has.size, wants.size)
+    return False
+
+
+class _Type(NamedTuple):
+    """Name (with its zone) and the numbers in parentheses."""
+
+    name: str
+    size: tuple[int, ...]
+
+
+def _split(text: str) -> _Type:
+    match = re.match(r"^([a-z ]+?)\s*(?:\(([\d,]+)\))?( with(?:out)? time zone)?$", text)
+    if match is None:
+        return _Type(text, ())
+    size = tuple(map(int, match[2].split(","))) if match[2] else ()
+    return _Type(match[1] + (match[3] or ""), size)
+
+
+def _numeric_holds(has: tuple[int, ...], wants: tuple[int, ...]) -> bool:
+    if not has:
+        return True
+    if not wants:
+        return False
+    return has[1] >= wants[1] and has[0] - has[1] >= wants[0] - wants[1]
+
+
+def _is_as_long(has: tuple[int, ...], wants: tuple[int, ...]) -> bool:
+    return not has or (bool(wants) and has[0] >= wants[0])
