@@ -39,7 +39,16 @@ from cdc.source.connection import SourceConnection, SourceSettings, SslSettings,
 from cdc.source.positions import uses_gtid, written_file_pos
 from checkpoints.store import InSinkStore
 
-__all__ = ["Application", "make_sink", "pipeline_name", "routing", "source_settings"]
+__all__ = [
+    "Application",
+    "make_sink",
+    "parse_table",
+    "pipeline_name",
+    "read_status",
+    "routing",
+    "sinks_named",
+    "source_settings",
+]
 
 _MONITOR_SECONDS = 1.0
 _ESTIMATE_SECONDS = 10.0
@@ -272,7 +281,8 @@ class Application:
         for index, sink in enumerate(self.config.sinks):
             factories[sink.name] = self._factory(sink)
             self._pipelines[sink.name] = self._make_pipeline(index, sink, factories[sink.name], until)
-        self._estimates = _Estimates(self._pipelines, {s.name: self._factory(s, hooked=False) for s in self.config.sinks})
+        plain = {sink.name: self._factory(sink, hooked=False) for sink in self.config.sinks}
+        self._estimates = _Estimates(self._pipelines, plain)
         if self.config.http.enabled:
             self._http = HttpServer(self, self.metrics, host=self.config.http.host, port=self.config.http.port)
             self._http.start()
@@ -294,7 +304,7 @@ class Application:
         return lambda: make_sink(sink, self._hooks if hooked else None)
 
     def _check_sinks(self) -> None:
-        """A sink that refuses us is a mistake to mend now; one that is down may come back, unless it is the only one."""
+        """A sink that refuses us is a mistake to mend now; one that is down may come back while others go on."""
         failures: list[CdcError] = []
         for settings in self.config.sinks:
             sink = make_sink(settings)
@@ -309,7 +319,9 @@ class Application:
         if len(failures) == len(self.config.sinks):
             raise failures[0]
 
-    def _make_pipeline(self, index: int, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None) -> Pipeline:
+    def _make_pipeline(
+        self, index: int, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None
+    ) -> Pipeline:
         config = self.config
         return Pipeline(
             settings=PipelineSettings(
@@ -336,14 +348,13 @@ class Application:
 
     def wait(self) -> None:
         """Until every pipeline has ended, or `request_stop`."""
-        while not self._is_stopping.is_set():
-            if all(pipeline.join(0.05) for pipeline in self._pipelines.values()):
-                return
-            if any(p.error is not None for p in self._pipelines.values()) and not self._has_living():
-                return
+        while not self._is_stopping.is_set() and not self.has_ended(0.1):
+            pass
 
-    def _has_living(self) -> bool:
-        return any(not pipeline.join(0) for pipeline in self._pipelines.values())
+    def has_ended(self, seconds: float) -> bool:
+        """Wait up to `seconds`; has every pipeline ended by then?"""
+        deadline = self._clock.monotonic() + seconds
+        return all(p.join(max(0.0, deadline - self._clock.monotonic())) for p in self._pipelines.values())
 
     def request_stop(self) -> None:
         """From a signal handler: end as soon as the open transactions are finished."""
@@ -528,7 +539,8 @@ def _read_sink(
         tables = list(store.load_tables().values())
         said = lease.status if lease is not None else {}
         is_live = lease is not None and lease.is_live
-        state = str(said.get("state", "starting")) if is_live else ("failed" if said.get("state") == "failed" else "stopped")
+        last_state = str(said.get("state", "starting"))
+        state = last_state if is_live else "failed" if last_state == "failed" else "stopped"
         seen = checkpoint.position.file if checkpoint else None
         lag: float | None = None
         if is_live and said.get("lag_seconds") is not None:
@@ -580,3 +592,10 @@ def parse_table(text: str) -> TableName:
     return TableName(database, table)
 
 
+def sinks_named(config: Config, names: list[str]) -> list[SinkSettings]:
+    """The configured sinks of these names, all when none is named. Raises ConfigError for an unknown one."""
+    known = {sink.name: sink for sink in config.sinks}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"there is no sink {name!r}", hint=f"the configuration has {', '.join(known)}")
+    return [sink for sink in config.sinks if not names or sink.name in names]

@@ -1,0 +1,285 @@
+"""The command line: parses arguments, calls the library, prints, and turns errors into exit codes.
+
+    0  done      1  failed, or different      2  configuration has to be changed
+
+Errors go to stderr: one line of cause, one of hint. No traceback for errors that an operator can act on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Any
+
+import orjson
+import typer
+
+import cdc
+from cdc.config import Config, config_schema, load_config, redacted
+from cdc.errors import CdcError
+from cdc.log import configure_logging, scrub
+
+__all__ = ["main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Change data capture from MySQL and MariaDB to PostgreSQL, MySQL and MariaDB.",
+)
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Show or forget where the pipelines are.")
+config_app = typer.Typer(no_args_is_help=True, help="Show the configuration as it is understood, or its schema.")
+app.add_typer(checkpoint_app, name="checkpoint")
+app.add_typer(config_app, name="config")
+
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="Configuration file (default: config.yaml, if there is one).")
+]
+EnvFileOption = Annotated[
+    Path | None, typer.Option("--env-file", help="File of KEY=VALUE lines; the environment wins.")
+]
+SinkOption = Annotated[list[str] | None, typer.Option("--sink", help="Only this sink (may be given several times).")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TablesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TABLE]...", help="As database.table.")]
+
+
+def _load(config: Path | None, env_file: Path | None) -> Config:
+    path = config if config is not None else Path("config.yaml")
+    if config is None and not path.exists():
+        path = None  # type: ignore[assignment]  # everything may come from the environment
+    return load_config(path, environ=os.environ, env_file=env_file)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
+
+
+def _say_error(error: CdcError, prefix: str = "") -> None:
+    sys.stderr.write(f"cdc: {prefix}{scrub(error.message)}\n")
+    if error.hint:
+        sys.stderr.write(f"  hint: {scrub(error.hint)}\n")
+
+
+def main() -> None:
+    """Entry point of the console script `cdc`. Exits with the documented codes."""
+    try:
+        app(standalone_mode=False)
+    except typer.Exit as done:
+        sys.exit(done.exit_code)
+    except CdcError as error:
+        _say_error(error)
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()  # a usage error of the command line itself
+        sys.exit(getattr(error, "exit_code", 2))
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        typer.echo(f"cdc {cdc.__version__}")
+        raise typer.Exit(0)
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+# ---------------------------------------------------------------- run
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    until_caught_up: Annotated[
+        bool,
+        typer.Option(
+            "--until-caught-up",
+            help="Exit 0 once every sink is at the position that the source had at the start.",
+        ),
+    ] = False,
+) -> None:
+    """Load the tables that are new, then follow the binlog until stopped."""
+    from cdc.app import Application
+
+    settings = _load(config, env_file)
+    log = configure_logging(settings.log.level, settings.log.format)
+    service = Application(settings, log=log, environ=dict(os.environ))
+
+    def on_signal(number: int, _frame: FrameType | None) -> None:
+        log.info("signal_received", signal=signal.Signals(number).name)
+        service.request_stop()
+
+    signal.signal(signal.SIGTERM, on_signal)
+    signal.signal(signal.SIGINT, on_signal)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    service.start(until_caught_up=until_caught_up)
+    service.wait()
+    service.stop()
+    exit_code = 0
+    for name, error in service.failures():
+        if isinstance(error, CdcError):
+            _say_error(error, f"sink {name}: ")
+            exit_code = max(exit_code, error.exit_code)
+        else:
+            sys.stderr.write(f"cdc: sink {name}: {type(error).__name__}: {scrub(str(error))}\n")
+            exit_code = max(exit_code, 1)
+    if until_caught_up:
+        for where, error_fields in service.parked():
+            sys.stderr.write(f"cdc: sink {where} is parked: {scrub(str(error_fields.get('message', '')))}\n")
+            if error_fields.get("hint"):
+                sys.stderr.write(f"  hint: {scrub(str(error_fields['hint']))}\n")
+            exit_code = max(exit_code, 1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Threads that still hang in a driver's call must not keep the process: their transactions roll back.
+    os._exit(exit_code)
+
+
+# ---------------------------------------------------------------- snapshot
+
+
+@app.command()
+def snapshot(
+    tables: TablesArgument = None,
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+) -> None:
+    """Load tables, or load them again (default: those that are pending or parked); also beside a running service."""
+    from cdc.snapshotting import snapshot_tables
+
+    raise typer.Exit(snapshot_tables(_load(config, env_file), tables or [], only_sinks=sink or []))
+
+
+# ---------------------------------------------------------------- status
+
+
+@app.command()
+def status(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Refresh every two seconds until interrupted.")] = False,
+) -> None:
+    """Per sink: state, position, lag. Per table: state, rows, last change, error. Works with the service stopped."""
+    from cdc.app import read_status
+    from cdc.status_text import print_status
+
+    settings = _load(config, env_file)
+    while True:
+        document = read_status(settings)
+        if as_json:
+            _print_json(document)
+        else:
+            if watch:
+                sys.stdout.write("\x1b[2J\x1b[H")
+            print_status(document)
+        if not watch:
+            break
+        time.sleep(2)
+    failed = any(s["state"] == "failed" for s in document["sinks"])
+    raise typer.Exit(1 if failed else 0)
+
+
+# ---------------------------------------------------------------- check, verify
+
+
+@app.command()
+def check(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    as_json: JsonOption = False,
+    grants: Annotated[bool, typer.Option("--grants", help="Print the least privileges needed, as SQL.")] = False,
+) -> None:
+    """Reach every server and check what the service needs; each finding says what it breaks and what mends it."""
+    from cdc.check import run_check_command
+
+    raise typer.Exit(run_check_command(_load(config, env_file), as_json=as_json, grants=grants))
+
+
+@app.command()
+def verify(
+    tables: TablesArgument = None,
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Compare source and sinks, whole tables by count and checksum, while nothing writes. 0 equal, 1 different."""
+    from cdc.verify import run_verify_command
+
+    raise typer.Exit(
+        run_verify_command(_load(config, env_file), tables or [], only_sinks=sink or [], as_json=as_json)
+    )
+
+
+# ---------------------------------------------------------------- checkpoint
+
+
+@checkpoint_app.command("show")
+def checkpoint_show(config: ConfigOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False) -> None:
+    """Print the checkpoint of every sink."""
+    from cdc.checkpoint_commands import show
+
+    raise typer.Exit(show(_load(config, env_file), as_json=as_json))
+
+
+@checkpoint_app.command("reset")
+def checkpoint_reset(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Forget the checkpoint: the next run loads every table again (the target tables stay until then)."""
+    from cdc.checkpoint_commands import reset
+
+    raise typer.Exit(reset(_load(config, env_file), only_sinks=sink or [], is_confirmed=yes))
+
+
+# ---------------------------------------------------------------- config
+
+
+@config_app.command("show")
+def config_show(config: ConfigOption = None, env_file: EnvFileOption = None) -> None:
+    """Print the configuration with everything filled in; passwords are ***."""
+    _print_json(redacted(_load(config, env_file)))
+
+
+@config_app.command("schema")
+def config_schema_command() -> None:
+    """Print the configuration's JSON schema."""
+    _print_json(config_schema())
+
+
+# ---------------------------------------------------------------- demo
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option("--seconds", min=15, help="How long the writer runs.")] = 60,
+    keep: Annotated[bool, typer.Option("--keep", help="Leave everything running at the end.")] = False,
+) -> None:
+    """Private servers, a live writer, the service killed in the middle, and the proof that nothing was lost."""
+    from cdc.demo.demo import run_demo
+
+    raise typer.Exit(run_demo(seconds=seconds, keep=keep))

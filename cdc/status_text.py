@@ -1,0 +1,102 @@
+"""`cdc status` for people: two tables, and the errors with their hints below them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+__all__ = ["print_status"]
+
+_STATE_STYLES = {
+    "caught_up": "green",
+    "streaming": "green",
+    "ready": "green",
+    "snapshotting": "yellow",
+    "retrying": "yellow",
+    "pending": "yellow",
+    "failed": "red",
+    "parked": "red",
+}
+
+
+def _state(state: str) -> str:
+    style = _STATE_STYLES.get(state)
+    return f"[{style}]{escape(state)}[/{style}]" if style else escape(state)
+
+
+def _position(position: dict[str, Any]) -> str:
+    parts = []
+    if position["gtid"]:
+        gtid = position["gtid"]
+        parts.append(gtid if len(gtid) <= 60 else f"…{gtid[-58:]}")
+    if position["file"]:
+        parts.append(f"{position['file']}:{position['pos']}")
+    return escape("\n".join(parts) or "-")
+
+
+def _number(value: float | None, unit: str = "") -> str:
+    if value is None:
+        return "-"
+    text = f"{value:,}" if float(value).is_integer() else f"{value:,.1f}"
+    return text + unit
+
+
+def print_status(document: dict[str, Any], console: Console | None = None) -> None:
+    """Print the `cdc status --json` object."""
+    console = console or Console()
+    source = document["source"]
+    where = _position(source["position"]).replace("\n", "  ")
+    console.print(
+        f"[bold]{escape(document['name'])}[/bold]  cdc {escape(document['version'])}  "
+        f"source {escape(source['flavor'] or 'not reachable')} {escape(source['server_version'] or '')}  {where}"
+    )
+    sinks = Table(box=None, pad_edge=False)
+    for title in ("sink", "kind", "state", "position", "lag", "last commit"):
+        sinks.add_column(title, justify="right" if title == "lag" else "left", overflow="fold")
+    for sink in document["sinks"]:
+        sinks.add_row(
+            escape(sink["name"]),
+            sink["kind"] or "-",
+            _state(sink["state"]),
+            _position(sink["position"]),
+            _number(sink["lag_seconds"], " s"),
+            (sink["last_commit"] or "-")[:19],
+        )
+    console.print(sinks)
+    tables = Table(box=None, pad_edge=False)
+    for title in ("sink", "table", "target", "state", "rows", "last change", "changed by policy"):
+        tables.add_column(title, justify="right" if title == "rows" else "left", overflow="fold")
+    for table in document["tables"]:
+        state = _state(table["state"])
+        progress = table.get("progress")
+        if progress:
+            state += f" {_number(progress['rows'])} of about {_number(progress['rows_estimate'])}"
+        policies = ", ".join(
+            f"{column}: {policy} {count:,}"
+            for column, counts in table["policy_changes"].items()
+            for policy, count in counts.items()
+        )
+        tables.add_row(
+            escape(table["sink"]),
+            escape(table["table"]),
+            escape(table["target"]),
+            state,
+            _number(table["rows"]),
+            (table["last_change"] or "-")[:19],
+            escape(policies),
+        )
+    if document["tables"]:
+        console.print()
+        console.print(tables)
+    errors = [(f"sink {s['name']}", s["error"]) for s in document["sinks"] if s["error"]]
+    errors += [(f"{t['sink']}: {t['table']}", t["error"]) for t in document["tables"] if t["error"]]
+    for subject, error in errors:
+        console.print()
+        console.print(f"[red]{escape(subject)}[/red]: {escape(error['message'])}", highlight=False)
+        if error.get("position"):
+            console.print(f"  at: {escape(error['position'])}", highlight=False)
+        if error.get("hint"):
+            console.print(f"  hint: {escape(error['hint'])}", highlight=False)
