@@ -7,7 +7,6 @@ version and hosting at hand. The tables of checks are at the end; docs/check.md 
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -34,7 +33,6 @@ __all__ = [
     "SourceFacts",
     "check_source",
     "check_tables",
-    "is_loopback",
     "managed_service",
     "read_source",
 ]
@@ -96,6 +94,7 @@ class SourceFacts:
         by_column: captured tables that are readable by grants on single columns, with what the server answered to
             `SELECT *` ('' when it ran).
         others: what the patterns match and is no plain table, with its kind.
+        is_local: the source is on this machine: what is said to it crosses no network.
         is_running: a live instance holds this deployment's lease on some sink.
     """
 
@@ -124,6 +123,7 @@ class SourceFacts:
     unsupported: tuple[UnsupportedData, ...]
     others: tuple[tuple[TableName, str], ...]
     foreign_keys: tuple[ForeignKey, ...]
+    is_local: bool = False
     is_running: bool = False
 
     @property
@@ -159,7 +159,7 @@ class SourceFacts:
         literal = value if re.fullmatch(r"\d+", value) else f"'{value}'"
         if self.flavor == "mysql" and self.version >= (8, 0, 0):
             return f"SET PERSIST {name} = {literal};"
-        return f"SET GLOBAL {name} = {literal}; and {name} = {value} under [mysqld] in the server's option file"
+        return f"SET GLOBAL {name} = {literal}; (and {name} = {value} under [mysqld] in the server's option file)"
 
     def set_at_start(self, settings: str) -> str:
         """How to set what only a restart sets; `settings` as `name=value`."""
@@ -199,21 +199,11 @@ def _managed_setting(service: Service, name: str, value: str) -> str:
     return f"set {name} = {value} in the {_parameters_of(service)}"
 
 
-def is_loopback(host: str) -> bool:
-    """This machine, by name or address: what is said to it crosses no network."""
-    if host.lower().rstrip(".") == "localhost" or host.startswith("/"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 # ---------------------------------------------------------------- reading
 
 
 def read_source(
-    connection: SourceConnection, captured: Captured, *, clock: Clock, is_running: bool = False
+    connection: SourceConnection, captured: Captured, *, clock: Clock, is_local: bool = False, is_running: bool = False
 ) -> SourceFacts:
     """Ask the source everything that the checks look at. Reads only; raises SourceUnavailable."""
     variables = {name or "": value or "" for name, value in connection.query_text("SHOW GLOBAL VARIABLES")}
@@ -232,8 +222,7 @@ def read_source(
         variables=variables,
         user=connection.query_text("SELECT CURRENT_USER()")[0][0] or "",
         grants=parse_grants(grant_lines, has_literal_databases=variables.get("partial_revokes") == "ON"),
-        is_encrypted=bool(status.get("Ssl_cipher"))
-        or isinstance(getattr(connection.raw, "_sock", None), ssl.SSLSocket),
+        is_encrypted=bool(cipher and cipher[0][1]),
         clock_offset_seconds=offset,
         clock_error_seconds=uncertainty,
         log_status=_look(connection, "SHOW BINARY LOG STATUS", "SHOW MASTER STATUS"),
@@ -261,6 +250,7 @@ def read_source(
         unsupported=tables.unsupported,
         others=tables.others,
         foreign_keys=_read_foreign_keys(connection, {definition.name for definition in tables.definitions}),
+        is_local=is_local,
         is_running=is_running,
     )
 
@@ -318,8 +308,8 @@ def _read_tables(connection: SourceConnection, captured: Captured) -> _Tables:
     plain: dict[TableName, tuple[str, str, str]] = {}
     others: list[tuple[TableName, str]] = []
     for database, table, kind, engine, collation, comment in connection.query_text(
-        "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, TABLE_COLLATION, TABLE_COMMENT "
-        "FROM information_schema.TABLES WHERE TABLE_SCHEMA NOT IN %s",
+        "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_TYPE, ENGINE, TABLE_COLLATION, TABLE_COMMENT FROM "
+        "information_schema.TABLES WHERE TABLE_SCHEMA NOT IN %s",
         (sorted(SYSTEM_DATABASES),),
     ):
         if not database or not table or not captured.matches(database, table):
@@ -409,8 +399,8 @@ def _json_columns(connection: SourceConnection, databases: Sequence[str]) -> dic
         return {}
     found: dict[TableName, set[str]] = {}
     for database, table, clause in connection.query_text(
-        "SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS "
-        "WHERE CONSTRAINT_SCHEMA IN %s",
+        "SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS WHERE "
+        "CONSTRAINT_SCHEMA IN %s",
         (list(databases),),
     ):
         match = re.fullmatch(r"json_valid\(`((?:[^`]|``)+)`\)", clause or "")
@@ -447,15 +437,14 @@ def _read_foreign_keys(connection: SourceConnection, tables: set[TableName]) -> 
         if TableName(database or "", table or "") in tables
     }
     found = [
-        ForeignKey(
-            TableName(row[0] or "", row[1] or ""), row[2] or "", f"{row[3]}.{row[4]}", row[5] or "", row[6] or ""
-        )
-        for row in connection.query_text(
-            "SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, UNIQUE_CONSTRAINT_SCHEMA, REFERENCED_TABLE_NAME, "
-            "DELETE_RULE, UPDATE_RULE FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE CONSTRAINT_SCHEMA IN %s",
+        ForeignKey(TableName(database or "", table or ""), name or "", f"{other}.{parent}", delete or "", update or "")
+        for database, table, name, other, parent, delete, update in connection.query_text(
+            "SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, UNIQUE_CONSTRAINT_SCHEMA, "
+            "REFERENCED_TABLE_NAME, DELETE_RULE, UPDATE_RULE FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE "
+            "CONSTRAINT_SCHEMA IN %s",
             (databases,),
         )
-        if TableName(db or "", table or "") in tables
+        if TableName(database or "", table or "") in tables
     ]
     known = {(key.table, key.name) for key in found}
     for table in sorted({table for table, name in named if (table, name) not in known}):
@@ -532,10 +521,10 @@ def _excess_rights(facts: SourceFacts) -> Iterator[Finding]:
     if excess:
         yield warning(
             facts.subject,
-            f"{facts.user} has {', '.join(excess)} on *.*, which following the binlog does not need: whoever gets hold "
-            "of this password can change the source",
-            f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {facts.account}; then GRANT only SELECT on the captured tables, "
-            f"and GRANT REPLICATION SLAVE, {_monitor_right(facts)} ON *.* TO {facts.account};",
+            f"{facts.user} has {', '.join(excess)} on *.*, which following the binlog does not need: whoever gets "
+            "hold of this password can change the source",
+            f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {facts.account}; then GRANT only SELECT on the captured "
+            f"tables, and GRANT REPLICATION SLAVE, {_monitor_right(facts)} ON *.* TO {facts.account};",
         )
 
 
@@ -560,8 +549,7 @@ def _binlog_format(facts: SourceFacts) -> Iterator[Finding]:
         yield error(
             facts.subject,
             f"binlog_format is {value}: changes are logged as statements, without the rows they touched, and the "
-            "stream "
-            "stops at the first one on a captured table",
+            "stream stops at the first one on a captured table",
             f"{facts.set_global('binlog_format', 'ROW')} Sessions that are open keep the old format: have them "
             "reconnect",
         )
@@ -596,8 +584,7 @@ def _row_metadata(facts: SourceFacts) -> Iterator[Finding]:
         yield info(
             facts.subject,
             f"{facts.version_text} knows no binlog_row_metadata: column names and types come from the schema "
-            "history, so "
-            "a start from a position before it needs a new load",
+            "history, so a start from a position before it needs a new load",
             "nothing to set; a later version (MySQL 8.0, MariaDB 10.5) sends them",
         )
     elif value.upper() != "FULL":
@@ -613,8 +600,8 @@ def _compression(facts: SourceFacts) -> Iterator[Finding]:
     if facts.variable("binlog_transaction_compression") in ("on", "1"):
         yield info(
             facts.subject,
-            "binlog_transaction_compression is ON: transactions arrive compressed and are unpacked here, which costs "
-            "this machine some processor time and saves network",
+            "binlog_transaction_compression is ON: transactions arrive compressed and are unpacked here, which "
+            "costs this machine some processor time and saves network",
             "nothing to do; SET PERSIST binlog_transaction_compression = OFF; where it is not wanted",
         )
 
@@ -651,8 +638,8 @@ def _gtid(facts: SourceFacts) -> Iterator[Finding]:
         return
     yield warning(
         facts.subject,
-        f"gtid_mode is {mode}: the position is a file and an offset of this one server, so that after a failover every "
-        "table has to be loaded again",
+        f"gtid_mode is {mode}: the position is a file and an offset of this one server, so that after a failover "
+        "every table has to be loaded again",
         steps,
     )
 
@@ -759,8 +746,8 @@ def _retention(facts: SourceFacts) -> Iterator[Finding]:
     if facts.service == "Azure Database for MySQL" and seconds is None:
         yield error(
             facts.subject,
-            "binlog_expire_logs_seconds is 0, which on Azure means that binlogs go as soon as nobody reads them: any "
-            "interruption costs a reload",
+            "binlog_expire_logs_seconds is 0, which on Azure means that binlogs go as soon as nobody reads them: "
+            "any interruption costs a reload",
             facts.set_global("binlog_expire_logs_seconds", str(RETENTION_SECONDS_MIN)),
         )
     elif seconds is not None and seconds < RETENTION_SECONDS_MIN:
@@ -773,8 +760,7 @@ def _retention(facts: SourceFacts) -> Iterator[Finding]:
         yield warning(
             facts.subject,
             f"binlogs are kept for {seconds / 3600:g} h: when the service or a sink is away for longer, every table "
-            "has to "
-            "be loaded again",
+            "has to be loaded again",
             fix,
         )
 
@@ -803,16 +789,14 @@ def _amazon_retention(facts: SourceFacts) -> Iterator[Finding]:
         yield error(
             facts.subject,
             f"'binlog retention hours' is not set: {facts.service} purges binlogs as soon as it can, and any "
-            "interruption "
-            "costs a reload",
+            "interruption costs a reload",
             fix,
         )
     elif float(value) * 3600 < RETENTION_SECONDS_MIN:
         yield warning(
             facts.subject,
             f"'binlog retention hours' is {value}: when the service or a sink is away for longer, every table has to "
-            "be "
-            "loaded again",
+            "be loaded again",
             fix,
         )
 
@@ -853,8 +837,7 @@ def _replica_ids(facts: SourceFacts) -> Iterator[Finding]:
         yield info(
             facts.subject,
             f"the ids of the other replicas could not be looked at{others}: {facts.replicas.refusal}. Two replicas "
-            "with "
-            "one id cut each other's stream",
+            "with one id cut each other's stream",
             f"make sure that no other replica has an id in {block[0]}..{block[-1]}; SHOW "
             f"{'SLAVE HOSTS' if facts.flavor == 'mariadb' else 'REPLICAS'}; as an administrator lists them",
         )
@@ -874,17 +857,15 @@ def _replica_ids(facts: SourceFacts) -> Iterator[Finding]:
             yield warning(
                 facts.subject,
                 f"a cdc service streams with server_id {number}, and no instance of this deployment is live: either "
-                "one "
-                "that has just ended, or another deployment with the same ids, and the two would cut each other's "
-                "stream",
+                "one that has just ended, or another deployment with the same ids, and the two would cut each "
+                "other's stream",
                 fix,
             )
         else:
             yield error(
                 facts.subject,
                 f"another replica{where} has server_id {number}, which is in this service's block "
-                f"{block[0]}..{block[-1]}: "
-                "the two would cut each other's stream",
+                f"{block[0]}..{block[-1]}: the two would cut each other's stream",
                 fix,
                 is_configuration=True,
             )
@@ -903,7 +884,7 @@ def _clock(facts: SourceFacts) -> Iterator[Finding]:
 
 def _tls(facts: SourceFacts) -> Iterator[Finding]:
     settings = facts.settings
-    if is_loopback(settings.host):
+    if facts.is_local:
         return
     if not facts.is_encrypted:
         yield warning(
@@ -923,16 +904,16 @@ def _prepared(facts: SourceFacts) -> Iterator[Finding]:
     if facts.prepared.refusal:
         yield info(
             facts.subject,
-            f"whether XA transactions are prepared could not be looked at ({facts.prepared.refusal})",
-            "XA RECOVER; as an administrator lists them",
+            f"whether XA transactions are prepared could not be looked at ({facts.prepared.refusal})"
+            + ("; MySQL wants XA_RECOVER_ADMIN for that" if facts.flavor == "mysql" else ""),
+            "where XA is not used: nothing to do; else XA RECOVER; as an administrator lists them",
         )
     elif facts.prepared.rows:
         names = [str(row.get("data") or "") for row in facts.prepared.rows]
         yield warning(
             facts.subject,
             f"{len(names)} XA transactions are prepared and not finished ({listed(names)}): their rows are in the "
-            "binlog "
-            "before a load that begins now can see them",
+            "binlog before a load that begins now can see them",
             "XA COMMIT or XA ROLLBACK each of them before the first load",
         )
 
@@ -980,8 +961,7 @@ def _select(facts: SourceFacts) -> Iterator[Finding]:
             yield error(
                 table,
                 f"{facts.user} has SELECT on single columns, and not on all of them: the values of the others, which "
-                "it "
-                f"may not even see, would be missing ({refusal})",
+                f"it may not even see, would be missing ({refusal})",
                 fix,
             )
         else:
@@ -1049,16 +1029,14 @@ def _override(definition: TableDefinition, key: tuple[str, ...]) -> Iterator[Fin
         yield warning(
             definition.name,
             f"the configured primary_key holds {', '.join(nullable)}, which may be NULL: a row with NULL there stops "
-            "the "
-            "table",
+            "the table",
             f"ALTER TABLE {place} MODIFY ... NOT NULL; or name other columns",
         )
     if not any(candidate and set(candidate) <= set(key) for candidate in unique):
         yield warning(
             definition.name,
             f"nothing at the source keeps the configured primary_key ({', '.join(key)}) unique: rows that share it "
-            "become "
-            "one row on the sink",
+            "become one row on the sink",
             f"ALTER TABLE {place} ADD UNIQUE KEY ({names});",
         )
 
@@ -1093,24 +1071,22 @@ def _cascades(facts: SourceFacts) -> Iterator[Finding]:
         clauses = " ".join(f"ON {event} {action}" for event, action in rules)
         lost = " and ".join(
             f"rows of {key.table} that are {'removed' if (event, action) == ('DELETE', 'CASCADE') else 'changed'} "
-            "because "
-            f"a row of {key.parent} is {'deleted' if event == 'DELETE' else 'given another key'}"
+            f"because a row of {key.parent} is {'deleted' if event == 'DELETE' else 'given another key'}"
             for event, action in rules
         )
         place = f"{quoted(key.table.database)}.{quoted(key.table.table)}"
         say = error if any(event == "DELETE" for event, _ in rules) else warning
         native = facts.flavor == "mysql" and facts.version >= (9, 6, 0)
         fix = (
-            f"ALTER TABLE {place} DROP FOREIGN KEY {quoted(key.name)}; add it again with ON DELETE RESTRICT ON UPDATE "
-            "RESTRICT, and let the application change these rows itself; or exclude the table"
+            f"ALTER TABLE {place} DROP FOREIGN KEY {quoted(key.name)}; add it again with ON DELETE RESTRICT ON "
+            "UPDATE RESTRICT, and let the application change these rows itself; or exclude the table"
         )
         if native:
             fix = f"{facts.set_at_start('innodb_native_foreign_keys=OFF')} (the server then logs cascades)"
         yield say(
             key.table,
             f"foreign key {key.name} has {clauses}, which this server does in the engine and does not log: {lost} "
-            "never "
-            "reach the sinks",
+            "never reach the sinks",
             fix,
         )
 
@@ -1227,8 +1203,7 @@ SOURCE_CHECKS: tuple[Check[SourceFacts], ...] = (
         _gtid,
         looks="`gtid_mode` (MySQL), `gtid_strict_mode` (MariaDB), `source.position`",
         breaks="without GTIDs a position holds on one server only, so a failover costs a reload; with `position: "
-        "gtid` the "
-        "stream cannot start",
+        "gtid` the stream cannot start",
         mends="`enforce_gtid_consistency` and then `gtid_mode` step by step to ON",
     ),
     Check(
@@ -1278,9 +1253,8 @@ SOURCE_CHECKS: tuple[Check[SourceFacts], ...] = (
         _retention,
         looks="`binlog_expire_logs_seconds`, `expire_logs_days`, limits of size; `mysql.rds_configuration` on Amazon",
         breaks="when the service is away for longer than binlogs are kept, every table is loaded again",
-        mends="`SET PERSIST binlog_expire_logs_seconds = 86400` or more; "
-        "`CALL mysql.rds_set_configuration('binlog retention hours', 168)`; server parameters on Azure; "
-        "`--retained-transaction-log-days` on Cloud SQL",
+        mends="`SET PERSIST binlog_expire_logs_seconds = 86400` or more; `CALL mysql.rds_set_configuration('binlog "
+        "retention hours', 168)`; server parameters on Azure; `--retained-transaction-log-days` on Cloud SQL",
     ),
     Check(
         "source.server_id",
@@ -1332,8 +1306,7 @@ TABLE_CHECKS: tuple[Check[SourceFacts], ...] = (
         "table.select",
         _select,
         looks="SELECT on every column of every captured table, as the server reckons it, roles included; grants on "
-        "single "
-        "columns",
+        "single columns",
         breaks="the table cannot be loaded, or lacks columns that may not be seen",
         mends="`GRANT SELECT ON db.t TO user`",
     ),
@@ -1362,8 +1335,7 @@ TABLE_CHECKS: tuple[Check[SourceFacts], ...] = (
         "table.cascades",
         _cascades,
         looks="foreign keys of captured tables with CASCADE, SET NULL or SET DEFAULT, on servers that do not log "
-        "what these "
-        "do (every MariaDB; MySQL before 9.6, or with `innodb_native_foreign_keys=ON`)",
+        "what these do (every MariaDB; MySQL before 9.6, or with `innodb_native_foreign_keys=ON`)",
         breaks="the rows that the engine removes or changes by itself never reach the sinks",
         mends="foreign keys with RESTRICT, or exclude the table",
     ),

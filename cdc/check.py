@@ -1,0 +1,461 @@
+"""`cdc check`: reach every server, then look at all that the service needs, and say what mends what is missing.
+
+Puts the checks of `source.preflight` and `sinks.preflight` together with the configuration. Writes to no server.
+docs/check.md is generated from the tables of checks (`python -m cdc.check > docs/check.md`).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import orjson
+from rich.console import Console
+from rich.text import Text
+
+from cdc.app import make_sink, pipeline_name, routing, source_settings
+from cdc.clock import Clock, SystemClock
+from cdc.config import Config, SinkSettings, parse_table_name, parse_table_pattern
+from cdc.errors import CdcError, ConfigError, UnsupportedData
+from cdc.model import TableDefinition, TableName
+from cdc.schema.findings import Check, Finding, Severity, error
+from cdc.schema.grants import account_text, quoted
+from cdc.schema.keys import choose_key
+from cdc.sinks.base import Sink
+from cdc.sinks.preflight import (
+    MYSQL_LATER_RIGHTS,
+    MYSQL_RIGHTS,
+    SINK_CHECKS,
+    SinkFacts,
+    SinkPlace,
+    SourceView,
+    check_sink,
+    plan_targets,
+    read_sink,
+)
+from cdc.source.connection import SourceConnection, connect
+from cdc.source.preflight import (
+    SOURCE_CHECKS,
+    TABLE_CHECKS,
+    Captured,
+    IncludePattern,
+    SourceFacts,
+    check_source,
+    check_tables,
+    read_source,
+)
+from checkpoints.store import InSinkStore
+
+__all__ = ["CheckReport", "check_page", "grants_sql", "render", "run_check_command", "run_checks", "to_json"]
+
+SinkMaker = Callable[[SinkSettings], Sink]
+_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckReport:
+    """Every finding, worst first; the facts of the servers that were reached."""
+
+    findings: tuple[Finding, ...]
+    source: SourceFacts | None = None
+    sinks: dict[str, SinkFacts] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """0 without errors (warnings allowed), 2 when the configuration is wrong, else 1."""
+        return max((finding.exit_code for finding in self.findings if finding.severity == "error"), default=0)
+
+    def count(self, severity: Severity) -> int:
+        """How many findings of that severity."""
+        return sum(finding.severity == severity for finding in self.findings)
+
+
+def run_checks(config: Config, *, clock: Clock, make: SinkMaker = make_sink) -> CheckReport:
+    """Check everything. Does not raise for what is wrong with a server: that is a finding, and the rest is checked."""
+    with ThreadPoolExecutor(1 + len(config.sinks)) as pool:  # one that does not answer holds up nobody
+        reaching_source = pool.submit(_reach_source, config)
+        reaching_sinks = [pool.submit(_reach_sink, settings, make) for settings in config.sinks]
+        connection = reaching_source.result()
+        sinks = [reaching.result() for reaching in reaching_sinks]
+    findings = [reached for reached in (connection, *sinks) if isinstance(reached, Finding)]
+    try:
+        return _check_reached(config, connection, sinks, findings, clock)
+    finally:
+        for reached in (connection, *sinks):
+            if not isinstance(reached, Finding):
+                reached.close()
+
+
+def _reach_source(config: Config) -> SourceConnection | Finding:
+    settings = source_settings(config)
+    try:
+        return connect(settings)
+    except CdcError as failure:
+        return _unreached("source.connection", f"source {settings.address}", failure)
+
+
+def _reach_sink(settings: SinkSettings, make: SinkMaker) -> Sink | Finding:
+    sink = make(settings)
+    try:
+        sink.open()
+    except CdcError as failure:
+        sink.close()
+        return _unreached("sink.connection", f"sink {settings.name}", failure)
+    return sink
+
+
+def _unreached(check: str, subject: str, failure: CdcError) -> Finding:
+    is_configuration = isinstance(failure, ConfigError)
+    return replace(error(subject, failure.message, failure.hint, is_configuration=is_configuration), check=check)
+
+
+def _check_reached(
+    config: Config,
+    connection: SourceConnection | Finding,
+    sinks: Sequence[Sink | Finding],
+    findings: list[Finding],
+    clock: Clock,
+) -> CheckReport:
+    histories: dict[str, _History] = {}
+    for settings, sink in zip(config.sinks, sinks, strict=True):
+        if not isinstance(sink, Finding):
+            histories[settings.name] = _read_history(config, settings, sink, findings)
+    source: SourceFacts | None = None
+    if not isinstance(connection, Finding):
+        try:
+            source = read_source(
+                connection,
+                captured_tables(config),
+                clock=clock,
+                is_local=config.source.url.is_loopback,
+                is_running=any(history.is_running for history in histories.values()),
+            )
+            findings += check_source(source) + check_tables(source)
+        except CdcError as failure:
+            findings.append(_unreached("source.connection", f"source {connection.settings.address}", failure))
+    facts: dict[str, SinkFacts] = {}
+    for settings, sink in zip(config.sinks, sinks, strict=True):
+        if isinstance(sink, Finding):
+            continue
+        try:
+            facts[settings.name] = _read_sink(config, settings, sink, source, histories[settings.name], clock)
+            findings += check_sink(facts[settings.name])
+        except CdcError as failure:
+            findings.append(_unreached("sink.connection", f"sink {settings.name}", failure))
+    findings += _shared_targets(config)
+    findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
+    return CheckReport(tuple(findings), source, facts)
+
+
+# ---------------------------------------------------------------- from configuration to what the checks take
+
+
+def captured_tables(config: Config) -> Captured:
+    """`tables` of the configuration, as the source's checks take it."""
+    keys = {
+        TableName(*parse_table_name(override.table)): tuple(override.primary_key)
+        for override in config.tables.overrides
+        if override.primary_key
+    }
+    return Captured(config.tables.matches, tuple(map(_include_pattern, config.tables.include)), keys)
+
+
+def _include_pattern(text: str) -> IncludePattern:
+    matches = parse_table_pattern(text).matches
+    try:
+        database, table = parse_table_name(text)
+    except ValueError:
+        return IncludePattern(text, matches, _exact_database(text))
+    return IncludePattern(text, matches, database, table)
+
+
+def _exact_database(text: str) -> str | None:
+    """The database that a pattern names without a wildcard."""
+    for dot in (index for index, character in enumerate(text) if character == "."):
+        try:
+            return parse_table_name(f"{text[:dot]}.t")[0]
+        except ValueError:
+            continue
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _History:
+    """What a sink's metadata say of this deployment."""
+
+    known: frozenset[TableName] = frozenset()
+    is_running: bool = False
+
+
+def _read_history(config: Config, settings: SinkSettings, sink: Sink, findings: list[Finding]) -> _History:
+    store = InSinkStore(sink, pipeline_name(config, settings))
+    try:
+        if not store.exists():
+            return _History()
+        lease = store.read_lease()
+        records = store.load_tables()
+    except CdcError as failure:
+        text = f"this deployment's metadata could not be read: {failure.message}"
+        findings.append(replace(error(f"sink {settings.name}", text, failure.hint), check="sink.metadata"))
+        return _History()
+    known = frozenset(name for name, record in records.items() if record.definition is not None)
+    return _History(known, lease is not None and lease.is_live)
+
+
+def _read_sink(
+    config: Config,
+    settings: SinkSettings,
+    sink: Sink,
+    source: SourceFacts | None,
+    history: _History,
+    clock: Clock,
+) -> SinkFacts:
+    url = settings.url
+    place = SinkPlace(
+        name=settings.name,
+        host=url.host,
+        port=url.port,
+        user=url.user,
+        database=url.database,
+        schema=settings.schema_name,
+        ssl_mode=settings.ssl_mode,
+        is_local=url.is_loopback,
+    )
+    definitions = source.definitions if source is not None else ()
+    broken = {problem.table for problem in source.unsupported} if source is not None else set()
+    chosen = routing(config, settings)
+
+    def key(definition: TableDefinition) -> tuple[str, ...] | None:
+        try:
+            return choose_key(definition, chosen.key(definition.name.database, definition.name.table))
+        except UnsupportedData:  # table.key says so
+            return None
+
+    planned = plan_targets(
+        [definition for definition in definitions if definition.columns and str(definition.name) not in broken],
+        kind=sink.kind,
+        place=place,
+        key=key,
+        policies=chosen.policies,
+    )
+    return read_sink(
+        sink,
+        place,
+        planned=planned,
+        known=history.known,
+        source=SourceView(source.variables if source is not None else {}, config.tables.matches),
+        clock=clock,
+    )
+
+
+def _shared_targets(config: Config) -> Iterator[Finding]:
+    """Two sinks that write to one place undo each other's deletes."""
+    seen: dict[tuple[Any, ...], str] = {}
+    for settings in config.sinks:
+        url = settings.url
+        place = (url.kind, url.host.lower(), url.port, url.database, settings.schema_name)
+        if place in seen:
+            text = f"it writes to the same place as sink {seen[place]}: the two would take turns with the same rows"
+            finding = error(
+                f"sink {settings.name}", text, "give it a database or schema of its own", is_configuration=True
+            )
+            yield replace(finding, check="sink.shared_target")
+        seen.setdefault(place, settings.name)
+
+
+# ---------------------------------------------------------------- saying it
+
+_STYLES = {"error": "bold red", "warning": "yellow", "info": "cyan"}
+
+
+def render(report: CheckReport) -> Text:
+    """The report for people; `str()` of it is plain text."""
+    text = Text()
+    if report.source is not None:
+        text.append(f"{report.source.subject}: {report.source.flavor} {report.source.version_text}, ")
+        text.append(f"{len(report.source.definitions)} tables captured\n")
+    for name, facts in report.sinks.items():
+        text.append(f"sink {name}: {facts.kind} {facts.version_text.removeprefix('PostgreSQL ')}\n")
+    if report.source is not None or report.sinks:
+        text.append("\n")
+    for finding in report.findings:
+        text.append(f"{finding.severity:8}", style=_STYLES[finding.severity])
+        text.append(f"{finding.subject}", style="bold")
+        text.append(f"  [{finding.check}]\n", style="dim")
+        text.append(f"        {finding.problem}\n")
+        if finding.fix:
+            text.append("        fix: ", style="green")
+            text.append(f"{finding.fix}\n")
+    counts = ", ".join(f"{report.count(severity)} {severity}{'s' * (severity != 'info')}" for severity in _SEVERITIES)
+    text.append(f"{'not ready' if report.exit_code else 'ready'}: {counts}\n")
+    return text
+
+
+def to_json(report: CheckReport) -> str:
+    """The report for programs."""
+    document = {
+        "ready": report.exit_code == 0,
+        "exit_code": report.exit_code,
+        "counts": {severity: report.count(severity) for severity in _SEVERITIES},
+        "findings": [finding.to_dict() for finding in report.findings],
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2).decode()
+
+
+def run_check_command(config: Config, *, as_json: bool, grants: bool) -> int:
+    """`cdc check`: print the report, or the grants; the exit code."""
+    report = run_checks(config, clock=SystemClock())
+    if grants:
+        sys.stdout.write(grants_sql(config, report))
+        return 0
+    if as_json:
+        sys.stdout.write(to_json(report) + "\n")
+    else:
+        Console(soft_wrap=True, highlight=False).print(render(report), end="")
+    return report.exit_code
+
+
+# ---------------------------------------------------------------- grants
+
+
+def grants_sql(config: Config, report: CheckReport | None = None) -> str:
+    """The least that source and sinks must grant, as SQL for their administrators.
+
+    With a report, the accounts are those that the servers took us for, and MariaDB's rights have their own names.
+    """
+    lines = list(_source_grants(config, report.source if report is not None else None))
+    for settings in config.sinks:
+        facts = report.sinks.get(settings.name) if report is not None else None
+        lines += ["", *_sink_grants(config, settings, facts, report.source if report is not None else None)]
+    return "\n".join(lines) + "\n"
+
+
+def _account(user: str, facts_user: str | None) -> str:
+    return account_text(facts_user or f"{user}@%")
+
+
+def _source_grants(config: Config, facts: SourceFacts | None) -> Iterator[str]:
+    account = _account(config.source.url.user, facts.user if facts is not None else None)
+    is_mariadb = facts is not None and facts.flavor == "mariadb" and facts.version >= (10, 5, 0)
+    yield f"-- source {config.source.url.host}:{config.source.url.port}"
+    monitor = "BINLOG MONITOR" if is_mariadb else "REPLICATION CLIENT"
+    yield f"GRANT REPLICATION SLAVE, {monitor} ON *.* TO {account};"
+    for place in dict.fromkeys(map(_grant_place, config.tables.include)):
+        yield f"GRANT SELECT ON {place} TO {account};"
+
+
+def _grant_place(text: str) -> str:
+    """What a pattern of `tables.include` needs SELECT on: GRANT knows wildcards for databases, not for tables."""
+    pattern = _include_pattern(text)
+    if pattern.database is not None and pattern.table is not None:
+        return f"{quoted(pattern.database)}.{quoted(pattern.table)}"
+    half = re.match(r"(?:\\.|[^.\\])*", text)
+    units = re.findall(r"\\.|.", half[0] if half else "*", re.DOTALL)
+    wild = {"*": "%", "?": "_"}
+    names = [wild.get(unit) or re.sub(r"([_%\\])", r"\\\1", unit.removeprefix("\\")) for unit in units]
+    database = "".join(names)
+    return "*.*" if database == "%" else f"{quoted(database)}.*"
+
+
+def _sink_grants(
+    config: Config, settings: SinkSettings, facts: SinkFacts | None, source: SourceFacts | None
+) -> Iterator[str]:
+    url = settings.url
+    yield f"-- sink {settings.name}: {url.host}:{url.port}"
+    if url.kind == "postgresql":
+        role = '"' + (facts.user if facts is not None else url.user).replace('"', '""') + '"'
+        database = '"' + (url.database or "").replace('"', '""') + '"'
+        yield f"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO {role};"
+        if settings.schema_name is not None and facts is not None and settings.schema_name in facts.namespaces:
+            schema = '"' + settings.schema_name.replace('"', '""') + '"'
+            yield f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"
+        return
+    account = _account(url.user, facts.user if facts is not None else None)
+    places = ["*.*"]
+    if url.database is not None:
+        places = [quoted(re.sub(r"([_%\\])", r"\\\1", url.database)) + ".*"]
+    elif source is not None or config.tables.include:
+        places = list(
+            dict.fromkeys([re.sub(r"(`)\.`.*$", r"\1.*", p) for p in map(_grant_place, config.tables.include)])
+        )
+        places.append(quoted(r"\_cdc") + ".*")
+    for place in places:
+        yield f"GRANT {', '.join((*MYSQL_RIGHTS, *MYSQL_LATER_RIGHTS))} ON {place} TO {account};"
+
+
+# ---------------------------------------------------------------- the page
+
+
+def _nothing(_facts: Any) -> Iterator[Finding]:
+    return iter(())
+
+
+CONNECTION_CHECKS: tuple[Check[Any], ...] = (
+    Check(
+        "source.connection",
+        _nothing,
+        looks="connects to the source",
+        breaks="there is nothing to follow; exit code 2 when the server refuses us, 1 when it cannot be reached",
+        mends="host, port, user, password and TLS of `source`",
+    ),
+    Check(
+        "sink.connection",
+        _nothing,
+        looks="connects to each sink",
+        breaks="nothing can be written there; exit code 2 when the server refuses us or the database is missing, 1 "
+        "when it cannot be reached",
+        mends="host, port, user, password, database and TLS of the sink",
+    ),
+    Check(
+        "sink.metadata",
+        _nothing,
+        looks="reads this deployment's metadata on the sink, where there are any",
+        breaks="the checkpoint cannot be found",
+        mends="rights on the metadata tables, or a restore of them",
+    ),
+    Check(
+        "sink.shared_target",
+        _nothing,
+        looks="two sinks of the configuration with the same server, database and schema",
+        breaks="the two would take turns with the same rows",
+        mends="a database or schema of its own for each",
+    ),
+)
+
+_HEAD = """\
+<!-- Generated by `python -m cdc.check > docs/check.md`; edit the tables of checks in cdc/source/preflight.py,
+     cdc/sinks/preflight.py and cdc/check.py instead. -->
+
+# What `cdc check` looks at
+
+`cdc check` reaches every server, then checks what the service needs. It only reads, and needs no rights beyond those
+of the service: where it may not look, it says so. Each finding says what is wrong, what that breaks, and the SQL or
+setting that mends it, for the server at hand.
+
+- **error**: the service would not work, or would lose changes. **warning**: it works now; it will break, or is
+  dangerous. **info**: worth knowing, or could not be looked at.
+- Exit code: 0 without errors, 2 when the configuration is wrong (a refused password, a missing database, two sinks at
+  one place), 1 when something else fails. `--json` prints the findings for programs, `--grants` the rights that are
+  needed, as SQL.
+
+"""
+
+
+def all_checks() -> tuple[Check[Any], ...]:
+    """Every check there is, in the order of the page."""
+    return (*CONNECTION_CHECKS[:1], *SOURCE_CHECKS, *TABLE_CHECKS, *CONNECTION_CHECKS[1:], *SINK_CHECKS)
+
+
+def check_page() -> str:
+    """docs/check.md."""
+    lines = ["| id | looks at | what goes wrong otherwise | what mends it |", "|---|---|---|---|"]
+    lines += [f"| `{check.id}` | {check.looks} | {check.breaks} | {check.mends} |" for check in all_checks()]
+    return _HEAD + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(check_page())
