@@ -122,6 +122,13 @@ function policies(changes) {
   return more > 0 ? `${parts.slice(0, POLICIES_MAX).join(", ")} and ${more} more` : parts.join(", ");
 }
 
+function loaded(progress) {
+  if (!progress || typeof progress.rows !== "number") return "";
+  const { rows, rows_estimate: estimate } = progress;
+  if (!estimate) return `${number(rows)} rows`;
+  return `${Math.min(Math.floor((100 * rows) / estimate), 99)} %`;
+}
+
 // ---------------------------------------------------------------- parts of the page
 
 function makeTrouble(isClamped) {
@@ -228,22 +235,32 @@ function showSinks(status, now) {
   });
 }
 
+// What the sinks remember of late and what stands now, newest first; the same error again is one entry with a count.
 function allErrors(status) {
-  const found = [];
+  const found = new Map();
+  const add = (sink, table, error, look) => {
+    const key = JSON.stringify([sink, table, error.class, error.message]);
+    const known = found.get(key) ?? { key, sink, table, error, count: 0, look };
+    if (sinceMs(error) >= sinceMs(known.error)) known.error = error;
+    if (look === "idle") known.count += 1;
+    else known.look = look;
+    found.set(key, known);
+  };
   for (const sink of status.sinks) {
-    if (sink.error) found.push({ sink: sink.name, table: "", error: sink.error, isPassing: sink.state !== "failed" });
+    for (const error of sink.recent_errors ?? []) add(sink.name, text(error.table), error, "idle");
+    if (sink.error) add(sink.name, "", sink.error, sink.state === "failed" ? "" : "warn");
   }
-  for (const table of status.tables) {
-    if (table.error) found.push({ sink: table.sink, table: table.table, error: table.error });
-  }
-  const since = (item) => Date.parse(text(item.error.since)) || 0;
-  return found.sort((a, b) => since(b) - since(a));
+  for (const table of status.tables) if (table.error) add(table.sink, text(table.table), table.error, "");
+  return [...found.values()].sort((a, b) => sinceMs(b.error) - sinceMs(a.error));
+}
+
+function sinceMs(error) {
+  return Date.parse(text(error.since)) || 0;
 }
 
 function showErrors(status, now) {
   const every = allErrors(status);
-  const newest = every.slice(0, ERRORS_MAX);
-  sync(byId("errors"), newest, (item) => JSON.stringify([item.sink, item.table]), () => {
+  sync(byId("errors"), every.slice(0, ERRORS_MAX), (item) => item.key, () => {
     const node = element("li");
     const head = element("div", "error-head");
     const where = element("strong");
@@ -255,18 +272,19 @@ function showErrors(status, now) {
     node.append(head, trouble);
     node.parts = { where, since, place, key, trouble };
     return node;
-  }, (parts, { sink, table, error, isPassing }) => {
-    setText(parts.where, table ? `${text(table)} on ${text(sink)}` : `sink ${text(sink)}`);
-    setText(parts.since, error.since ? ago(error.since, now) : "");
+  }, (parts, { sink, table, error, count, look }) => {
+    const times = count > 1 ? `${number(count)} times, last ` : "";
+    setText(parts.where, table ? `${table} on ${text(sink)}` : `sink ${text(sink)}`);
+    setText(parts.since, `${times}${error.since ? ago(error.since, now) : ""}${look === "idle" ? ", over" : ""}`);
     parts.since.title = localTime(error.since);
     setText(parts.place, error.position ? `at ${text(error.position)}` : "");
     setText(parts.key, error.key ? `key ${text(error.key)}` : "");
-    setClass(parts.trouble, isPassing ? "trouble warn" : "trouble");
+    setClass(parts.trouble, `trouble ${look}`);
     updateTrouble(parts.trouble, error);
   });
   byId("errors-none").hidden = every.length > 0;
   byId("errors-more").hidden = every.length <= ERRORS_MAX;
-  setText(byId("errors-more"), `and ${number(every.length - ERRORS_MAX)} older, in the list of tables`);
+  setText(byId("errors-more"), `and ${number(every.length - ERRORS_MAX)} older`);
 }
 
 function tableRank(table) {
@@ -304,7 +322,8 @@ function showTables(status, now) {
     cell(row, "name-cell", "").append(name, target);
     const sink = cell(row, "", "Sink");
     const state = element("span", "pill");
-    cell(row, "state-cell", "").append(state);
+    const progress = element("span", "quiet progress");
+    cell(row, "state-cell", "").append(state, progress);
     const rows = cell(row, "number", "Rows, about");
     const change = cell(row, "when", "Last change");
     const changed = cell(row, "", "Changed by policy");
@@ -314,13 +333,14 @@ function showTables(status, now) {
     wide.colSpan = 6;
     wide.append(trouble);
     node.append(row, errorRow);
-    node.parts = { name, target, sink, state, rows, change, changed, errorRow, trouble };
+    node.parts = { name, target, sink, state, progress, rows, change, changed, errorRow, trouble };
     return node;
   }, (parts, table) => {
     setText(parts.name, text(table.table));
     setText(parts.target, table.target && table.target !== table.table ? `→ ${table.target}` : "");
     setCell(parts.sink, text(table.sink));
     setPill(parts.state, table.state);
+    setText(parts.progress, loaded(table.progress));
     setCell(parts.rows, number(table.rows));
     setCell(parts.change, table.last_change ? ago(table.last_change, now) : "");
     parts.change.title = localTime(table.last_change);

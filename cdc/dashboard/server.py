@@ -30,6 +30,7 @@ from cdc.dashboard.health import ProcessUsage, health_document
 from cdc.dashboard.page import Asset, assets
 from cdc.dashboard.service import Service
 from cdc.errors import CdcError, ConfigError
+from cdc.log import scrub
 from cdc.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -178,7 +179,8 @@ def http_app(
 
     async def cdc_error(_: Request, error: Exception) -> Response:
         assert isinstance(error, CdcError)
-        return Response(_json({"error": error.message, "hint": error.hint}), 503, media_type="application/json")
+        document = {"error": scrub(error.message), "hint": scrub(error.hint)}
+        return Response(_json(document), 503, media_type="application/json")
 
     async def crashed(_: Request, error: Exception) -> Response:
         # The server logs the traceback; a stranger gets the class and no more.

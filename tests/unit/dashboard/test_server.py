@@ -218,12 +218,12 @@ def test_garbage_is_refused_and_the_server_goes_on(start: Callable[..., HttpServ
 
 @pytest.mark.parametrize("path", ["/health", "/api/status", "/readyz"])
 def test_an_error_of_the_service_is_503_with_its_hint(client: Client, service: FakeService, path: str) -> None:
-    service.error = SinkUnavailable("the sink is away", hint="look at it")
+    service.error = SinkUnavailable("mysql://cdc:hunter2@db2 is away", hint="look at it")
 
     answer = client.get(path)
 
     assert answer.status_code == 503
-    assert answer.json() == {"error": "the sink is away", "hint": "look at it"}
+    assert answer.json() == {"error": "mysql://cdc:***@db2 is away", "hint": "look at it"}
 
 
 def test_a_bug_is_500_and_its_text_stays_inside(client: Client, service: FakeService) -> None:
