@@ -384,7 +384,7 @@ def _parse_query_status(cursor: Cursor) -> QueryStatus:
         elif code == QueryVariable.DEFAULT_COLLATION_FOR_UTF8MB4:
             found["utf8mb4_collation"] = cursor.uint(2)
         elif code == QueryVariable.MARIADB_GTID_FLAGS3:
-            flags = cursor.uint(2)
+            flags = cursor.uint(1)
             if flags & (MariadbGtidExtraFlag.COMMIT_ALTER | MariadbGtidExtraFlag.ROLLBACK_ALTER):
                 cursor.skip(8)
         elif code == QueryVariable.MARIADB_CHARACTER_SET_COLLATIONS:

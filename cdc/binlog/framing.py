@@ -269,16 +269,11 @@ class EventFramer:
     def _check_format(self, header: EventHeader, view: memoryview) -> None:
         if not self._verify or _crc(view) == _stored_crc(view):
             return
-        # The IN_USE flag is cleared in place when a file is closed, without a new checksum: the CRC is that of the
-        # event with the flag off. (MySQL sql/log_event.cc event_checksum_test.) Servers with binlog_checksum=NONE
-        # leave the four bytes unset in files, and fill them when sending.
-        flags_at = EVENT_HEADER_BYTES - 2
+        # IN_USE is cleared in place when a file is closed, without a new checksum, and set while it is written: the
+        # CRC is that of the event with the flag off. (MySQL sql/log_event.cc, event_checksum_test.)
         cleared = bytearray(view)
-        cleared[flags_at] &= ~EventFlag.BINLOG_IN_USE & 0xFF
+        cleared[EVENT_HEADER_BYTES - 2] &= ~EventFlag.BINLOG_IN_USE & 0xFF
         if _crc(memoryview(cleared)) == _stored_crc(view):
-            return
-        algorithm = view[-CHECKSUM_BYTES - 1]
-        if algorithm == ChecksumAlgorithm.NONE and _stored_crc(view) == 0:
             return
         self._check(header, view)
 
