@@ -290,9 +290,13 @@ def render(report: CheckReport) -> Text:
         if finding.fix:
             text.append("        fix: ", style="green")
             text.append(f"{finding.fix}\n")
-    counts = ", ".join(f"{report.count(severity)} {severity}{'s' * (severity != 'info')}" for severity in _SEVERITIES)
+    counts = ", ".join(_counted(report.count(severity), severity) for severity in _SEVERITIES)
     text.append(f"{'not ready' if report.exit_code else 'ready'}: {counts}\n")
     return text
+
+
+def _counted(count: int, severity: Severity) -> str:
+    return f"{count} {severity}{'' if count == 1 or severity == 'info' else 's'}"
 
 
 def to_json(report: CheckReport) -> str:

@@ -409,10 +409,10 @@ def _json_columns(connection: SourceConnection, databases: Sequence[str]) -> dic
     return {table: frozenset(columns) for table, columns in found.items()}
 
 
+# Not by the quotes inside names: MariaDB 11.8 does not double those of a foreign key.
 _FOREIGN_KEY = re.compile(
-    r"CONSTRAINT `(?P<name>(?:[^`]|``)+)` FOREIGN KEY \([^)]*\) "
-    r"REFERENCES (?P<parent>`(?:[^`]|``)+`(?:\.`(?:[^`]|``)+`)?) \([^)]*\)(?: ON DELETE (?P<delete>CASCADE|SET "
-    r"NULL|SET DEFAULT|NO ACTION|RESTRICT))?"
+    r"CONSTRAINT `(?P<name>.+?)` FOREIGN KEY \(.+?\) REFERENCES (?P<parent>`.+?`) \(`.+?`\)"
+    r"(?: ON DELETE (?P<delete>CASCADE|SET NULL|SET DEFAULT|NO ACTION|RESTRICT))?"
     r"(?: ON UPDATE (?P<update>CASCADE|SET NULL|SET DEFAULT|NO ACTION|RESTRICT))?"
 )
 _ACTIVE = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
@@ -713,16 +713,16 @@ def _checksum(facts: SourceFacts) -> Iterator[Finding]:
 
 
 def _durability(facts: SourceFacts) -> Iterator[Finding]:
-    loose = [
-        f"{name} = {facts.variables[name]}"
-        for name in ("sync_binlog", "innodb_flush_log_at_trx_commit")
-        if name in facts.variables and facts.variables[name] != "1"
-    ]
+    wanted = ("sync_binlog", "innodb_flush_log_at_trx_commit")
+    loose = [name for name in wanted if facts.variables.get(name, "1") != "1"]
     if loose and facts.service is None:
+        values = " and ".join(f"{name} = {facts.variables[name]}" for name in loose)
+        has_persist = facts.flavor == "mysql" and facts.version >= (8, 0, 0)
+        fix = " ".join(f"SET {'PERSIST' if has_persist else 'GLOBAL'} {name} = 1;" for name in loose)
         yield info(
             facts.subject,
-            f"{' and '.join(loose)}: if the source's machine crashes, it may forget transactions that the sinks have",
-            " ".join(facts.set_global(text.partition(" ")[0], "1") for text in loose),
+            f"{values}: if the source's machine crashes, it may forget transactions that the sinks have",
+            fix if has_persist else f"{fix} (and the same under [mysqld] in the server's option file)",
         )
 
 
@@ -833,13 +833,15 @@ def _replica_ids(facts: SourceFacts) -> Iterator[Finding]:
     settings = facts.settings
     block = range(settings.server_id, settings.server_id + settings.server_id_count)
     if facts.replicas.refusal:
+        is_renamed = facts.flavor == "mysql" and facts.version >= (8, 0, 22)
+        statement = "SHOW REPLICAS" if is_renamed else "SHOW SLAVE HOSTS"
         others = f" ({facts.dump_sessions} streams of {facts.user} run now)" if facts.dump_sessions else ""
         yield info(
             facts.subject,
             f"the ids of the other replicas could not be looked at{others}: {facts.replicas.refusal}. Two replicas "
             "with one id cut each other's stream",
-            f"make sure that no other replica has an id in {block[0]}..{block[-1]}; SHOW "
-            f"{'SLAVE HOSTS' if facts.flavor == 'mariadb' else 'REPLICAS'}; as an administrator lists them",
+            f"make sure that no other replica has an id in {block[0]}..{block[-1]}; {statement}; as an administrator "
+            "lists them",
         )
         return
     for row in facts.replicas.rows:
@@ -848,7 +850,8 @@ def _replica_ids(facts: SourceFacts) -> Iterator[Finding]:
         if number not in block:
             continue
         their_uuid = values.get("replica_uuid") or values.get("slave_uuid") or ""
-        is_ours = their_uuid == _replica_uuid(settings, number) or (not their_uuid and not values.get("host"))
+        # MariaDB shows no uuid; a replica server tells it its port, this service tells 0.
+        is_ours = their_uuid == _replica_uuid(settings, number) if their_uuid else values.get("port") in ("0", "")
         if is_ours and facts.is_running:
             continue
         where = f" at {values['host']}:{values.get('port', '')}" if values.get("host") else ""
