@@ -77,7 +77,7 @@ def run(*command: str, timeout: float = 600, env: Mapping[str, str] | None = Non
 def attempt(
     *command: str, timeout: float = 600, env: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
-    """Run to the end, whatever comes of it; a time-out is exit code 124."""
+    """Run to the end, whatever comes of it; a time-out is exit code 124, a program that is not there 127."""
     environment = {**os.environ, **(env or {})}
     try:
         return subprocess.run(
@@ -92,6 +92,8 @@ def attempt(
         )
     except subprocess.TimeoutExpired:
         return subprocess.CompletedProcess(command, 124, "", f"no end within {timeout:g} s")
+    except FileNotFoundError as error:
+        return subprocess.CompletedProcess(command, 127, "", str(error))
 
 
 def wait_until(what: str, seconds: float, is_reached: Callable[[], bool], why: Callable[[], str] = str) -> float:
@@ -141,7 +143,7 @@ class Engine:
 @contextlib.contextmanager
 def engine(directory: Path) -> Iterator[Engine]:
     """The engine of this machine. Raises Skipped."""
-    if shutil.which("docker") and attempt("docker", "info", timeout=30).returncode == 0:
+    if attempt("docker", "info", timeout=30).returncode == 0:
         docker = Engine("docker", {})
         try:
             yield docker
@@ -450,7 +452,7 @@ def free_port() -> int:
 
 def check_compose(directory: Path, passwords: Sequence[str]) -> None:
     """By Compose itself, and what the file promises. Raises Skipped when Compose cannot be had."""
-    if shutil.which("docker") and attempt("docker", "compose", "version").returncode == 0:
+    if attempt("docker", "compose", "version").returncode == 0:
         compose: tuple[str, ...] = ("docker", "compose")
     else:
         compose = (str(compose_binary(directory)),)
