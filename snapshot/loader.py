@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
 from cdc.model import TableDefinition, TableName
 from cdc.schema.target import TargetTable
-from cdc.sinks.base import Sink, SinkTransaction
+from cdc.sinks.base import ExistingTable, Sink, SinkTransaction
 from cdc.source.connection import SourceConnection, TableGone
 from cdc.source.definitions import read_definition
 from cdc.source.positions import visible_position, written_file_pos
@@ -32,6 +32,19 @@ from checkpoints.store import InSinkStore, TableRecord
 from snapshot.chunks import read_chunks
 
 __all__ = ["LoadProgress", "TableLoader"]
+
+
+def _stale_columns(record: TableRecord, target: TargetTable, existing: ExistingTable) -> list[str]:
+    """Columns that came from the source and are gone there. (Columns that somebody added on the sink may stay.)"""
+    if record.definition is None:
+        return []
+    present = {column.name for column in target.columns}
+    return [
+        f"column {column.name} is no longer at the source"
+        for column in record.definition.columns
+        if column.name not in present and column.name in existing.columns
+    ]
+
 
 # How often a table whose definition keeps changing under the load is tried before it is left for the next round.
 _ATTEMPTS_MAX = 5
@@ -151,6 +164,7 @@ class TableLoader:
             return False
         is_ours = record.definition is not None
         differences = self._sink.differences(target, existing)
+        differences += _stale_columns(record, target, existing)
         if differences and is_ours:
             self._sink.drop_table(target)
             self._sink.create_table(target)

@@ -76,11 +76,13 @@ def ssl_arguments(settings: SslSettings) -> dict[str, Any]:
     """The arguments for pymysql. 'preferred' takes TLS unverified, and does without where none is offered."""
     if settings.mode == "disabled":
         return {"ssl_disabled": True}
+    if settings.mode == "preferred":
+        return {}  # what pymysql does by itself
     context = ssl.create_default_context(cafile=settings.ca)
     if settings.cert:
         context.load_cert_chain(settings.cert, settings.key)
     context.check_hostname = settings.mode == "verify_identity"
-    if settings.mode in ("preferred", "required"):
+    if settings.mode == "required":
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return {"ssl": context}
@@ -235,6 +237,12 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
         return ConfigError(f"{where} refuses us: {text} (error {number})", hint=hint)
     if number in _GONE or number in _CHANGED:
         return TableGone(f"{where}: {text} (error {number})")
+    if number == 2026:
+        return ConfigError(
+            f"{where}: no TLS session: {text} (error {number})",
+            hint="enable TLS on the server, check source.ssl_ca and the server's certificate, "
+            "or set source.ssl_mode: preferred where the network is trusted",
+        )
     if isinstance(error, (OSError, pymysql.err.OperationalError, pymysql.err.InterfaceError)) or number in (
         1205,
         1213,

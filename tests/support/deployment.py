@@ -1,0 +1,193 @@
+"""A deployment under test: a configuration of its own, and the real service as a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import decimal
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cdc.demo.servers import Server
+from tests.support.databases import fresh_database, fresh_pg_database, unique_name
+from tests.support.waiting import wait_until
+
+__all__ = ["Deployment", "deployment"]
+
+
+class Deployment:
+    """One source database replicated to the given sinks. `source_database` is the one that is captured."""
+
+    def __init__(
+        self, directory: Path, source: Server, source_database: str, sinks: Mapping[str, tuple[Server, str]]
+    ) -> None:
+        self.directory = directory
+        self.source = source
+        self.source_database = source_database
+        self.sinks = dict(sinks)
+        self.process: subprocess.Popen[bytes] | None = None
+        self.config: dict[str, Any] = {
+            "name": unique_name("d").replace("_", "-").lower(),
+            "source": {"url": source.url, "server_id": 10_000 + int.from_bytes(os.urandom(3), "big")},
+            "sinks": [
+                {"name": name, "url": _with_database(server, database)} for name, (server, database) in sinks.items()
+            ],
+            "tables": {"include": [f"{source_database}.*"]},
+            "flush": {"age_ms_max": 50},
+            "retry": {"initial_seconds": 0.1, "max_seconds": 1},
+            "http": {"enabled": False},
+            "var_dir": str(directory / "var"),
+        }
+
+    # -- running it
+
+    def write_config(self) -> Path:
+        path = self.directory / "config.yaml"
+        path.write_text(yaml.safe_dump(self.config))
+        return path
+
+    def _command(self, arguments: Sequence[str]) -> list[str]:
+        return [sys.executable, "-m", "cdc", *arguments, "-c", str(self.write_config())]
+
+    def _environment(self, crash_at: str) -> dict[str, str]:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+        environment.pop("CDC_CRASH_AT", None)
+        if crash_at:
+            environment["CDC_CRASH_AT"] = crash_at
+        return environment
+
+    def run(self, *arguments: str, timeout: float = 90, crash_at: str = "") -> subprocess.CompletedProcess[str]:
+        """Run a command of `cdc` to its end."""
+        return subprocess.run(
+            self._command(arguments),
+            cwd=self.directory,
+            env=self._environment(crash_at),
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+
+    def catch_up(self, timeout: float = 90) -> None:
+        """`cdc run --until-caught-up`, which must succeed."""
+        result = self.run("run", "--until-caught-up", timeout=timeout)
+        assert result.returncode == 0, f"exit code {result.returncode}\n{result.stderr}"
+
+    def start(self, *, crash_at: str = "") -> subprocess.Popen[bytes]:
+        """Start `cdc run`; `stop` or `kill` ends it."""
+        assert self.process is None or self.process.poll() is not None
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self._command(["run"]),
+                cwd=self.directory,
+                env=self._environment(crash_at),
+                stdout=log,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        return self.process
+
+    @property
+    def log_path(self) -> Path:
+        return self.directory / "service.log"
+
+    def log(self) -> str:
+        return self.log_path.read_text() if self.log_path.exists() else ""
+
+    def stop(self, timeout: float = 10) -> int:
+        """SIGTERM, as an operator would; the exit code."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        code = self.process.wait(timeout)
+        self.process = None
+        return code
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        if self.process is not None:
+            if self.process.poll() is None:
+                self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def status(self) -> dict[str, Any]:
+        result = self.run("status", "--json")
+        assert result.stdout, result.stderr
+        document: dict[str, Any] = json.loads(result.stdout)
+        return document
+
+    def wait_for_log(self, event: str, *, count: int = 1, timeout: float = 30) -> None:
+        """Until the service has logged `event` `count` times."""
+        wait_until(lambda: self.log().count(f'"event": "{event}"') >= count, timeout, f"{event} x {count} in the log")
+
+    # -- what is there
+
+    def source_rows(self, table: str) -> list[tuple[Any, ...]]:
+        return _mysql_rows(self.source, self.source_database, table)
+
+    def sink_rows(self, sink: str, table: str) -> list[tuple[Any, ...]]:
+        server, database = self.sinks[sink]
+        if server.family == "postgresql":
+            with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
+                cursor.execute("SET timezone = 'UTC'")
+                cursor.execute(f'SELECT * FROM "{self.source_database}"."{table}"')
+                return sorted((tuple(map(_plain, row)) for row in cursor.fetchall()), key=repr)
+        return _mysql_rows(server, database or self.source_database, table)
+
+    def assert_equal(self, *tables: str) -> None:
+        """Every table has the same rows on source and sinks, by the servers' own answers."""
+        for table in tables:
+            expected = self.source_rows(table)
+            for sink in self.sinks:
+                actual = self.sink_rows(sink, table)
+                missing = [row for row in expected if row not in set(actual)][:5]
+                extra = [row for row in actual if row not in set(expected)][:5]
+                assert actual == expected, (
+                    f"{table} on {sink}: {len(expected)} rows at the source, {len(actual)} at the sink; "
+                    f"missing {missing}, extra {extra}"
+                )
+
+
+def _with_database(server: Server, database: str) -> str:
+    return server.url_for(database)
+
+
+def _mysql_rows(server: Server, database: str, table: str) -> list[tuple[Any, ...]]:
+    with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute("SET time_zone = '+00:00'")
+        cursor.execute(f"SELECT * FROM `{table}`")
+        return sorted((tuple(map(_plain, row)) for row in cursor.fetchall()), key=repr)
+
+
+def _plain(value: Any) -> Any:
+    """A driver's value as what both drivers agree on."""
+    if isinstance(value, memoryview):
+        return bytes(value)
+    if isinstance(value, decimal.Decimal) and value.as_tuple().exponent == 0:
+        return int(value)  # BIGINT UNSIGNED is numeric(20) on PostgreSQL
+    if hasattr(value, "tzinfo") and value.tzinfo is not None:
+        return value.replace(tzinfo=None)
+    return value
+
+
+@contextlib.contextmanager
+def deployment(directory: Path, source: Server, **sinks: Server) -> Iterator[Deployment]:
+    """A deployment over databases of its own; ends its service and drops them afterwards."""
+    with contextlib.ExitStack() as stack:
+        source_database = stack.enter_context(fresh_database(source))
+        places = {}
+        for name, server in sinks.items():
+            fresh = fresh_pg_database if server.family == "postgresql" else fresh_database
+            places[name] = (server, stack.enter_context(fresh(server)))
+        made = Deployment(directory, source, source_database, places)
+        stack.callback(made.kill)
+        yield made
