@@ -165,7 +165,7 @@ def snapshot(
     sink: SinkOption = None,
 ) -> None:
     """Load tables, or load them again (default: those that are pending or parked); also beside a running service."""
-    from cdc.snapshotting import snapshot_tables
+    from cdc.commands.snapshot import snapshot_tables
 
     raise typer.Exit(snapshot_tables(_load(config, env_file), tables or [], only_sinks=sink or []))
 
@@ -182,7 +182,7 @@ def status(
 ) -> None:
     """Per sink: state, position, lag. Per table: state, rows, last change, error. Works with the service stopped."""
     from cdc.app import read_status
-    from cdc.status_text import print_status
+    from cdc.commands.status_text import print_status
 
     settings = _load(config, env_file)
     while True:
@@ -227,9 +227,7 @@ def verify(
     """Compare source and sinks, whole tables by count and checksum, while nothing writes. 0 equal, 1 different."""
     from cdc.verify import run_verify_command
 
-    raise typer.Exit(
-        run_verify_command(_load(config, env_file), tables or [], only_sinks=sink or [], as_json=as_json)
-    )
+    raise typer.Exit(run_verify_command(_load(config, env_file), tables or [], only_sinks=sink or [], as_json=as_json))
 
 
 # ---------------------------------------------------------------- checkpoint
@@ -238,7 +236,7 @@ def verify(
 @checkpoint_app.command("show")
 def checkpoint_show(config: ConfigOption = None, env_file: EnvFileOption = None, as_json: JsonOption = False) -> None:
     """Print the checkpoint of every sink."""
-    from cdc.checkpoint_commands import show
+    from cdc.commands.checkpoint import show
 
     raise typer.Exit(show(_load(config, env_file), as_json=as_json))
 
@@ -251,7 +249,7 @@ def checkpoint_reset(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Forget the checkpoint: the next run loads every table again (the target tables stay until then)."""
-    from cdc.checkpoint_commands import reset
+    from cdc.commands.checkpoint import reset
 
     raise typer.Exit(reset(_load(config, env_file), only_sinks=sink or [], is_confirmed=yes))
 

@@ -153,27 +153,31 @@ class InSinkStore:
         self.sink.create_metadata_namespace()
         if self.exists():
             return
-        d = self._dialect
         with self.sink.transaction() as tx:
-            for statement in (
-                f"CREATE TABLE IF NOT EXISTS {self._table('lease')} (pipeline {d.key} NOT NULL PRIMARY KEY, "
-                f"holder {d.text} NOT NULL, epoch bigint NOT NULL, expires_us bigint NOT NULL, "
-                f"session {d.text} NOT NULL, status {d.text} NOT NULL){d.suffix}",
-                f"CREATE TABLE IF NOT EXISTS {self._table('tables')} (pipeline {d.key} NOT NULL, "
-                f"source_table {d.key} NOT NULL, target {d.text} NOT NULL, state varchar(20) NOT NULL, "
-                f"definition {d.text}, loaded_from {d.text}, ready_at {d.text}, rows_loaded bigint NOT NULL, "
-                f"last_change_us bigint, policy_changes {d.text} NOT NULL, error {d.text}, "
-                f"updated_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)){d.suffix}",
-                f"CREATE TABLE IF NOT EXISTS {self._table('commands')} (id {d.serial} PRIMARY KEY, "
-                f"pipeline {d.key} NOT NULL, name varchar(40) NOT NULL, argument {d.text} NOT NULL, "
-                f"state varchar(20) NOT NULL, message {d.text} NOT NULL, requested_us bigint NOT NULL){d.suffix}",
-                # The last one: `exists` looks for it.
-                f"CREATE TABLE IF NOT EXISTS {self._table('checkpoint')} (pipeline {d.key} NOT NULL PRIMARY KEY, "
-                f"format integer NOT NULL, sequence bigint NOT NULL, position {d.text} NOT NULL, "
-                f"epoch bigint NOT NULL, committed_us bigint NOT NULL){d.suffix}",
-            ):
+            for statement in self._definitions():
                 tx.execute(statement)
             tx.commit()
+
+    def _definitions(self) -> list[str]:
+        """CREATE TABLE of each metadata table; `checkpoint` is the last one, because `exists` looks for it."""
+        text, key = self._dialect.text, self._dialect.key
+        tables = {
+            "lease": f"pipeline {key} NOT NULL PRIMARY KEY, holder {text} NOT NULL, epoch bigint NOT NULL, "
+            f"expires_us bigint NOT NULL, session {text} NOT NULL, status {text} NOT NULL",
+            "tables": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, target {text} NOT NULL, "
+            f"state varchar(20) NOT NULL, definition {text}, loaded_from {text}, ready_at {text}, "
+            f"rows_loaded bigint NOT NULL, last_change_us bigint, policy_changes {text} NOT NULL, error {text}, "
+            f"updated_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)",
+            "commands": f"id {self._dialect.serial} PRIMARY KEY, pipeline {key} NOT NULL, name varchar(40) NOT NULL, "
+            f"argument {text} NOT NULL, state varchar(20) NOT NULL, message {text} NOT NULL, "
+            f"requested_us bigint NOT NULL",
+            "checkpoint": f"pipeline {key} NOT NULL PRIMARY KEY, format integer NOT NULL, sequence bigint NOT NULL, "
+            f"position {text} NOT NULL, epoch bigint NOT NULL, committed_us bigint NOT NULL",
+        }
+        return [
+            f"CREATE TABLE IF NOT EXISTS {self._table(name)} ({columns}){self._dialect.suffix}"
+            for name, columns in tables.items()
+        ]
 
     # -- the lease
 
@@ -287,9 +291,7 @@ class InSinkStore:
     def last_sequence(self) -> int:
         """The sequence to go on from (0 before the first checkpoint and after a reset)."""
         with self.sink.transaction() as tx:
-            rows = tx.execute(
-                f"SELECT sequence FROM {self._table('checkpoint')} WHERE pipeline = %s", (self.pipeline,)
-            )
+            rows = tx.execute(f"SELECT sequence FROM {self._table('checkpoint')} WHERE pipeline = %s", (self.pipeline,))
         return int(rows[0][0]) if rows else 0
 
     def save(self, tx: Any, checkpoint: Checkpoint) -> None:

@@ -139,9 +139,9 @@ class TableLoader:
         return record
 
     def _wait_for_ddl(self, table: TableName) -> None:
-        """A DDL that the stream has shown may not be done yet: wait for its metadata lock before reading definitions."""
+        """A DDL that the stream has shown may not be done yet: wait for its metadata lock before reading on."""
         try:
-            self._source.query(f"SELECT 1 FROM {quote_table(table)} LIMIT 0")  # noqa: S608 - quoted
+            self._source.query(f"SELECT 1 FROM {quote_table(table)} LIMIT 0")
         except TableGone:
             return
 
@@ -170,8 +170,9 @@ class TableLoader:
             self._sink.create_table(target)
             return False
         if differences:
+            reasons = "; ".join(differences)
             raise SinkRefused(
-                f"{record.source}: the target {target} on sink {self._sink.name} does not fit: {'; '.join(differences)}",
+                f"{record.source}: the target {target} on sink {self._sink.name} does not fit: {reasons}",
                 table=str(record.source),
                 hint="alter or drop the target, or map the table elsewhere",
             )

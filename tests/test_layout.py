@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cdc.dashboard",),
     ("cdc.config",),
     ("cdc.app",),
-    ("cdc.check", "cdc.verify", "cdc.demo"),
+    ("cdc.check", "cdc.verify", "cdc.demo", "cdc.commands"),
     ("cdc.cli",),
     ("cdc.__main__",),
 )
@@ -36,7 +36,7 @@ TOP_LEVEL = frozenset(("cdc", "snapshot", "checkpoints"))
 CYTHON_FROM = re.compile(r"\s*from\s+([\w.]+)\s+c?import\s+\(?\s*(\w+)?")
 CYTHON_IMPORT = re.compile(r"\s*c?import\s+([\w.]+)")
 CONFIG_IMPORTS = frozenset((*NOUNS, "cdc"))
-CONFIG_IMPORTERS = frozenset(("cdc.app", "cdc.check", "cdc.verify", "cdc.demo", "cdc.cli"))
+CONFIG_IMPORTERS = frozenset(("cdc.app", "cdc.check", "cdc.verify", "cdc.demo", "cdc.commands", "cdc.cli"))
 
 
 def entry_of(module: str) -> str | None:

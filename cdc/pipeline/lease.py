@@ -77,10 +77,11 @@ class LeaseKeeper:
                 self._store.take_lease(
                     holder=self._holder, session=self._sink.session(), seconds=self._seconds, was_renewed=was_renewed
                 )
-                return
             except LeaseHeld:
                 if was_renewed or self._clock.monotonic() > deadline:
                     raise
+            else:
+                return
             if self._clock.wait(is_stopping, _TICK_SECONDS):
                 raise Stopping("stopped while waiting for the lease")
 

@@ -601,16 +601,17 @@ class _Session:
         applier.close()  # the middle of a large transaction: it comes again after the load
         records = []
         for name in change.tables:
-            namespace, target = tables.place(name)
-            record = tables.record(name) or TableRecord(source=name, target=f"{namespace}.{target}", state="pending")
+            target = ".".join(tables.place(name))
+            record = tables.record(name) or TableRecord(source=name, target=target, state="pending")
+            anew = replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None, error=None)
             if name in change.is_dropped:
-                record = replace(record, state="dropped", loaded_from=None, ready_at=None, ready_server=None, error=None)
+                record = replace(anew, state="dropped")
             elif self._is_history(record, change.end):
                 # The stream is still behind the load: what it shows is older than what was loaded. Further changes
                 # may follow up to there, so the next load waits until the stream has passed that position.
                 record = replace(record, state="pending", error=None)
             else:
-                record = replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None, error=None)
+                record = anew
             records.append(record)
         with self._sink.transaction() as tx:
             for record in records:
@@ -656,5 +657,3 @@ class _Session:
             return
         self._p.is_finished = True
         raise _SessionEnd
-
-

@@ -451,8 +451,9 @@ class Assembler:
             tables |= {t for t, buffer in self._buffers.items() if buffer.image_count > self._marks.get(t, 0)}
             engines = {found.definition.engine for table in tables if (found := self._capture.find(table))}
             if engines - {"InnoDB", "ROCKSDB", "NDB", "NDBCLUSTER"}:
+                names = ", ".join(sorted(engines))
                 raise UnsupportedEvent(
-                    f"ROLLBACK of a transaction that changed tables of {', '.join(sorted(engines))}, which stay changed",
+                    f"ROLLBACK of a transaction that changed tables of {names}, which stay changed",
                     hint="use InnoDB for captured tables; then load them again with `cdc snapshot`",
                 )
             self._discard_group_rows()
@@ -624,9 +625,7 @@ class Assembler:
         known = self._layouts.get(name)
         if known is None or known[0] != body[6:] or known[1] is not captured.definition:
             try:
-                layout = build_layout(
-                    table_map, captured.definition, flavor=self._flavor, server_version=self._version
-                )
+                layout = build_layout(table_map, captured.definition, flavor=self._flavor, server_version=self._version)
             except LayoutMismatch:
                 if captured.is_ready:
                     raise

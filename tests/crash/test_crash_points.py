@@ -15,9 +15,9 @@ import pytest
 
 from cdc.demo.servers import Server
 from cdc.pipeline.hooks import CRASH_POINTS
-from tests.conftest import SOURCES
 from tests.support import wait_until
 from tests.support.deployment import Deployment, deployment
+from tests.support.pool import SOURCES
 from tests.support.writer import TABLES, Writer, create_schema
 
 pytestmark = pytest.mark.crash
@@ -51,10 +51,8 @@ def _cases() -> list[tuple[str, str, str]]:
     ]
 
 
-@pytest.mark.parametrize(("point", "source_name", "sink_name"), _cases())
-def test_kill_at(
-    point: str, source_name: str, sink_name: str, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.parametrize("point,source_name,sink_name", _cases())
+def test_kill_at(point: str, source_name: str, sink_name: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     source: Server = request.getfixturevalue(source_name)
     sink: Server = request.getfixturevalue(sink_name)
     with deployment(tmp_path, source, sink=sink) as made:

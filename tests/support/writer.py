@@ -12,6 +12,7 @@ import threading
 from typing import Any
 
 from cdc.demo.servers import Server
+from tests.support.waiting import wait_until
 
 __all__ = ["ACCOUNTS", "TABLES", "Writer", "create_schema"]
 
@@ -19,20 +20,20 @@ TABLES = ("accounts", "orders", "items")
 ACCOUNTS = 40
 START_BALANCE = 1000
 
-_SCHEMA = (
-    "CREATE TABLE accounts (id INT PRIMARY KEY, balance BIGINT NOT NULL, note VARCHAR(40) NULL) {suffix}",
-    "CREATE TABLE orders (id BIGINT UNSIGNED PRIMARY KEY, customer VARCHAR(30) NOT NULL, amount DECIMAL(12,2) NULL, "
-    "placed DATETIME(3) NULL, state ENUM('new','paid','shipped') NOT NULL, raw BLOB NULL) {suffix}",
-    "CREATE TABLE items (order_id BIGINT UNSIGNED NOT NULL, line SMALLINT NOT NULL, name VARCHAR(60) NOT NULL, "
-    "price DOUBLE NULL, PRIMARY KEY (order_id, line)) {suffix}",
-)
+_SCHEMA = {
+    "accounts": "id INT PRIMARY KEY, balance BIGINT NOT NULL, note VARCHAR(40) NULL",
+    "orders": "id BIGINT UNSIGNED PRIMARY KEY, customer VARCHAR(30) NOT NULL, amount DECIMAL(12,2) NULL, "
+    "placed DATETIME(3) NULL, state ENUM('new','paid','shipped') NOT NULL, raw BLOB NULL",
+    "items": "order_id BIGINT UNSIGNED NOT NULL, line SMALLINT NOT NULL, name VARCHAR(60) NOT NULL, "
+    "price DOUBLE NULL, PRIMARY KEY (order_id, line)",
+}
 
 
 def create_schema(server: Server, database: str, *, rows: int = 200, suffix: str = "") -> None:
     """Make the tables and their first rows."""
     with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
-        for statement in _SCHEMA:
-            cursor.execute(statement.format(suffix=suffix))
+        for name, columns in _SCHEMA.items():
+            cursor.execute(f"CREATE TABLE {name} ({columns}) {suffix}")
         cursor.executemany("INSERT INTO accounts VALUES (%s, %s, NULL)", [(n, START_BALANCE) for n in range(ACCOUNTS)])
         cursor.executemany(
             "INSERT INTO orders VALUES (%s, %s, %s, '2024-02-03 04:05:06.789', 'new', %s)",
@@ -66,6 +67,10 @@ class Writer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
+    def wait_for(self, count: int) -> None:
+        """Until `count` transactions have been committed since the start."""
+        wait_until(lambda: self.count >= count or self.error is not None, 60, f"{count} transactions")
+
     def stop(self) -> None:
         """End after the transaction at hand; raises what the writer died of."""
         self._is_stopping.set()
@@ -86,7 +91,7 @@ class Writer:
                     else:
                         connection.commit()
                         self.count += 1
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - handed to the test by stop()
             self.error = error
 
     def _change(self, cursor: Any) -> None:

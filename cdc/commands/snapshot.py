@@ -152,9 +152,7 @@ def _report(name: str, store: InSinkStore, wanted: list[TableName], message: str
 
 def _load_alone(config: Config, sinks: list[SinkSettings], tables: list[TableName]) -> int:
     """No service runs: run one here, for these sinks, until it has caught up."""
-    own = config.model_copy(
-        update={"sinks": tuple(sinks), "http": config.http.model_copy(update={"enabled": False})}
-    )
+    own = config.model_copy(update={"sinks": tuple(sinks), "http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
     service = Application(own, log=log, environ=dict(os.environ))
     service.start(until_caught_up=True)
