@@ -12,12 +12,10 @@ import ctypes
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -371,10 +369,12 @@ class _Demo:
     # -- before
 
     def _prepare(self) -> None:
-        directory = Path(tempfile.mkdtemp(prefix="cdc-demo-"))
-        self._stack.callback(shutil.rmtree, directory, ignore_errors=True)
         self._servers = _start_servers(self._stack)
         source, sinks = self._servers.source, self._servers.sinks
+        # The server's own directory goes with it, even when this process is killed.
+        assert source.directory is not None
+        directory = source.directory / "demo"
+        directory.mkdir()
         self._sums = _SumWatch(self._servers)
         _say("A shop's database, replicated live to two others; the service is killed with kill -9 in the middle.")
         _say()
