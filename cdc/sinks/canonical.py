@@ -275,6 +275,8 @@ def _decoded(value: Any) -> str:
 
 def _mysql_text(column: TargetColumn) -> Callable[[str], str]:
     match column.source.kind:
+        case ValueKind.INTEGER:
+            return lambda text: str(int(text))  # ZEROFILL
         case ValueKind.DECIMAL:
             return lambda text: number_text(Decimal(text))
         case ValueKind.DATETIME | ValueKind.TIMESTAMP:

@@ -29,6 +29,7 @@ from cdc.sinks.values import (
     inet_text,
     python_values,
     refusal,
+    set_labels,
     time_text,
     timestamp_text,
     uuid_text,
@@ -127,6 +128,10 @@ def _encoder(column: TargetColumn, kind: SinkKind, *, is_compared: bool) -> Enco
     if source is ValueKind.ENUM:
         count = len(column.source.members)
         return lambda value, index: _bounded(value, index, count, f"the ENUM index {value} is beyond {count} members")
+    if source is ValueKind.SET and is_compared:
+        # As a number, a SET of 64 members whose last one is in compares as a negative one.
+        members = column.source.members
+        return lambda value, index: text_literal(set_labels(value, members, index))
     if source is ValueKind.SET:
         count = len(column.source.members)
         limit = (1 << count) - 1

@@ -53,15 +53,15 @@ def is_refusal(error: BaseException) -> bool:
     return isinstance(error, pymysql.err.MySQLError) and number not in _UNAVAILABLE and number not in _CONFIG
 
 
-# `column 'a' at row 3` (1264, 1265, 1366, 1406, 1292, 3819 …), `Column 'a' cannot be null` (1048).
-_AT_ROW = re.compile(r"[Cc]olumn '(?P<column>.*?)'(?: at row (?P<row>\d+))?", re.DOTALL)
+# `column 'a' at row 3` (1264, 1265, 1366, 1406 …), `Column 'a' cannot be null` (1048), and MariaDB's way to say the
+# former, "for column `db`.`t`.`a` at row 3".
+_COLUMN = re.compile(r"[Cc]olumn (?:'(?P<plain>.*?)'|(?:`[^`]*`\.)*`(?P<quoted>[^`]*)`)", re.DOTALL)
 
 
 def refused_column(error: BaseException) -> str | None:
     """The column that the server's message names; the session's messages are in English."""
-    text = str(error.args[1]) if len(error.args) > 1 else ""
-    match = _AT_ROW.search(text)
-    return match["column"] if match else None
+    match = _COLUMN.search(str(error.args[1]) if len(error.args) > 1 else "")
+    return (match["plain"] or match["quoted"]) if match else None
 
 
 def translate(

@@ -187,6 +187,7 @@ class MysqlSink:
         self._query("SET NAMES utf8mb4 COLLATE utf8mb4_bin")
         self._query(f"SET SESSION {', '.join(f'{name} = {value}' for name, value in _SESSION.items())}")
         self._query(f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation}, READ WRITE")
+        self._set_if_known("max_error_count", "65535")  # wants a right on MySQL; see `_MysqlTransaction._change`
         for name, value in (_MYSQL_SESSION if self._kind == "mysql" else _MARIADB_SESSION).items():
             self._set_if_known(name, value)
         if self._kind == "mariadb" and self._settings.statement_timeout_seconds:
@@ -203,7 +204,7 @@ class MysqlSink:
         self._live().commit()
 
     def _set_if_known(self, name: str, value: str) -> None:
-        """Not every version knows every variable."""
+        """Not every version knows every variable, nor may every user set it."""
         try:
             self._query(f"SET SESSION {name} = {value}")
         except pymysql.err.MySQLError as error:
@@ -522,6 +523,8 @@ class _MysqlTransaction:
         position = 0
         literals = (part.literals[index] for index in plain)
         for chunk in sql.chunks(literals, bytes_max=self._statement_bytes_max, count_max=STATEMENT_ROWS_MAX):
+            # A statement that is refused for a warning has done its work: `_blamed` undoes it.
+            self._sink.run("SAVEPOINT cdc_rows")
             try:
                 self._change(head + b",".join(chunk) + tail)
             except pymysql.err.MySQLError as error:
@@ -546,7 +549,8 @@ class _MysqlTransaction:
                 except pymysql.err.MySQLError as error:
                     if not is_refusal(error):
                         raise
-                    table, key = str(target.definition.name), key_text(part.rows, target, index)
+                    key = key_text(part.rows, target, index)
+                    table = str(target.definition.name)
                     raise self._sink.translated(error, f"write to {target}", table=table, key=key) from error
         finally:
             if self._sink.is_open():
@@ -562,18 +566,19 @@ class _MysqlTransaction:
         self._sink.hook("after_statement")
         expected = Counter(error_columns)
         if cursor.warning_count:
-            for _, number, text in self._warnings():
+            told = self._sink.run("SHOW WARNINGS").fetchall()
+            if len(told) < cursor.warning_count:  # max_error_count is smaller, and not ours to set
+                raise pymysql.err.DataError(1105, f"{cursor.warning_count} warnings, of which the server tells {told}")
+            for _, number, raw in told:
+                text = _text(raw)
                 match = _TRUNCATED.fullmatch(text)
-                if number != 1265 or match is None or not expected[match[1]]:
+                if number == 1265 and match is not None and expected[match[1]]:
+                    expected[match[1]] -= 1
+                elif number not in _BENIGN_WARNINGS:
                     raise pymysql.err.DataError(number, text)
-                expected[match[1]] -= 1
         if +expected:
             raise InvariantBroken(f"no warning came for the error members of {', '.join(+expected)}")
         return cursor
-
-    def _warnings(self) -> list[tuple[str, int, str]]:
-        rows = self._sink.run("SHOW WARNINGS").fetchall()
-        return [(_text(r[0]), int(r[1]), _text(r[2])) for r in rows if int(r[1]) not in _BENIGN_WARNINGS]
 
     # ------------------------------------------------------------ which row it was
 
@@ -587,7 +592,7 @@ class _MysqlTransaction:
         tail: bytes,
     ) -> CdcError:
         """Try ever shorter beginnings of the refused statement, each undone, to name the row."""
-        self._sink.run("SAVEPOINT cdc_narrow")
+        self._sink.run("ROLLBACK TO SAVEPOINT cdc_rows")
         latest: BaseException = error
 
         def is_refused(count: int) -> bool:
@@ -602,7 +607,7 @@ class _MysqlTransaction:
                 return True
             finally:
                 if self._sink.is_open():
-                    self._sink.run("ROLLBACK TO SAVEPOINT cdc_narrow")
+                    self._sink.run("ROLLBACK TO SAVEPOINT cdc_rows")
             return False
 
         position = first_refused(len(indexes), is_refused)
@@ -687,7 +692,6 @@ _SESSION = {
     "unique_checks": "1",
     "sql_safe_updates": "0",
     "sql_notes": "1",
-    "max_error_count": "65535",
     "completion_type": "0",
     "sql_auto_is_null": "0",
     "sql_big_selects": "1",

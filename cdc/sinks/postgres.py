@@ -779,7 +779,7 @@ UNION ALL
 SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass::text || ' refers to it and is not DEFERRABLE'
 FROM pg_constraint WHERE confrelid = %(oid)s AND contype = 'f' AND NOT condeferrable
 UNION ALL
-SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass::text || ' changes other rows when one of its rows goes'
+SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass::text || ' changes rows there when one here goes'
 FROM pg_constraint WHERE confrelid = %(oid)s AND contype = 'f' AND (confdeltype <> 'a' OR confupdtype <> 'a')"""
 
 # Deferrable are also the constraints that other tables' foreign keys put on this one.

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import ssl
+from types import SimpleNamespace
+from typing import Any
+
+import psycopg2
+import pymysql
+import pytest
+
+from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
+from cdc.sinks import errors_mysql, errors_postgres
+from cdc.sinks.mysql import MysqlSettings
+from cdc.sinks.postgres import PostgresSettings
+
+
+def postgres_error(code: str | None, text: str = "it failed", **diag: Any) -> psycopg2.Error:
+    class Raised(psycopg2.Error):
+        pgcode = code
+        diag: Any
+
+    told: dict[str, Any] = {"message_primary": text, "constraint_name": None, "column_name": None}
+    Raised.diag = SimpleNamespace(**{**told, **diag})
+    return Raised(text)
+
+
+@pytest.mark.parametrize(
+    "code,expected",
+    [
+        (None, SinkUnavailable),
+        ("08006", SinkUnavailable),
+        ("40001", SinkUnavailable),
+        ("40P01", SinkUnavailable),
+        ("53100", SinkUnavailable),
+        ("53300", SinkUnavailable),
+        ("55P03", SinkUnavailable),
+        ("57014", SinkUnavailable),
+        ("57P01", SinkUnavailable),
+        ("57P03", SinkUnavailable),
+        ("25006", SinkUnavailable),
+        ("28P01", ConfigError),
+        ("28000", ConfigError),
+        ("3D000", ConfigError),
+        ("42501", ConfigError),
+        ("22001", SinkRefused),
+        ("22003", SinkRefused),
+        ("22P02", SinkRefused),
+        ("23502", SinkRefused),
+        ("23505", SinkRefused),
+        ("428C9", SinkRefused),
+        ("42P01", SinkRefused),
+        ("42703", SinkRefused),
+        ("54000", SinkRefused),
+        ("P0001", SinkRefused),
+        ("2BP01", SinkRefused),
+        ("XX000", SinkRefused),
+    ],
+)
+def test_postgresqls_errors_by_sqlstate(code: str | None, expected: type[CdcError]) -> None:
+    error = errors_postgres.translate(postgres_error(code), sink="s", doing="write", table="shop.t", grant="GRANT x;")
+    assert type(error) is expected
+    assert error.hint
+    assert errors_postgres.is_refusal(postgres_error(code)) == (expected is SinkRefused and code != "XX000")
+
+
+def test_a_refusal_of_postgresql_names_what_is_known() -> None:
+    raised = postgres_error("23502", "null value\n  in column", constraint_name="c1", column_name="v")
+    error = errors_postgres.translate(raised, sink="s", doing="write to n.t", table="shop.t", key="id=1")
+    assert isinstance(error, SinkRefused)
+    assert (error.table, error.column, error.key) == ("shop.t", "v", "id=1")
+    assert error.message == (
+        "sink s: cannot write to n.t: null value in column (constraint c1) (SQLSTATE 23502) (row with id=1)"
+    )
+
+
+@pytest.mark.parametrize(
+    "text,expected,hint",
+    [
+        ('FATAL:  password authentication failed for user "cdc"', ConfigError, "user and password"),
+        ("fe_sendauth: no password supplied", ConfigError, "user and password"),
+        ('FATAL:  no pg_hba.conf entry for host "1.2.3.4", user "cdc", no encryption', ConfigError, "pg_hba.conf"),
+        ('FATAL:  role "cdc" does not exist', ConfigError, "user and password"),
+        ('FATAL:  database "d" does not exist', ConfigError, 'CREATE DATABASE "d";'),
+        ("server does not support SSL, but SSL was required", ConfigError, "ssl_mode"),
+        ("SSL error: certificate verify failed", ConfigError, "ssl_ca"),
+        ("Connection refused\n\tIs the server running on that host?", SinkUnavailable, "host and port"),
+        ("FATAL:  the database system is starting up", SinkUnavailable, "host and port"),
+        ("FATAL:  sorry, too many clients already", SinkUnavailable, "host and port"),
+        ("server closed the connection unexpectedly", SinkUnavailable, "host and port"),
+    ],
+)
+def test_a_connection_to_postgresql_that_fails_says_who_acts(text: str, expected: type[CdcError], hint: str) -> None:
+    error = errors_postgres.translate_connect(
+        psycopg2.OperationalError(text), sink="s", where="h:1", user="cdc", database="d"
+    )
+    assert type(error) is expected
+    assert hint in error.hint
+
+
+@pytest.mark.parametrize(
+    "number,expected",
+    [
+        (0, SinkUnavailable),
+        (2003, SinkUnavailable),
+        (2006, SinkUnavailable),
+        (2013, SinkUnavailable),
+        (1040, SinkUnavailable),
+        (1053, SinkUnavailable),
+        (1205, SinkUnavailable),
+        (1213, SinkUnavailable),
+        (1317, SinkUnavailable),
+        (1021, SinkUnavailable),
+        (1114, SinkUnavailable),
+        (1290, SinkUnavailable),
+        (1836, SinkUnavailable),
+        (1927, SinkUnavailable),
+        (1969, SinkUnavailable),
+        (3024, SinkUnavailable),
+        (4031, SinkUnavailable),
+        (1044, ConfigError),
+        (1045, ConfigError),
+        (1142, ConfigError),
+        (1227, ConfigError),
+        (2026, ConfigError),
+        (1048, SinkRefused),
+        (1062, SinkRefused),
+        (1146, SinkRefused),
+        (1153, SinkRefused),
+        (1264, SinkRefused),
+        (1265, SinkRefused),
+        (1273, SinkRefused),
+        (1292, SinkRefused),
+        (1366, SinkRefused),
+        (1406, SinkRefused),
+        (3105, SinkRefused),
+        (3819, SinkRefused),
+        (4025, SinkRefused),
+    ],
+)
+def test_mysqls_errors_by_number(number: int, expected: type[CdcError]) -> None:
+    raised = pymysql.err.OperationalError(number, "it failed")
+    error = errors_mysql.translate(raised, sink="s", doing="write", table="shop.t", grant="GRANT x;")
+    assert type(error) is expected
+    assert error.hint
+    assert errors_mysql.is_refusal(raised) == (expected is SinkRefused)
+
+
+@pytest.mark.parametrize(
+    "text,column",
+    [
+        ("Data too long for column 'v' at row 3", "v"),
+        ("Column 'v' cannot be null", "v"),
+        ("Incorrect datetime value: '2038' for column `d`.`t`.`v` at row 1", "v"),
+        ("Duplicate entry '1' for key 'PRIMARY'", None),
+    ],
+)
+def test_the_column_in_mysqls_message_is_named(text: str, column: str | None) -> None:
+    error = errors_mysql.translate(pymysql.err.DataError(1406, text), sink="s", doing="write", table="shop.t")
+    assert isinstance(error, SinkRefused)
+    assert error.column == column
+
+
+def test_a_certificate_that_does_not_verify_is_the_operators_business() -> None:
+    raised = pymysql.err.OperationalError(2003, "Can't connect")
+    raised.original_exception = ssl.SSLError("certificate verify failed")  # type: ignore[attr-defined]  # as pymysql does
+    assert isinstance(errors_mysql.translate(raised, sink="s", doing="connect"), ConfigError)
+
+
+def test_the_hint_for_a_missing_right_is_its_grant() -> None:
+    for error in (
+        errors_mysql.translate(
+            pymysql.err.OperationalError(1142, "denied"), sink="s", doing="write", table="t", grant="GRANT x;"
+        ),
+        errors_postgres.translate(postgres_error("42501"), sink="s", doing="write", table="t", grant="GRANT x;"),
+    ):
+        assert "GRANT x;" in error.hint
+
+
+def test_a_refused_metadata_statement_parks_no_table() -> None:
+    assert isinstance(errors_postgres.translate(postgres_error("42P01"), sink="s", doing="read"), ConfigError)
+    assert isinstance(
+        errors_mysql.translate(pymysql.err.ProgrammingError(1146, "x"), sink="s", doing="read"), ConfigError
+    )
+
+
+def test_settings_do_not_show_their_password() -> None:
+    for settings in (PostgresSettings("s", "h", 1, "u", "d", "s3cret"), MysqlSettings("s", "h", 1, "u", "d", "s3cret")):
+        assert settings.password == "s3cret"
+        assert "s3cret" not in repr(settings)
