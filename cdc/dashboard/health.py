@@ -8,13 +8,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Literal
 
 import psutil
 
 from cdc.clock import Clock
 from cdc.dashboard.service import ConnectionHealth, ConnectionStatus, HealthInputs
+from cdc.pipeline.text import iso_time
 
 __all__ = ["HealthStatus", "ProcessUsage", "Usage", "health_document", "health_status"]
 
@@ -88,7 +88,7 @@ def health_document(inputs: HealthInputs, *, version: str, now_us: int, usage: U
     connections |= {f"target_{name}": connection for name, connection in targets.items()}
     return {
         "status": health_status(inputs),
-        "timestamp": datetime.fromtimestamp(now_us / 1e6, UTC).isoformat(timespec="milliseconds"),
+        "timestamp": iso_time(now_us),
         "version": version,
         "uptime_seconds": round(max(now_us - inputs.started_us, 0) / 1e6, 3),
         "database_connections": {name: _connection(connection) for name, connection in connections.items()},

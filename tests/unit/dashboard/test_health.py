@@ -64,7 +64,7 @@ def document(given: HealthInputs) -> dict[str, object]:
 def test_the_document_has_the_contracted_keys_and_no_others() -> None:
     given = replace(
         inputs("streaming"),
-        last_successful_sync="2023-11-14T22:15:00.000+00:00",
+        last_successful_sync="2023-11-14T22:15:00.000000Z",
         tables_synced=7,
         sync_errors=2,
         error_summary={"SinkRefused": 2},
@@ -73,11 +73,11 @@ def test_the_document_has_the_contracted_keys_and_no_others() -> None:
 
     assert document(given) == {
         "status": "healthy",
-        "timestamp": "2023-11-14T22:15:00.250+00:00",
+        "timestamp": "2023-11-14T22:15:00.250000Z",
         "version": "1.2.3",
         "uptime_seconds": 90.0,
         "database_connections": {"source": sink, "target": sink, "target_sink1": sink},
-        "last_successful_sync": "2023-11-14T22:15:00.000+00:00",
+        "last_successful_sync": "2023-11-14T22:15:00.000000Z",
         "tables_synced": 7,
         "sync_errors": 2,
         "file_staging": {"enabled": False},
