@@ -1,7 +1,7 @@
 """What the servers' charsets are where no codec of Python's is exactly that.
 
-Generated from the servers (`python -m tests.support.charset_cells SERVER_URL` prints this file's tables), and the
-same on MySQL 9.7, MariaDB 10.11 and 11.8: tests/integration/test_binlog_types.py compares every cell with each.
+Taken from the servers' own conversion (tests/support/charset_cells.py), and the same on MySQL 9.7, MariaDB 10.11 and
+11.8: tests/integration/test_binlog_types.py compares every cell with each.
 U+FFFE, or `-`, stands for a byte sequence that the server cannot convert (it prints `?` or U+FFFD).
 """
 

@@ -190,11 +190,17 @@ def _compare_charset(compare: _Comparison, collation: int | None) -> None:
 
 
 def _member_texts(compare: _Comparison, members: Sequence[bytes]) -> tuple[str, ...]:
-    decode = _decoder(compare, compare.column.charset)
+    decode = _decoder(compare, _member_charset(compare.column.charset))
     try:
         return tuple(decode(member) for member in members)
     except ValueError as error:
         raise compare.unsupported(f"a member is no text in its charset: {error}") from error
+
+
+def _member_charset(charset: str | None) -> str:
+    """Members of an ENUM in the binary charset are the bytes that the client sent, which information_schema shows as
+    UTF-8."""
+    return "utf8mb4" if charset in (None, "binary") else charset
 
 
 def _decoder(compare: _Comparison, charset: str | None) -> Any:
@@ -542,13 +548,18 @@ def _member_shape(table_map: TableMap, index: int, kind: int) -> dict[str, Any] 
     if raw is None or charset is None:
         return None
     try:
-        decode = text_decoder(charset)
+        decode = text_decoder(_member_charset(charset))
         members = tuple(decode(member) for member in raw)
     except (UnprovenCharset, ValueError):
         return None
     value_kind = ValueKind.ENUM if kind == ColumnType.ENUM else ValueKind.SET
     quoted = ",".join("'" + member.replace("'", "''") + "'" for member in members)
-    return {"kind": value_kind, "column_type": f"{value_kind}({quoted})", "charset": charset, "members": members}
+    return {
+        "kind": value_kind,
+        "column_type": f"{value_kind}({quoted})",
+        "charset": None if charset == "binary" else charset,
+        "members": members,
+    }
 
 
 def _string_shape(table_map: TableMap, index: int, kind: int) -> dict[str, Any] | None:

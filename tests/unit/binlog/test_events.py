@@ -447,7 +447,7 @@ def test_rows_events_of_both_versions() -> None:
 
 
 def test_extra_row_info_is_passed_over() -> None:
-    """EDGE A44: its length counts itself."""
+    """Its length counts itself."""
     plain = parse_rows(framed(EventType.WRITE_ROWS, rows_body(COLUMNS, [(1, 2, 3)])))
     with_info = parse_rows(framed(EventType.WRITE_ROWS, rows_body(COLUMNS, [(1, 2, 3)], extra=b"\1\0\3\0\2\0")))
     assert plain == with_info

@@ -114,7 +114,7 @@ def test_checksums_can_be_left_unverified_but_not_unread() -> None:
 
 @pytest.mark.parametrize("change", [-1, 1, 23])
 def test_an_event_of_another_length_than_its_header_says_is_malformed(change: int) -> None:
-    """EDGE B43: one byte short, one long, and two events in one packet."""
+    """One byte short, one long, and two events in one packet."""
     content = event_bytes(EventType.XID, XID_BODY)
     wrong = content[:change] if change < 0 else content + content[:change]
     with pytest.raises(MalformedEvent, match="XID event says 31 bytes, came with"):

@@ -45,7 +45,7 @@ def test_a_table_map_without_optional_metadata() -> None:
 
 @pytest.mark.parametrize("by_default", [True, False])
 def test_full_metadata_lands_on_its_columns(by_default: bool) -> None:
-    """EDGE A1, A38: numerics, texts, enums and sets are counted apart, in both forms of charsets."""
+    """Numerics, texts, enums and sets are counted apart, in both forms of charsets."""
     optional = parse(COLUMNS, optional_metadata(COLUMNS, by_default=by_default)).optional
     assert optional.names == tuple(column.definition.name for column in COLUMNS)
     assert optional.is_unsigned == tuple(
@@ -65,7 +65,7 @@ def test_full_metadata_lands_on_its_columns(by_default: bool) -> None:
 
 
 def test_year_counts_among_the_numeric_columns_and_bit_does_not() -> None:
-    """EDGE A1: one bit too many or too few shifts the sign of every later column."""
+    """One bit too many or too few shifts the sign of every later column."""
     columns = [BY_NAME[name] for name in ("i32u", "year", "i32", "d9_0", "f", "b8", "e3", "i64u")]
     found = parse(columns, field(MetadataField.SIGNEDNESS, bytes((0b11000100,)))).optional.is_unsigned
     assert found == (True, True, False, False, False, None, None, True)
@@ -95,7 +95,6 @@ def test_visibility_geometry_types_and_dimensions() -> None:
 
 
 def test_a_field_that_is_not_known_is_passed_over() -> None:
-    """EDGE A30."""
     optional = field(200, b"whatever") + optional_metadata(COLUMNS) + field(14, bytes(300))
     assert parse(COLUMNS, optional).optional.names is not None
 
@@ -141,7 +140,7 @@ def test_optional_metadata_that_does_not_fit_is_malformed(optional: bytes) -> No
 
 
 def test_lengths_of_char_columns_hide_in_the_real_type() -> None:
-    """EDGE A19: 255 characters of utf8mb4 are 1020 bytes."""
+    """255 characters of utf8mb4 are 1020 bytes."""
     assert BY_NAME["c255"].metadata == bytes((0xCE, 0xFC))
     assert real_type(ColumnType.STRING, BY_NAME["c255"].metadata) == ColumnType.STRING
     assert real_type(ColumnType.STRING, bytes((ColumnType.ENUM, 1))) == ColumnType.ENUM
@@ -194,7 +193,6 @@ def test_a_column_type_that_is_not_known_stops(column_type: int) -> None:
 
 
 def test_a_table_of_4096_columns_is_read_and_one_more_is_not() -> None:
-    """EDGE A46."""
     body = raw_map(b"\3" * 4096, b"", nulls=bytes(512))
     assert parse_table_map(framed(EventType.TABLE_MAP, body)).column_count == 4096
     with pytest.raises(MalformedEvent, match="4097 columns"):
