@@ -349,6 +349,7 @@ class _Demo:
         self._service: _Service
         self._writer: ShopWriter
         self._sums: _SumWatch
+        self._has_late_table = False
         self._began = 0.0
         self._next_line = 0.0
 
@@ -430,6 +431,7 @@ class _Demo:
         self._sums.look(status)
         if self._sums.wrong:
             raise DemoFailed(f"a sink showed half a transaction: sum of balances {self._sums.wrong[0]}")
+        self._tell_of_late_table(status)
         if self._elapsed >= self._next_line:
             self._next_line = self._elapsed + max(1.0, self._seconds / _LINES)
             self._line(status)
@@ -441,6 +443,13 @@ class _Demo:
                 name = one.get("name") or f"{one['sink']}: {one['table']}"
                 message = f"{name} is {one['state']}: {one['error']['message']}"
                 raise DemoFailed(message, log=self._service.log_tail())
+
+    def _tell_of_late_table(self, status: Mapping[str, Any] | None) -> None:
+        tables = status["tables"] if status else ()
+        states = [table["state"] for table in tables if table["table"] == f"{DATABASE}.{LATE_TABLE}"]
+        if not self._has_late_table and states == ["ready"] * len(self._servers.sinks):
+            self._has_late_table = True
+            self._event(f"{DATABASE}.{LATE_TABLE} is loaded and followed on both sinks")
 
     def _line(self, status: Mapping[str, Any] | None) -> None:
         width = max(len(name) for name in self._servers.sinks) + 22
