@@ -188,6 +188,14 @@ def _own(column: ColumnDefinition, _flavor: Flavor, _is_key: bool) -> str:
     return own_type(column)
 
 
+_ROUNDED = re.compile(r"^(float|double)\(\d+,\d+\)")
+
+
+def _unrounded(column: ColumnDefinition, _flavor: Flavor, _is_key: bool) -> str:
+    """FLOAT and DOUBLE without (M,D): the server would round again what it has rounded, and may miss by a bit."""
+    return _ROUNDED.sub(r"\1", own_type(column))
+
+
 def _year(_column: ColumnDefinition, _flavor: Flavor, _is_key: bool) -> str:
     return "year"
 
@@ -398,19 +406,19 @@ RULES: tuple[TypeRule, ...] = (
         "FLOAT",
         _is(_K.FLOAT),
         _plain_text("real"),
-        _own,
-        _own,
-        (_example(_K.FLOAT, "float"),),
-        note="The stored bits, -0 included.",
+        _unrounded,
+        _unrounded,
+        (_example(_K.FLOAT, "float"), _example(_K.FLOAT, "float(7,3) unsigned")),
+        note="The stored bits, -0 included. (M,D) is left out: it would round the value again.",
     ),
     TypeRule(
         "DOUBLE",
         _is(_K.DOUBLE),
         _plain_text("double precision"),
-        _own,
-        _own,
-        (_example(_K.DOUBLE, "double"),),
-        note="The stored bits. MariaDB 10 as a sink stores -0 as 0, which it takes for the same number.",
+        _unrounded,
+        _unrounded,
+        (_example(_K.DOUBLE, "double"), _example(_K.DOUBLE, "double(20,10)")),
+        note="As FLOAT. MariaDB 10 as a sink stores -0 as 0, which it takes for the same number.",
     ),
     TypeRule(
         "BIT",
@@ -536,7 +544,8 @@ RULES: tuple[TypeRule, ...] = (
         _plain_text(_JSON_TEXT),
         (_example(_K.JSON, "json"), _example(_K.JSON, "longtext", flavor="mariadb")),
         note="MySQL: the value; its numbers keep their digits. MariaDB: the text, character by character. MariaDB as "
-        "a sink checks it with json_valid. U+0000 in jsonb: `nul_bytes`. A lone surrogate stops the table.",
+        "a sink checks it with json_valid, which takes 31 levels. U+0000 in jsonb: `nul_bytes`. A lone surrogate stops "
+        "the table.",
         can_be_key=(False, False),
     ),
     TypeRule(
@@ -556,7 +565,8 @@ RULES: tuple[TypeRule, ...] = (
         _vector("mysql"),
         _vector("mariadb"),
         (_example(_K.VECTOR, "vector(3)", length=3), _example(_K.VECTOR, "vector(3)", flavor="mariadb", length=3)),
-        note="Between MySQL and MariaDB the same bytes (little-endian float32) as VARBINARY.",
+        note="Between MySQL and MariaDB the same bytes (little-endian float32) as VARBINARY. A sink of the source's "
+        "own family needs MySQL 9 or MariaDB 11.7.",
         can_be_key=(False, False),
     ),
     TypeRule(

@@ -105,6 +105,15 @@ class Sink(Protocol):
     def is_session_alive(self, session: str) -> bool | None:
         """Does the session that `session()` named still live on this server? None when it cannot be told."""
 
+    def kill_session(self, session: str) -> None:
+        """End that session if it still lives; what it had not committed is rolled back.
+
+        Returns before it is gone: ask `is_session_alive`. Raises ConfigError with the GRANT that is missing.
+        """
+
+    def ping(self) -> None:
+        """Raise SinkUnavailable when the connection is dead."""
+
     def session(self) -> str:
         """Which session of the server this is (`pid` and its start), to tell from outside whether it still lives."""
 

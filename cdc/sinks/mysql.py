@@ -24,8 +24,8 @@ import pymysql.cursors
 from pymysql.constants import CLIENT
 
 from cdc.errors import CdcError, ConfigError, InvariantBroken, ProtocolError, SinkRefused, SinkUnavailable
-from cdc.model import ChangeBatch
-from cdc.schema.target import SinkKind, TargetTable
+from cdc.model import ChangeBatch, ValueKind
+from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_mysql as sql
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
 from cdc.sinks.canonical import from_mysql
@@ -45,6 +45,7 @@ STATEMENT_ROWS_MAX = 5000
 DELETE_KEYS_MAX = 1000  # beyond that the optimizer's range analysis costs more than further statements
 PACKET_HEAD_BYTES = 64 << 10  # for what surrounds the rows of a statement: names of up to 4096 columns
 LOCK_WAIT_SECONDS = 50
+DOUBLE_DIGITS = 15  # decimal digits that every double keeps
 
 _STRICT = "STRICT_ALL_TABLES"
 _MODES = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION"
@@ -175,9 +176,9 @@ class MysqlSink:
         return {"ssl": context}
 
     def _set_up_session(self) -> None:
-        version, packet, binlog_format = self._query(
+        version, packet, binlog_format = self._row(
             "SELECT VERSION(), @@max_allowed_packet, IF(@@log_bin, @@binlog_format, '')"
-        )[0]
+        )
         self._kind = "mariadb" if "mariadb" in version.lower() else "mysql"
         digits = re.match(r"(?:5\.5\.5-)?(\d+(?:\.\d+)*)", version)
         self.version = tuple(map(int, digits[1].split("."))) if digits else ()
@@ -192,14 +193,14 @@ class MysqlSink:
             self._set_if_known(name, value)
         if self._kind == "mariadb" and self._settings.statement_timeout_seconds:
             self._set_if_known("max_statement_time", str(self._settings.statement_timeout_seconds))
-        (modes,) = self._query("SELECT @@SESSION.sql_mode")[0]
+        (modes,) = self._row("SELECT @@SESSION.sql_mode")
         if set(modes.split(",")) != {_STRICT, *_MODES.split(",")}:
             raise ConfigError(
                 f"sink {self.name}: the session's sql_mode is {modes} after it was set to {_STRICT},{_MODES}",
                 hint="connect to the server itself: something between changes the session",
             )
         lock = f"_cdc_{secrets.token_hex(12)}"
-        connection_id, is_locked = self._query(f"SELECT CONNECTION_ID(), GET_LOCK('{lock}', 0)")[0]
+        connection_id, is_locked = self._row(f"SELECT CONNECTION_ID(), GET_LOCK('{lock}', 0)")
         self._session = f"{connection_id}/{lock if is_locked else ''}"
         self._live().commit()
 
@@ -330,6 +331,14 @@ class MysqlSink:
     def _query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return list(self.run(statement, parameters).fetchall())
 
+    def _row(self, statement: str) -> tuple[Any, ...]:
+        """The one row of a SELECT without a table."""
+        rows = self._query(statement)
+        if not rows:
+            self.close()
+            raise ProtocolError(f"sink {self.name}: no row came for {statement}", hint="is this MySQL or MariaDB?")
+        return rows[0]
+
     # ------------------------------------------------------------ definitions
 
     @property
@@ -430,7 +439,8 @@ class MysqlSink:
                 while rows := cursor.fetchmany(batch_rows):
                     yield from_mysql(rows, target, self._kind)
             finally:
-                cursor.close()
+                cursor.close()  # reads what is left
+                self._end_own_transaction()  # also where the reader left early: it would hold a lock on the definition
 
 
 class _MysqlTransaction:
@@ -741,7 +751,7 @@ def table_differences(target: TargetTable, existing: ExistingTable) -> list[str]
         wants = sql.canonical_type(column.sql_type)
         if is_generated:
             found.append(f"column {column.name} is generated on the sink")
-        if not sql.can_hold(has, wants, is_key=column.is_key):
+        if not sql.can_hold(has, wants, is_key=column.is_key) and not _rounds_as_the_source(has, column):
             found.append(f"column {column.name} is {has}; wanted is {wants}")
         if column.is_nullable and not is_nullable:
             found.append(f"column {column.name} is NOT NULL, and NULL may come")
@@ -749,6 +759,15 @@ def table_differences(target: TargetTable, existing: ExistingTable) -> list[str]
         has_key = ", ".join(existing.primary_key) or "missing"
         found.append(f"the primary key is {has_key}; wanted is {', '.join(target.key)}")
     return found
+
+
+def _rounds_as_the_source(has: str, column: TargetColumn) -> bool:
+    """A FLOAT(M,D) or DOUBLE(M,D) like the source's, of few enough digits that rounding again changes nothing."""
+    if column.source.kind not in (ValueKind.FLOAT, ValueKind.DOUBLE):
+        return False
+    digits = re.match(r"(?:float|double)\((\d+),", has)
+    is_small = digits is not None and int(digits[1]) <= DOUBLE_DIGITS
+    return is_small and has == sql.canonical_type(column.source.column_type)
 
 
 _FIND_TABLE = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
+import socket
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -212,9 +214,17 @@ class PostgresSink:
     def cancel(self) -> None:
         """Abort the statement that runs now; from any thread. The statement's own thread gets SinkUnavailable."""
         connection = self._connection
-        if connection is not None and connection.closed == 0:
-            with contextlib.suppress(psycopg2.Error):
-                connection.cancel()
+        if connection is None or connection.closed:
+            return
+        try:
+            connection.cancel()
+        except psycopg2.Error:
+            # The server cannot be asked: end the conversation from this side.
+            with (
+                contextlib.suppress(psycopg2.Error, OSError),
+                socket.socket(fileno=os.dup(connection.fileno())) as sock,
+            ):
+                sock.shutdown(socket.SHUT_RDWR)
 
     def is_session_alive(self, session: str) -> bool | None:
         """Does that session (`session()`, perhaps of another process) still live? None when it cannot be told."""

@@ -65,7 +65,7 @@ def test_the_contract_of_types_on_postgresql(definition: ColumnDefinition, flavo
     [
         (column("c", K.INTEGER, "int(11)", length=32), "mariadb", "mysql", "int"),
         (column("c", K.INTEGER, "int(5) unsigned zerofill", length=32), "mysql", "mariadb", "int(5) unsigned zerofill"),
-        (column("c", K.DOUBLE, "double(10,2)"), "mysql", "mysql", "double(10,2)"),
+        (column("c", K.DOUBLE, "double(10,2) unsigned"), "mysql", "mysql", "double unsigned"),
         (column("c", K.YEAR, "year(4)"), "mariadb", "mysql", "year"),
         (column("c", K.DATETIME, "datetime /* mariadb-5.3 */"), "mariadb", "mariadb", "datetime"),
         (

@@ -188,6 +188,16 @@ MYSQL_VALUES: Mapping[str, tuple[ColumnDefinition, Sequence[Any]]] = {
         column("c", K.DOUBLE, "double"),
         [-0.0, 0.0, 0.1, 1.7976931348623157e308, -2.2250738585072014e-308, 5e-324, 9007199254740993.0, 1e16, 123.0],
     ),
+    "float_7_3": (
+        column("c", K.FLOAT, "float(7,3)"),
+        [0.0, 123.45600128173828, 9999.9990234375, -0.0010000000474974513],
+    ),
+    "double_20_10": (column("c", K.DOUBLE, "double(20,10)"), [0.0, 1234567890.0123456, -0.3, 0.30000000000000004]),
+    "float_unsigned": (column("c", K.FLOAT, "float unsigned"), [0.0, 3.5]),
+    "decimal_zerofill": (
+        column("c", K.DECIMAL, "decimal(8,2) unsigned zerofill", precision=8, scale=2),
+        [Decimal("0.10"), Decimal("12.50")],
+    ),
     "bit1": (column("c", K.BIT, "bit(1)", length=1), [0, 1]),
     "bit9": (column("c", K.BIT, "bit(9)", length=9), [0, 1, 256, 511]),
     "bit64": (column("c", K.BIT, "bit(64)", length=64), [0, 2**63, 2**64 - 1, 2**63 + 1]),
