@@ -23,6 +23,7 @@ Source = tuple[str, str]
 Interval = tuple[int, int]  # first and last transaction number, both inside
 
 _TAG = re.compile(r"[a-z_][a-z0-9_]{0,31}\Z")
+_NUMBER = re.compile(r"\s*[0-9]+\s*\Z")
 # MySQL's GNO_END: the transaction number after the last legal one.
 _NUMBER_END = 2**63 - 1
 
@@ -35,7 +36,7 @@ def parse_mysql_gtid(text: str) -> tuple[Source, int]:
     parts = text.strip().split(":")
     if len(parts) not in (2, 3):
         raise ValueError(f"not a GTID: {text!r}")
-    number = int(parts[-1])
+    number = _parse_number(parts[-1])
     if not 0 < number < _NUMBER_END:
         raise ValueError(f"not a GTID: {text!r}")
     tag = _parse_tag(parts[1]) if len(parts) == 3 else ""
@@ -44,6 +45,13 @@ def parse_mysql_gtid(text: str) -> tuple[Source, int]:
 
 def _parse_uuid(text: str) -> str:
     return str(uuid.UUID(text.strip()))
+
+
+def _parse_number(text: str) -> int:
+    """Plain digits: int() alone would also take signs, underscores and the digits of other scripts."""
+    if not _NUMBER.match(text):
+        raise ValueError(f"not a transaction number: {text!r}")
+    return int(text)
 
 
 def _parse_tag(text: str) -> str:
@@ -81,14 +89,15 @@ class MysqlGtidSet:
                 continue
             head, *rest = item.strip().split(":")
             source: Source = (_parse_uuid(head), "")
-            if not rest:
+            if not rest or not rest[-1].strip()[:1].isdigit():
                 raise ValueError(f"GTID set without transaction numbers: {item!r}")
             for part in rest:
                 if not part.strip()[:1].isdigit():
                     source = (source[0], _parse_tag(part))
                     continue
-                first, _, last = part.partition("-")
-                low, high = int(first), int(last or first)
+                first, dash, last = part.partition("-")
+                low = _parse_number(first)
+                high = _parse_number(last) if dash else low
                 if not 0 < low < _NUMBER_END or high >= _NUMBER_END:
                     raise ValueError(f"not a GTID interval: {part!r}")
                 if low <= high:
@@ -200,7 +209,7 @@ class MariadbGtidList:
         for item in text.split(","):
             if not item.strip():
                 continue
-            domain, server_id, sequence = (int(part) for part in item.strip().split("-"))
+            domain, server_id, sequence = (_parse_number(part) for part in item.split("-"))
             if domain not in found or found[domain][1] < sequence:
                 found[domain] = (server_id, sequence)
         return cls(found)
