@@ -51,6 +51,7 @@ demo: setup ## private servers, a live writer, the service, a kill -9, the proof
 	@$(PY) -m cdc demo $(if $(KEEP),--keep) --seconds $(DEMO_SECONDS)
 
 up: ## start the compose file: source, sinks, service, Prometheus (needs Docker)
+	deploy/compose/make-secrets
 	docker compose up --build --detach --wait
 
 down: ## stop what `make up` started, and drop its volumes

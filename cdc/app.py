@@ -18,7 +18,7 @@ import structlog
 
 import cdc
 from cdc.clock import Clock, SystemClock
-from cdc.config import Config, SinkSettings
+from cdc.config import Config, SinkSettings, parse_table_pattern
 from cdc.dashboard.server import HttpServer
 from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
 from cdc.errors import CdcError, ConfigError, TransientError
@@ -36,7 +36,9 @@ from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
 from cdc.source.assembler import RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, SslSettings, connect
+from cdc.source.definitions import list_tables
 from cdc.source.positions import uses_gtid, written_file_pos
+from cdc.source.requirements import require_usable_source
 from checkpoints.store import InSinkStore
 
 __all__ = [
@@ -274,6 +276,9 @@ class Application:
 
         Raises ConfigError or TransientError when the source, or every sink, cannot be used.
         """
+        with connect(self._source) as source:
+            require_usable_source(source)
+            self._warn_of_patterns(source)
         state = self._monitor.look()
         self._check_sinks()
         until = state.written if until_caught_up else None
@@ -302,6 +307,18 @@ class Application:
 
     def _factory(self, sink: SinkSettings, *, hooked: bool = True) -> Callable[[], Sink]:
         return lambda: make_sink(sink, self._hooks if hooked else None)
+
+    def _warn_of_patterns(self, source: SourceConnection) -> None:
+        """A pattern that matches nothing may be a typing error, or a table that this user may not see."""
+        present, _ = list_tables(source, lambda _database, _table: True)
+        for pattern in self.config.tables.include:
+            found = parse_table_pattern(pattern)
+            if not any(found.matches(name.database, name.table) for name in present):
+                self._log.warning(
+                    "pattern_matches_nothing",
+                    pattern=pattern,
+                    hint="check its spelling and the user's SELECT right; a table that comes later is captured then",
+                )
 
     def _check_sinks(self) -> None:
         """A sink that refuses us is a mistake to mend now; one that is down may come back while others go on."""
@@ -455,13 +472,13 @@ class Application:
             if said["last_commit"]:
                 commits.append(said["last_commit"])
             records.extend(pipeline.tables)
-            is_open = pipeline.has_sink_session
+            is_healthy = pipeline.is_sink_healthy
             sinks[settings.name] = SinkHealth(
                 state=self._shown_state(pipeline),
                 connection=ConnectionHealth(
-                    status="healthy" if is_open else "unhealthy",
+                    status="unknown" if is_healthy is None else "healthy" if is_healthy else "unhealthy",
                     pool_size=settings.pool_size,
-                    checked_out=2 if is_open else 0,
+                    checked_out=2 if is_healthy else 0,
                 ),
             )
         reachable = self._monitor.state.is_reachable

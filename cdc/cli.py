@@ -68,9 +68,8 @@ def _say_error(error: CdcError, prefix: str = "") -> None:
 def main() -> None:
     """Entry point of the console script `cdc`. Exits with the documented codes."""
     try:
-        app(standalone_mode=False)
-    except typer.Exit as done:
-        sys.exit(done.exit_code)
+        # Without standalone mode click returns the code of `typer.Exit` instead of raising it.
+        sys.exit(app(standalone_mode=False) or 0)
     except CdcError as error:
         _say_error(error)
         sys.exit(error.exit_code)

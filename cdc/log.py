@@ -54,7 +54,7 @@ def configure_logging(level: str = "info", form: Literal["auto", "json", "consol
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
         cache_logger_on_first_use=False,
     )
     logger: Logger = structlog.get_logger()

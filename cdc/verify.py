@@ -503,7 +503,7 @@ def _in_flight(config: Config, sinks: Sequence[_OpenSink], source: SourceConnect
         checkpoint, _ = store.load_checkpoint()
         if checkpoint is None:
             reasons.append(f"sink {sink.name} has no checkpoint yet")
-        elif lease is not None and lease.is_live and sink.sink.is_session_alive(lease.session) is not False:
+        elif lease is not None and store.is_holder_alive(lease):
             reasons.append(f"`cdc run` is at work on sink {sink.name}: a difference may be changes in flight")
         elif _is_behind(checkpoint.position, source):
             reasons.append(f"sink {sink.name} is behind the source: a difference may be changes not yet applied")

@@ -10,7 +10,7 @@ MariaDB share; what differs is in `_Dialect`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -80,6 +80,11 @@ class LeaseRow:
     def is_live(self) -> bool:
         """Has the holder renewed in time?"""
         return bool(self.holder) and self.expires_us > self.now_us
+
+    @property
+    def sessions(self) -> list[str]:
+        """The holder's sessions on the sink: the lease keeper's, then the applier's."""
+        return [str(item) for item in orjson.loads(self.session)] if self.session else []
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,24 +202,44 @@ class InSinkStore:
         holder, epoch, expires_us, now_us, session, status = rows[0]
         return LeaseRow(holder, epoch, expires_us, now_us, session, orjson.loads(status or "{}"))
 
-    def take_lease(self, *, holder: str, session: str, seconds: float, was_renewed: bool) -> None:
+    def is_holder_alive(self, lease: LeaseRow) -> bool:
+        """Is the lease in force, and does the session that renews it still exist on the sink?"""
+        if not lease.is_live:
+            return False
+        return not lease.sessions or self.sink.is_session_alive(lease.sessions[0]) is not False
+
+    def _end_sessions(self, lease: LeaseRow) -> None:
+        """End what an old holder has left: it may be stopped in the middle of a transaction, with its locks."""
+        for session in lease.sessions:
+            if self.sink.is_session_alive(session):
+                self.sink.kill_session(session)
+
+    def take_lease(self, *, holder: str, sessions: Sequence[str], seconds: float, was_renewed: bool) -> None:
         """Become the holder: raise the epoch, in one transaction for lease and checkpoint.
 
-        An uncommitted transaction of the old holder is waited for here, on the checkpoint's row: what it commits is
-        seen by the `load_checkpoint` that follows, and what comes later hits no row.
+        The sessions of an old holder are ended first. A transaction of it that is just being committed is waited for
+        on the checkpoint's row: what it commits is seen by the `load_checkpoint` that follows, and what comes later
+        hits no row. `sessions` are the new holder's: the one that renews the lease, then the one that writes.
 
         Raises LeaseHeld while another holder is live: `was_renewed` says that its expiry was seen to move; without
         that, a holder whose recorded session is gone counts as dead.
         """
+        before = self.read_lease()
+        if before is not None and before.holder != holder:
+            if before.is_live and (was_renewed or self.is_holder_alive(before)):
+                raise LeaseHeld(
+                    f"{self.pipeline} is run by {before.holder} on sink {self.sink.name}",
+                    hint="stop that instance, or give this deployment another `name`",
+                )
+            self._end_sessions(before)
+        session = orjson.dumps(list(sessions)).decode()
         with self.sink.transaction() as tx:
             lease = self._read_lease(tx, " FOR UPDATE")
-            if lease is not None and lease.is_live and lease.holder != holder:
-                is_gone = not was_renewed and self.sink.is_session_alive(lease.session) is False
-                if not is_gone:
-                    raise LeaseHeld(
-                        f"{self.pipeline} is run by {lease.holder} on sink {self.sink.name}",
-                        hint="stop that instance, or give this deployment another `name`",
-                    )
+            if lease is not None and before is not None and lease.epoch != before.epoch:
+                raise LeaseHeld(
+                    f"{self.pipeline} was taken by {lease.holder} on sink {self.sink.name} at the same moment",
+                    hint="one of two instances that started together goes on; stop the other",
+                )
             self.epoch = (lease.epoch if lease else 0) + 1
             expires = f"{self._dialect.now_us} + {int(seconds * 1_000_000)}"
             if lease is None:
@@ -251,7 +276,7 @@ class InSinkStore:
                 (orjson.dumps(status).decode(), self.pipeline, epoch),
             )
             if count != 1:
-                raise self._lost()
+                raise self.lost()
             tx.commit()
 
     def release_lease(self, epoch: int, *, status: Mapping[str, Any]) -> None:
@@ -263,7 +288,8 @@ class InSinkStore:
             )
             tx.commit()
 
-    def _lost(self) -> LeaseLost:
+    def lost(self) -> LeaseLost:
+        """The error of an instance that may write no more."""
         return LeaseLost(
             f"another instance has taken {self.pipeline} over on sink {self.sink.name}",
             hint="`cdc status` names it; two instances of one deployment never both apply",
@@ -312,7 +338,7 @@ class InSinkStore:
             ),
         )
         if count != 1:
-            raise self._lost()
+            raise self.lost()
 
     def fence(self, tx: Any) -> None:
         """For transactions that move no checkpoint (loads): still none may commit without the lease."""
@@ -321,7 +347,7 @@ class InSinkStore:
             (self.epoch, self.pipeline, self.epoch),
         )
         if count != 1:
-            raise self._lost()
+            raise self.lost()
 
     def reset(self, tx: Any) -> None:
         """Forget the checkpoint and the tables' states (the target tables stay as they are)."""

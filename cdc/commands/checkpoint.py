@@ -73,7 +73,7 @@ def reset(config: Config, *, only_sinks: list[str], is_confirmed: bool) -> int:
                 typer.echo(f"{settings.name}: nothing to forget")
                 continue
             lease = store.read_lease()
-            if lease is not None and lease.is_live and sink.is_session_alive(lease.session) is not False:
+            if lease is not None and store.is_holder_alive(lease):
                 raise ConfigError(
                     f"{pipeline_name(config, settings)} is being run by {lease.holder}",
                     hint="stop that instance first",

@@ -20,7 +20,6 @@ from cdc.config import Config, SinkSettings
 from cdc.errors import CdcError, ConfigError, SinkUnavailable
 from cdc.log import configure_logging
 from cdc.model import TableName
-from cdc.sinks.base import Sink
 from checkpoints.store import InSinkStore
 
 __all__ = ["snapshot_tables"]
@@ -92,7 +91,7 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
                 sys.stdout.write(f"{settings.name}: no table is pending or parked; name the tables to load again\n")
                 continue
             command = store.add_command("snapshot", orjson.dumps([[t.database, t.table] for t in wanted]).decode())
-            if _is_live(sink, store):
+            if _is_live(store):
                 exit_code |= _follow(settings.name, store, command, wanted)
             else:
                 alone.append(settings)
@@ -107,9 +106,9 @@ def _unsettled(store: InSinkStore) -> list[TableName]:
     return [r.source for r in store.load_tables().values() if r.state in ("pending", "snapshotting", "parked")]
 
 
-def _is_live(sink: Sink, store: InSinkStore) -> bool:
+def _is_live(store: InSinkStore) -> bool:
     lease = store.read_lease()
-    return lease is not None and lease.is_live and sink.is_session_alive(lease.session) is not False
+    return lease is not None and store.is_holder_alive(lease)
 
 
 def _follow(name: str, store: InSinkStore, command_id: int, wanted: list[TableName]) -> int:

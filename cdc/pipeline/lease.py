@@ -44,38 +44,48 @@ class LeaseKeeper:
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()  # around every use of the sink session: this thread's and `acquire`
         self._thread: threading.Thread | None = None
+        self.is_sink_healthy: bool | None = None
+        """Could the lease be renewed the last time? None before the first."""
         self.lost: LeaseLost | None = None
 
-    def acquire(self, is_stopping: threading.Event) -> int:
+    def acquire(self, is_stopping: threading.Event, applier_session: str) -> int:
         """Become the holder, or raise the epoch as the holder, at the beginning of each session; the epoch.
 
         A transaction of an earlier session whose fate is unknown is waited for here, so that the checkpoint that is
         read next is the last one. While another holder's lease has not run out, waits to see whether it is renewed:
         that tells a live instance from one that was killed.
 
-        Raises LeaseHeld (with the holder's name), Stopping, SinkUnavailable, ConfigError.
+        Raises LeaseHeld (with the holder's name), LeaseLost when we held it and do no more, Stopping, SinkUnavailable, ConfigError.
         """
         with self._lock:
             if not self._sink.is_open():
                 self._sink.open()
             self._store.create()
-            self._take(is_stopping)
+            self._take(is_stopping, applier_session)
+        self.is_sink_healthy = True
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"lease-{self._sink.name}", daemon=True)
             self._thread.start()
         return self._store.epoch
 
-    def _take(self, is_stopping: threading.Event) -> None:
+    def _take(self, is_stopping: threading.Event, applier_session: str) -> None:
         seen: int | None = None
         deadline = self._clock.monotonic() + self._seconds + 2
         while True:
             lease = self._store.read_lease()
+            if self._store.epoch and (lease is None or lease.epoch != self._store.epoch):
+                # We held it and slept: another instance took over, even if it has left again. Two never take turns.
+                self.lost = self._store.lost()
+                raise self.lost
             expires = lease.expires_us if lease else None
             was_renewed = seen is not None and expires is not None and expires > seen
             seen = expires if seen is None else seen
             try:
                 self._store.take_lease(
-                    holder=self._holder, session=self._sink.session(), seconds=self._seconds, was_renewed=was_renewed
+                    holder=self._holder,
+                    sessions=(self._sink.session(), applier_session),
+                    seconds=self._seconds,
+                    was_renewed=was_renewed,
                 )
             except LeaseHeld:
                 if was_renewed or self._clock.monotonic() > deadline:
@@ -101,10 +111,12 @@ class LeaseKeeper:
             with self._lock:
                 try:
                     self._renew()
+                    self.is_sink_healthy = True
                 except LeaseLost as error:
                     self.lost = error
                     return
                 except TransientError:
+                    self.is_sink_healthy = False
                     self._sink.close()  # the applier's own session notices; the fence guards what is written meanwhile
                 except CdcError as error:
                     self.lost = LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint)

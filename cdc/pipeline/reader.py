@@ -116,10 +116,10 @@ class Reader(Output):
                     received += len(content)
                     if assembler.feed(content):
                         return
-                    if events >= 256:
-                        self._on_received(events, received)
-                        events = received = 0
-                elif now - heard_at > self._silence_seconds_max:
+                if events >= 256 or (events and content is None):
+                    self._on_received(events, received)
+                    events = received = 0
+                if content is None and now - heard_at > self._silence_seconds_max:
                     raise SourceUnavailable(
                         f"the source has sent nothing, not even a heartbeat, for {now - heard_at:.0f} s",
                         hint="the connection is half open or the server hangs; the stream is opened again",

@@ -153,9 +153,9 @@ class Pipeline:
         return channel.head_commit_us() if channel is not None else None
 
     @property
-    def has_sink_session(self) -> bool:
-        """Is a session at work on an open sink?"""
-        return self._sink is not None
+    def is_sink_healthy(self) -> bool | None:
+        """Did the sink answer the last time it was asked (twice a second)? None before the first."""
+        return self._keeper.is_sink_healthy
 
     def targets(self) -> list[TargetTable]:
         """The targets of the tables that are loaded."""
@@ -255,7 +255,7 @@ class _Session:
         try:
             self._sink.open()
             self._p._sink = self._sink
-            self._store.epoch = self._keeper.acquire(self._p._is_stopping)
+            self._store.epoch = self._keeper.acquire(self._p._is_stopping, self._sink.session())
             self._hooks("after_lease")
             with connect(self._p._source_settings) as source:
                 checkpoint = self._checkpoint(source)
@@ -277,6 +277,7 @@ class _Session:
             with self._sink.transaction() as tx:
                 self._store.save(tx, checkpoint)
                 tx.commit()
+            committed_us = self._clock.now_us()
             self._log.info("checkpoint_begun", position=str(checkpoint.position))
         else:
             self._check_source(source, checkpoint)

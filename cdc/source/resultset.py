@@ -42,7 +42,7 @@ def select_list(definition: TableDefinition) -> str:
 def _expression(column: ColumnDefinition) -> str:
     name = quote(column.name)
     if column.kind is ValueKind.FLOAT:
-        return f"{name} + 0e0"  # the stored bits as a double: the plain form prints 16777216 as 16777200
+        return f"{name} * 1e0"  # the stored bits as a double (the plain form prints 16777216 as 16777200); keeps -0
     if column.kind in (ValueKind.ENUM, ValueKind.SET):
         return f"CAST({name} AS UNSIGNED)"
     return name

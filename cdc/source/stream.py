@@ -144,14 +144,27 @@ class BinlogStream:
                 **ssl_arguments(settings.ssl),
             )
             check_encryption(raw, settings)
-            self._raw = raw
+        except (pymysql.err.Error, OSError) as error:
+            raise translate_error(error, settings, position=str(self.position)) from error
+        self._raw = raw
+        try:
             self._introduce(raw)
             self._register(raw)
             self._dump(raw)
         except (pymysql.err.Error, OSError) as error:
             self.close()
-            raise translate_error(error, settings, position=str(self.position)) from error
+            raise self._translated(error) from error
         self._packets = PacketReader(raw._sock)  # type: ignore[attr-defined]  # after the command, the socket is ours
+
+    def _translated(self, error: Exception) -> CdcError:
+        """An error of the session once it is open: 'access denied' is no wrong password any more."""
+        if error.args and error.args[0] in (1045, 1227):
+            return ConfigError(
+                f"source {self.settings.address} does not let {self.settings.user} read the binlog "
+                f"(error {error.args[0]}): the REPLICATION SLAVE privilege is missing",
+                hint=f"GRANT REPLICATION SLAVE ON *.* TO '{self.settings.user}'@'%'",
+            )
+        return translate_error(error, self.settings, position=str(self.position))
 
     def _introduce(self, raw: pymysql.connections.Connection[Any]) -> None:
         heartbeat_ns = int(self.settings.heartbeat_seconds * 1_000_000_000)
@@ -239,7 +252,7 @@ class BinlogStream:
             try:
                 pymysql.err.raise_mysql_exception(payload)
             except pymysql.err.Error as error:
-                return translate_error(error, self.settings, position=str(self.position))
+                return self._translated(error)
         if payload[:1] == b"\xfe" and len(payload) < 9:
             return SourceUnavailable(
                 f"source {self.settings.address} ended the stream (EOF)",

@@ -9,7 +9,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ class Deployment:
         path.write_text(yaml.safe_dump(self.config))
         return path
 
-    def _command(self, arguments: Sequence[str]) -> list[str]:
+    def command(self, *arguments: str) -> list[str]:
+        """The command line, with the configuration written to its file."""
         return [sys.executable, "-m", "cdc", *arguments, "-c", str(self.write_config())]
 
     def _environment(self, crash_at: str) -> dict[str, str]:
@@ -66,7 +67,7 @@ class Deployment:
     def run(self, *arguments: str, timeout: float = 90, crash_at: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command of `cdc` to its end."""
         return subprocess.run(
-            self._command(arguments),
+            self.command(*arguments),
             cwd=self.directory,
             env=self._environment(crash_at),
             capture_output=True,
@@ -86,7 +87,7 @@ class Deployment:
         assert self.process is None or self.process.poll() is not None
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                self._command(["run"]),
+                self.command("run"),
                 cwd=self.directory,
                 env=self._environment(crash_at),
                 stdout=log,
@@ -149,9 +150,11 @@ class Deployment:
             expected = self.source_rows(table)
             for sink in self.sinks:
                 actual = self.sink_rows(sink, table)
-                missing = [row for row in expected if row not in set(actual)][:5]
-                extra = [row for row in actual if row not in set(expected)][:5]
-                assert actual == expected, (
+                if actual == expected:
+                    continue
+                missing = sorted(set(expected) - set(actual), key=repr)[:5]
+                extra = sorted(set(actual) - set(expected), key=repr)[:5]
+                raise AssertionError(
                     f"{table} on {sink}: {len(expected)} rows at the source, {len(actual)} at the sink; "
                     f"missing {missing}, extra {extra}"
                 )
