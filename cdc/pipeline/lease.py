@@ -55,7 +55,8 @@ class LeaseKeeper:
         read next is the last one. While another holder's lease has not run out, waits to see whether it is renewed:
         that tells a live instance from one that was killed.
 
-        Raises LeaseHeld (with the holder's name), LeaseLost when we held it and do no more, Stopping, SinkUnavailable, ConfigError.
+        Raises LeaseHeld (with the holder's name), LeaseLost when we held it and do no more, Stopping,
+        SinkUnavailable, ConfigError.
         """
         with self._lock:
             if not self._sink.is_open():
