@@ -31,8 +31,9 @@ class StatementKind(enum.Enum):
     XA_COMMIT = "xa commit"
     XA_ROLLBACK = "xa rollback"
     DDL = "ddl"  # `tables` are touched
-    DATABASE = "database"  # DROP DATABASE: every table of `database` is touched
+    DATABASE = "database"  # DROP or CREATE OR REPLACE DATABASE: every table of `database` is touched
     HARMLESS = "harmless"  # changes no table's rows or columns
+    FUNCTION = "function"  # a call that changes rows of tables which it does not name
     DML = "dml"  # rows changed without row events; `names` may be touched
     UNKNOWN = "unknown"  # `names` may be touched
 
@@ -204,14 +205,12 @@ _HARMLESS_FIRST = {
     "REVOKE",
     "SET",
     "FLUSH",
-    "ANALYZE",
     "CHECK",
     "CHECKSUM",
     "OPTIMIZE",
     "REPAIR",
     "INSTALL",
     "UNINSTALL",
-    "SELECT",
     "DO",
     "USE",
     "RESET",
@@ -230,11 +229,11 @@ _OTHER_OBJECTS = {
     "UNDO",
     "RESOURCE",
     "PACKAGE",
-    "SPATIAL REFERENCE",
+    "SPATIAL",  # REFERENCE SYSTEM; an index is told before
     "INSTANCE",
     "LIBRARY",
 }
-_DML_FIRST = {"INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD", "WITH", "CALL", "IMPORT", "MERGE"}
+_DML_FIRST = {"INSERT", "UPDATE", "DELETE", "REPLACE", "LOAD", "WITH", "CALL", "IMPORT", "MERGE", "ANALYZE"}
 
 
 def classify_statement(
@@ -243,6 +242,10 @@ def classify_statement(
     """Classify the text of a Query event. `database` is the event's default database."""
     tokens = list(_tokens(sql, ansi_quotes=ansi_quotes, backslash_escapes=backslash_escapes))
     reader = _Reader(tokens, database)
+    # MariaDB logs `SET STATEMENT variable=value FOR statement` as it was written.
+    if reader.take("SET", "STATEMENT") and reader.seek("FOR"):
+        tokens = tokens[reader.at :]
+        reader = _Reader(tokens, database)
     for words, kind in _CONTROL.items():
         if reader.take(*words):
             return Statement(kind)
@@ -261,6 +264,13 @@ def _ddl(reader: _Reader) -> Statement:
     first = reader.peek()
     if first in _HARMLESS_FIRST:
         return Statement(StatementKind.HARMLESS)
+    if first == "SELECT":  # logged only where a function that it calls changes rows
+        return Statement(StatementKind.FUNCTION)
+    if reader.take("ANALYZE"):
+        reader.take_any("NO_WRITE_TO_BINLOG", "LOCAL")
+        if reader.take_any("TABLE", "TABLES"):
+            return Statement(StatementKind.HARMLESS)
+        raise _NotUnderstood  # MariaDB: ANALYZE UPDATE … runs it
     if reader.take("TRUNCATE"):
         reader.take("TABLE")
         return Statement(StatementKind.DDL, (reader.table(),))
@@ -299,13 +309,15 @@ def _rename(reader: _Reader) -> Statement:
 
 
 def _create(reader: _Reader) -> Statement:
-    reader.take("OR", "REPLACE")
+    is_replaced = reader.take("OR", "REPLACE")
     if reader.take("TEMPORARY"):
         return Statement(StatementKind.HARMLESS)
     if reader.take("TABLE"):
         reader.take("IF", "NOT", "EXISTS")
         return Statement(StatementKind.DDL, (reader.table(),))
     if reader.take_any("DATABASE", "SCHEMA"):
+        if is_replaced:
+            return Statement(StatementKind.DATABASE, database=reader.table().table)
         return Statement(StatementKind.HARMLESS)
     if _is_index(reader):
         return Statement(StatementKind.HARMLESS)  # rows and columns stay; the sinks keep their own indexes
@@ -315,9 +327,13 @@ def _create(reader: _Reader) -> Statement:
 
 
 def _is_index(reader: _Reader) -> bool:
+    start = reader.at
     reader.take_any("ONLINE", "OFFLINE")
     reader.take_any("UNIQUE", "FULLTEXT", "SPATIAL", "VECTOR")
-    return reader.take_any("INDEX", "KEY")
+    if reader.take_any("INDEX", "KEY"):
+        return True
+    reader.at = start
+    return False
 
 
 def _is_other_object(reader: _Reader) -> bool:
@@ -350,7 +366,8 @@ def _alter(reader: _Reader) -> Statement:
                     continue
                 reader.take_any("TO", "AS", "=")
                 others.append(reader.table())
-                dropped.append(table)
+                if others[-1] != table:
+                    dropped.append(table)
             elif depth == 0 and word == "TABLE":  # EXCHANGE PARTITION … WITH TABLE x, CONVERT … TABLE x
                 reader.at += 1
                 others.append(reader.table())
