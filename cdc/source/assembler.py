@@ -12,7 +12,6 @@ Source: MySQL sql/rpl_binlog_sender.cc, sql/log_event.cc; MariaDB sql/sql_repl.c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -129,18 +128,20 @@ class _Group:
     is_begun: bool = False
     is_xa: bool = False
     has_rows: bool = False
+    has_covered_rows: bool = False
     saw_barrier: bool = False
 
 
 class _MappedTable:
-    """What a table id stands for until its statement ends."""
+    """What a table id stands for until its statement ends. `is_covered`: captured, and its load is newer."""
 
-    __slots__ = ("body", "buffer", "name")
+    __slots__ = ("body", "buffer", "is_covered", "name")
 
-    def __init__(self, name: TableName, body: bytes, buffer: ImageBuffer | None) -> None:
+    def __init__(self, name: TableName, body: bytes, buffer: ImageBuffer | None, *, is_covered: bool = False) -> None:
         self.name = name
         self.body = body
         self.buffer = buffer
+        self.is_covered = is_covered
 
 
 class Assembler:
@@ -223,6 +224,8 @@ class Assembler:
         try:
             event = self._framer.frame(content)
             self._advance(event)
+            if self._is_before_start(event):
+                return False
             self._handlers[classify(event.header.event_type, event.header.flags)](event)
         except CdcError as error:
             if error.position is None:
@@ -255,6 +258,20 @@ class Assembler:
             if expected < self._at.pos:
                 expected += _U32
         self._at = FilePos(self._at.number, expected, self._at.file)
+
+    def _is_before_start(self, event: Event) -> bool:
+        """Was it read only because the dump command cannot say a position past 4 GiB? (The start is a group's end.)"""
+        if self._skip_until is None or self._at is None:
+            return False
+        kind = classify(event.header.event_type, event.header.flags)
+        if kind is EventClass.HEARTBEAT:
+            return self._at < self._skip_until
+        if kind in (EventClass.FORMAT, EventClass.ROTATE):
+            return False
+        if self._at <= self._skip_until:
+            return True
+        self._skip_until = None
+        return False
 
     def _end_position(self) -> SourcePosition:
         """The position after the open group: its file position, and its GTID added."""
@@ -402,14 +419,7 @@ class Assembler:
         if text == "COMMIT":
             self._finish_group()
             return
-        sql_mode = query.status.sql_mode or 0
-        statement = classify_statement(
-            text,
-            database=query.database,
-            ansi_quotes=bool(sql_mode & _SQL_MODE_ANSI_QUOTES),
-            backslash_escapes=not sql_mode & _SQL_MODE_NO_BACKSLASH_ESCAPES,
-        )
-        self._on_statement(group, query, statement)
+        self._on_statement(group, query, _classified(query))
 
     def _on_statement(self, group: _Group, query: Query, statement: Statement) -> None:
         kind = statement.kind
@@ -532,6 +542,12 @@ class Assembler:
         """Rows changed by statement, or a statement that is not understood: only harmless when no captured table is
         named in it."""
         shown = " ".join(query.statement.split())[:_STATEMENT_SHOWN_CHARS]
+        if statement.kind is StatementKind.FUNCTION:
+            raise UnsupportedEvent(
+                f"the source logged the call of a stored function as a statement, not the rows it changed: {shown}",
+                hint="SET GLOBAL binlog_format=ROW and reconnect the writers; if the function changes captured tables, "
+                "load them again: `cdc checkpoint reset` and `cdc run`",
+            )
         touched = self._capture.named(statement.names)
         if touched:
             tables = ", ".join(map(str, touched))
@@ -557,7 +573,7 @@ class Assembler:
                 raise MalformedEvent("EXECUTE_LOAD_QUERY event ends inside its fixed part")
             header = replace(event.header, event_type=EventType.QUERY)
             query = parse_query(Event(header, body[:13] + body[26:]))
-            self._on_other_statement(group, query, Statement(StatementKind.DML, names=_names(query.statement)))
+            self._on_other_statement(group, query, _classified(query))
 
     def _on_incident(self, event: Event) -> None:
         notice = parse_incident(event)
@@ -575,7 +591,8 @@ class Assembler:
         if prepared.is_one_phase:
             self._finish_group()
             return
-        if group.has_rows:
+        # A load that is newer than the prepare has not seen its rows either: they are not committed yet.
+        if group.has_rows or group.has_covered_rows:
             raise UnsupportedEvent(
                 f"XA transaction {prepared.xa} with rows of captured tables is prepared: not carried in this version",
                 hint="use plain transactions for captured tables, or XA COMMIT … ONE PHASE; then load them again",
@@ -619,8 +636,8 @@ class Assembler:
                 return
             self._maps[table_id] = _MappedTable(name, body, None)
             return
-        if self._is_covered(captured.loaded_from) or self._is_before_start(group):
-            self._maps[table_id] = _MappedTable(name, body, None)
+        if self._is_covered(captured.loaded_from):
+            self._maps[table_id] = _MappedTable(name, body, None, is_covered=True)
             return
         known = self._layouts.get(name)
         if known is None or known[0] != body[6:] or known[1] is not captured.definition:
@@ -638,9 +655,6 @@ class Assembler:
         if buffer is None:
             buffer = self._buffers[name] = ImageBuffer(known[2])
         self._maps[table_id] = _MappedTable(name, body, buffer)
-
-    def _is_before_start(self, group: _Group) -> bool:
-        return self._skip_until is not None and group.start is not None and group.start < self._skip_until
 
     def _on_rows(self, event: Event) -> None:
         rows = parse_rows(event)
@@ -662,6 +676,8 @@ class Assembler:
             self._open_bytes += mapped.buffer.byte_count - before
             if self._open_bytes >= self._limits.bytes_max:
                 self._hand_over_part()
+        elif mapped.is_covered:
+            self._need_group(event).has_covered_rows = True
         if rows.is_statement_end:
             self._maps.clear()
 
@@ -769,12 +785,19 @@ class Assembler:
             raise MalformedEvent(f"binlog file {heartbeat.file!r} has no number") from error
         if self._at is not None and at.number == self._at.number:
             at = FilePos(at.number, max(at.pos, self._at.pos), at.file)  # v1 has 32 bits only
+        self.flush()  # what is held back for a fuller run comes before "all up to here"
         self._output.progress(SourcePosition(self.position.server, at, self.position.gtid))
 
 
-def _names(statement: str) -> frozenset[str]:
-    """Every word of a statement whose table cannot be told exactly."""
-    return frozenset(re.findall(r"[^\s`'\"(),.;]+", statement.lower()))
+def _classified(query: Query) -> Statement:
+    """The statement, read as its session did."""
+    sql_mode = query.status.sql_mode or 0
+    return classify_statement(
+        query.statement,
+        database=query.database,
+        ansi_quotes=bool(sql_mode & _SQL_MODE_ANSI_QUOTES),
+        backslash_escapes=not sql_mode & _SQL_MODE_NO_BACKSLASH_ESCAPES,
+    )
 
 
 def _xid_key(text: str) -> str:
