@@ -176,9 +176,8 @@ def test_every_page_is_in_the_index() -> None:
 def test_no_tracked_file_names_a_machine_or_a_registry() -> None:
     """Paths of somebody's machine and addresses of package indexes belong to settings outside the repository."""
     home = re.compile(rb"(?<![\w.~-])/(?:work|root|Users|home/(?!\w+/\.\.\.))/[\w.]")
-    registry = re.compile(
-        rb"--(?:extra-)?index" + rb"-url[ =]\S*://|trusted-" + rb"host|/api/" + rb"pypi/|/repository/pypi"
-    )
+    # brackets: so that these do not find themselves
+    registry = re.compile(rb"--(?:extra-)?index[-]url[ =]\S*://|trusted[-]host|/api/[p]ypi/|/repository/[p]ypi")
     found = [
         f"{path.relative_to(ROOT)}: {match.group().decode()}"
         for path in tracked_files()
