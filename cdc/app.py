@@ -124,6 +124,9 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
         policies=policies,
         key=key,
         chunk_rows=config.chunk_rows_for,
+        accepts_hidden_cascades=lambda database, table: (
+            config.policies_for(database, table).hidden_cascades == "accept"
+        ),
         schema=sink.schema_name,
         database=sink.url.database if sink.url.kind != "postgresql" else None,
     )

@@ -161,7 +161,14 @@ def captured_tables(config: Config) -> Captured:
         for override in config.tables.overrides
         if override.primary_key
     }
-    return Captured(config.tables.matches, tuple(map(_include_pattern, config.tables.include)), keys)
+    return Captured(
+        config.tables.matches,
+        tuple(map(_include_pattern, config.tables.include)),
+        keys,
+        accepts_hidden_cascades=lambda database, table: (
+            config.policies_for(database, table).hidden_cascades == "accept"
+        ),
+    )
 
 
 def _include_pattern(text: str) -> IncludePattern:

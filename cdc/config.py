@@ -686,6 +686,11 @@ class TableOverride(Section):
         json_schema_extra={"default_text": "`policies.nul_bytes`"},
         description="As `policies.nul_bytes`, for this table.",
     )
+    hidden_cascades: Literal["park", "accept"] | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`policies.hidden_cascades`"},
+        description="As `policies.hidden_cascades`, for this table.",
+    )
 
 
 class Tables(Section):
@@ -783,6 +788,12 @@ class Policies(Section):
         default="replace",
         description="The character U+0000 in text, which PostgreSQL cannot store: `replace` writes U+FFFD in its "
         "place, `strip` leaves it out, `error` parks the table. Replacing keeps the length and stays visible.",
+    )
+    hidden_cascades: Literal["park", "accept"] = Field(
+        default="park",
+        description="Tables whose rows foreign keys change (ON DELETE or ON UPDATE CASCADE, SET NULL, SET DEFAULT) on "
+        "a source that does not log such changes: every MariaDB, MySQL before 9.6. `park` does not follow such a "
+        "table, because its copy would go wrong in silence; `accept` follows it all the same.",
     )
 
 
@@ -895,6 +906,7 @@ class Config(Section):
         return Policies(
             zero_dates=override.zero_dates or self.policies.zero_dates,
             nul_bytes=override.nul_bytes or self.policies.nul_bytes,
+            hidden_cascades=override.hidden_cascades or self.policies.hidden_cascades,
         )
 
     def chunk_rows_for(self, database: str, table: str) -> int:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from cdc.model import TableDefinition
 from cdc.source.connection import SourceConnection
-from cdc.source.resultset import literal, quote, quote_table, select_list, to_record_batch
+from cdc.source.resultset import comparable, literal, quote, quote_table, select_list, to_record_batch
 
 __all__ = ["chunk_sql", "read_chunks"]
 
@@ -24,15 +24,16 @@ def chunk_sql(
     where = ""
     if after is not None:
         literals = [literal(value, definition.column(name)) for name, value in zip(key, after, strict=True)]
+        names = [comparable(definition.column(name)) for name in key]
         # (a, b) > (x, y) spelled out: row constructors do not use the index on every version.
         alternatives = []
         for depth in range(len(key)):
-            terms = [f"{quote(key[i])} = {literals[i]}" for i in range(depth)]
-            terms.append(f"{quote(key[depth])} > {literals[depth]}")
+            terms = [f"{names[i]} = {literals[i]}" for i in range(depth)]
+            terms.append(f"{names[depth]} > {literals[depth]}")
             alternatives.append("(" + " AND ".join(terms) + ")")
         where = " WHERE " + " OR ".join(alternatives)
         if len(key) > 1:  # lets the optimizer take a range on the first column
-            where = f" WHERE {quote(key[0])} >= {literals[0]} AND ({' OR '.join(alternatives)})"
+            where = f" WHERE {names[0]} >= {literals[0]} AND ({' OR '.join(alternatives)})"
     order = ", ".join(quote(name) for name in key)
     return (
         f"SELECT {select_list(definition)} FROM {quote_table(definition.name)}{where} ORDER BY {order} LIMIT {rows_max}"

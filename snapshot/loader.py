@@ -24,6 +24,7 @@ from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
 from cdc.model import TableDefinition, TableName
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import ExistingTable, Sink, SinkTransaction
+from cdc.source.cascades import require_visible_changes
 from cdc.source.connection import SourceConnection, TableGone
 from cdc.source.definitions import read_definition
 from cdc.source.positions import visible_position, written_file_pos
@@ -68,6 +69,7 @@ class TableLoader:
         store: InSinkStore,
         make_target: Callable[[TableDefinition], TargetTable],
         chunk_rows: Callable[[str, str], int],
+        accepts_hidden_cascades: Callable[[str, str], bool],
         hook: Callable[[str], None],
         on_progress: LoadProgress,
     ) -> None:
@@ -76,6 +78,7 @@ class TableLoader:
         self._store = store
         self._make_target = make_target
         self._chunk_rows = chunk_rows
+        self._accepts_hidden_cascades = accepts_hidden_cascades
         self._hook = hook
         self._on_progress = on_progress
 
@@ -105,6 +108,8 @@ class TableLoader:
             definition = read_definition(self._source, table)
             if definition is None:
                 return self._record(replace(record, state="dropped", loaded_from=visible, ready_at=None, error=None))
+            if not self._accepts_hidden_cascades(table.database, table.table):
+                require_visible_changes(self._source, table)
             target = self._make_target(definition)
             was_complete = self._prepare_target(record, target, may_replace=may_replace)
             record = self._record(

@@ -407,6 +407,7 @@ class _Session:
             store=self._store,
             make_target=tables.make_target,
             chunk_rows=self._p._routing.chunk_rows,
+            accepts_hidden_cascades=self._p._routing.accepts_hidden_cascades,
             hook=self._hooks,
             on_progress=self._on_load_progress,
         )

@@ -29,6 +29,7 @@ class Routing:
     policies: Callable[[str, str], Policies]
     key: Callable[[str, str], tuple[str, ...] | None]
     chunk_rows: Callable[[str, str], int]
+    accepts_hidden_cascades: Callable[[str, str], bool]
     schema: str | None = None
     database: str | None = None
 

@@ -20,6 +20,7 @@ from cdc.model import ColumnDefinition, TableDefinition, TableName, UniqueKey, V
 from cdc.schema.findings import Check, Finding, error, info, listed, run, warning
 from cdc.schema.grants import Grants, account_text, grant_pattern, parse_grants, quoted
 from cdc.schema.keys import choose_key
+from cdc.source.cascades import ACTIVE_RULES, ForeignKey, logs_cascades, read_foreign_keys
 from cdc.source.connection import SourceConnection, SourceSettings
 from cdc.source.definitions import SYSTEM_DATABASES, _column
 
@@ -62,6 +63,7 @@ class Captured:
     matches: Callable[[str, str], bool]
     include: tuple[IncludePattern, ...] = ()
     keys: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
+    accepts_hidden_cascades: Callable[[str, str], bool] = lambda _database, _table: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +72,6 @@ class Answer:
 
     rows: tuple[Mapping[str, str | None], ...] = ()
     refusal: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ForeignKey:
-    """A foreign key of a captured table whose rule changes rows by itself. `actions` as in its definition."""
-
-    table: TableName
-    name: str
-    parent: str
-    on_delete: str
-    on_update: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +240,7 @@ def read_source(
         by_column=_try_by_column(connection, grants, tables),
         unsupported=tables.unsupported,
         others=tables.others,
-        foreign_keys=_read_foreign_keys(connection, {definition.name for definition in tables.definitions}),
+        foreign_keys=read_foreign_keys(connection, {definition.name for definition in tables.definitions}),
         is_local=is_local,
         is_running=is_running,
     )
@@ -407,60 +398,6 @@ def _json_columns(connection: SourceConnection, databases: Sequence[str]) -> dic
         if match:
             found.setdefault(TableName(database or "", table or ""), set()).add(match[1].replace("``", "`"))
     return {table: frozenset(columns) for table, columns in found.items()}
-
-
-# Not by the quotes inside names: MariaDB 11.8 does not double those of a foreign key.
-_FOREIGN_KEY = re.compile(
-    r"CONSTRAINT `(?P<name>.+?)` FOREIGN KEY \(.+?\) REFERENCES (?P<parent>`.+?`) \(`.+?`\)"
-    r"(?: ON DELETE (?P<delete>CASCADE|SET NULL|SET DEFAULT|NO ACTION|RESTRICT))?"
-    r"(?: ON UPDATE (?P<update>CASCADE|SET NULL|SET DEFAULT|NO ACTION|RESTRICT))?"
-)
-_ACTIVE = frozenset({"CASCADE", "SET NULL", "SET DEFAULT"})
-
-
-def _read_foreign_keys(connection: SourceConnection, tables: set[TableName]) -> tuple[ForeignKey, ...]:
-    """The captured tables' foreign keys with a rule that changes rows.
-
-    MariaDB hides REFERENTIAL_CONSTRAINTS from an account that has only SELECT, yet names the tables with foreign keys
-    in KEY_COLUMN_USAGE: those are asked for their definition, one by one.
-    """
-    if not tables:
-        return ()
-    databases = sorted({table.database for table in tables})
-    named = {
-        (TableName(database or "", table or ""), name or "")
-        for database, table, name in connection.query_text(
-            "SELECT DISTINCT TABLE_SCHEMA, TABLE_NAME, CONSTRAINT_NAME FROM information_schema.KEY_COLUMN_USAGE "
-            "WHERE TABLE_SCHEMA IN %s AND REFERENCED_TABLE_NAME IS NOT NULL",
-            (databases,),
-        )
-        if TableName(database or "", table or "") in tables
-    }
-    found = [
-        ForeignKey(TableName(database or "", table or ""), name or "", f"{other}.{parent}", delete or "", update or "")
-        for database, table, name, other, parent, delete, update in connection.query_text(
-            "SELECT CONSTRAINT_SCHEMA, TABLE_NAME, CONSTRAINT_NAME, UNIQUE_CONSTRAINT_SCHEMA, "
-            "REFERENCED_TABLE_NAME, DELETE_RULE, UPDATE_RULE FROM information_schema.REFERENTIAL_CONSTRAINTS WHERE "
-            "CONSTRAINT_SCHEMA IN %s",
-            (databases,),
-        )
-        if TableName(database or "", table or "") in tables
-    ]
-    known = {(key.table, key.name) for key in found}
-    for table in sorted({table for table, name in named if (table, name) not in known}):
-        answer = _look(connection, f"SHOW CREATE TABLE {quoted(table.database)}.{quoted(table.table)}")
-        text = next(iter(answer.rows), {}).get("Create Table") or ""
-        for match in _FOREIGN_KEY.finditer(text):
-            parts = [part.replace("``", "`") for part in re.findall(r"`((?:[^`]|``)+)`", match["parent"])]
-            parent = ".".join(parts if len(parts) > 1 else [table.database, *parts])
-            name = match["name"].replace("``", "`")
-            found.append(ForeignKey(table, name, parent, match["delete"] or "", match["update"] or ""))
-    return tuple(
-        sorted(
-            {key for key in found if key.on_delete in _ACTIVE or key.on_update in _ACTIVE},
-            key=lambda key: (key.table, key.name),
-        )
-    )
 
 
 def check_source(facts: SourceFacts) -> list[Finding]:
@@ -1058,18 +995,13 @@ def _engine(facts: SourceFacts) -> Iterator[Finding]:
 
 
 def _cascades(facts: SourceFacts) -> Iterator[Finding]:
-    logs_cascades = (
-        facts.flavor == "mysql"
-        and facts.version >= (9, 6, 0)
-        and facts.variable("innodb_native_foreign_keys") not in ("on", "1")
-    )
-    if logs_cascades:
+    if logs_cascades(facts.flavor, facts.version, facts.variable("innodb_native_foreign_keys")):
         return
     for key in facts.foreign_keys:
         rules = []
-        if key.on_delete in _ACTIVE:
+        if key.on_delete in ACTIVE_RULES:
             rules.append(("DELETE", key.on_delete))
-        if key.on_update in _ACTIVE:
+        if key.on_update in ACTIVE_RULES:
             rules.append(("UPDATE", key.on_update))
         clauses = " ".join(f"ON {event} {action}" for event, action in rules)
         lost = " and ".join(
@@ -1078,11 +1010,12 @@ def _cascades(facts: SourceFacts) -> Iterator[Finding]:
             for event, action in rules
         )
         place = f"{quoted(key.table.database)}.{quoted(key.table.table)}"
-        say = error if any(event == "DELETE" for event, _ in rules) else warning
+        say = warning if facts.captured.accepts_hidden_cascades(key.table.database, key.table.table) else error
         native = facts.flavor == "mysql" and facts.version >= (9, 6, 0)
         fix = (
             f"ALTER TABLE {place} DROP FOREIGN KEY {quoted(key.name)}; add it again with ON DELETE RESTRICT ON "
-            "UPDATE RESTRICT, and let the application change these rows itself; or exclude the table"
+            "UPDATE RESTRICT, and let the application change these rows itself; or exclude the table; or set "
+            "policies.hidden_cascades: accept, and compare with `cdc verify`"
         )
         if native:
             fix = f"{facts.set_at_start('innodb_native_foreign_keys=OFF')} (the server then logs cascades)"

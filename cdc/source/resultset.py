@@ -7,6 +7,7 @@ stream uses.
 
 from __future__ import annotations
 
+import calendar
 import decimal
 import ipaddress
 import uuid
@@ -19,7 +20,7 @@ from cdc.binlog.charsets import text_decoder
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName, ValueKind
 
-__all__ = ["literal", "quote", "quote_table", "select_list", "to_record_batch"]
+__all__ = ["comparable", "literal", "quote", "quote_table", "select_list", "to_record_batch"]
 
 Parser = Callable[[bytes], Any]
 
@@ -48,8 +49,16 @@ def _expression(column: ColumnDefinition) -> str:
     return name
 
 
+def comparable(column: ColumnDefinition) -> str:
+    """The column as it is compared with a `literal` of its values."""
+    name = quote(column.name)
+    if column.kind is ValueKind.SET and len(column.members) == 64:
+        return f"CAST({name} AS UNSIGNED)"  # the 64th member is the sign of what a plain comparison takes it for
+    return name
+
+
 def literal(value: bytes | None, column: ColumnDefinition) -> str:
-    """A value that a SELECT of `column` returned, as a literal equal to it in a WHERE or ORDER BY bound.
+    """A value that `select_list` returned, as a literal equal to it beside `comparable(column)`.
 
     Strings go back as hexadecimal in the column's own charset and collation, so no client-side order or escaping is
     involved.
@@ -65,11 +74,20 @@ def literal(value: bytes | None, column: ColumnDefinition) -> str:
         return f"CAST(0x{value.hex()} AS UNSIGNED)"
     if kind is ValueKind.TEXT:
         return f"_{column.charset} 0x{value.hex()} COLLATE {column.collation}" if value else "''"
+    if kind in (ValueKind.DATE, ValueKind.DATETIME) and _is_day_no_month_has(value):
+        # As text MySQL 8.0 and later refuse it in a comparison (error 1525); as a number they do not.
+        return value.translate(None, b"-: ").decode("ascii")
     if kind in (ValueKind.DATE, ValueKind.DATETIME, ValueKind.TIMESTAMP, ValueKind.TIME):
         return f"'{value.decode('ascii')}'"
     if kind in (ValueKind.UUID, ValueKind.INET4, ValueKind.INET6):
         return f"'{value.decode('ascii')}'"
     return f"0x{value.hex()}" if value else "''"
+
+
+def _is_day_no_month_has(value: bytes) -> bool:
+    """Is it a day like February 30th, as ALLOW_INVALID_DATES stores them? (Numbers below year 1000 are no dates.)"""
+    year, month, day = int(value[:4]), int(value[5:7]), int(value[8:10])
+    return year >= 1000 and month > 0 and day > calendar.monthrange(year, month)[1]
 
 
 def to_record_batch(definition: TableDefinition, rows: Sequence[Sequence[bytes | None]]) -> pa.RecordBatch:

@@ -200,3 +200,24 @@ def test_a_refused_value_parks_its_table_only_and_snapshot_brings_it_back(made: 
     assert result.returncode == 0, result.stderr
     made.catch_up()
     made.assert_equal("t", "d")
+
+
+def test_rows_that_foreign_keys_change_in_silence_are_not_followed_in_silence(
+    tmp_path: Path, mariadb1011: Server, pg15: Server
+) -> None:
+    """MariaDB does not log what ON DELETE CASCADE removes: the copy would keep the rows for good."""
+    with deployment(tmp_path, mariadb1011, sink=pg15) as one:
+        execute = one.source.execute
+        execute("CREATE TABLE parent (id INT PRIMARY KEY)", database=one.source_database)
+        execute(
+            "CREATE TABLE child (id INT PRIMARY KEY, p INT, "
+            "CONSTRAINT to_parent FOREIGN KEY (p) REFERENCES parent (id) ON DELETE CASCADE)",
+            database=one.source_database,
+        )
+        execute("INSERT INTO parent VALUES (1)", database=one.source_database)
+        _run(one, 1, "child", "to_parent", "ON DELETE CASCADE", "hidden_cascades")
+        one.assert_equal("parent")
+        one.config["policies"] = {"hidden_cascades": "accept"}
+        result = one.run("snapshot", f"{one.source_database}.child")
+        assert result.returncode == 0, result.stderr
+        one.assert_equal("parent", "child")

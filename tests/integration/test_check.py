@@ -649,7 +649,7 @@ def test_cascades_are_found_where_the_server_does_not_log_them(
     if source_server.family == "mysql":
         assert findings == {}  # 9.6 and later log them
         return
-    assert {name: f.severity for name, f in findings.items()} == {"deletes": "error", "updates": "warning"}
+    assert {name: f.severity for name, f in findings.items()} == {"deletes": "error", "updates": "error"}
     assert "fk`1" in findings["deletes"].problem
     assert "ON DELETE CASCADE ON UPDATE SET NULL" in findings["deletes"].problem
     assert f"a row of {captured}.p is deleted" in findings["deletes"].problem
