@@ -7,7 +7,6 @@ stream uses.
 
 from __future__ import annotations
 
-import calendar
 import decimal
 import ipaddress
 import uuid
@@ -74,20 +73,11 @@ def literal(value: bytes | None, column: ColumnDefinition) -> str:
         return f"CAST(0x{value.hex()} AS UNSIGNED)"
     if kind is ValueKind.TEXT:
         return f"_{column.charset} 0x{value.hex()} COLLATE {column.collation}" if value else "''"
-    if kind in (ValueKind.DATE, ValueKind.DATETIME) and _is_day_no_month_has(value):
-        # As text MySQL 8.0 and later refuse it in a comparison (error 1525); as a number they do not.
-        return value.translate(None, b"-: ").decode("ascii")
     if kind in (ValueKind.DATE, ValueKind.DATETIME, ValueKind.TIMESTAMP, ValueKind.TIME):
         return f"'{value.decode('ascii')}'"
     if kind in (ValueKind.UUID, ValueKind.INET4, ValueKind.INET6):
         return f"'{value.decode('ascii')}'"
     return f"0x{value.hex()}" if value else "''"
-
-
-def _is_day_no_month_has(value: bytes) -> bool:
-    """Is it a day like February 30th, as ALLOW_INVALID_DATES stores them? (Numbers below year 1000 are no dates.)"""
-    year, month, day = int(value[:4]), int(value[5:7]), int(value[8:10])
-    return year >= 1000 and month > 0 and day > calendar.monthrange(year, month)[1]
 
 
 def to_record_batch(definition: TableDefinition, rows: Sequence[Sequence[bytes | None]]) -> pa.RecordBatch:
