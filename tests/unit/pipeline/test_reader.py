@@ -1,0 +1,245 @@
+"""The reader thread on a stream that a test writes: what it hands over, when, and how it ends."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cdc.errors import BinlogPurged, InvariantBroken, SourceUnavailable, UnsupportedEvent
+from cdc.model import SchemaChange, TransactionRun
+from cdc.pipeline.channel import Channel, Failure, Item, Progress
+from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.reader import Reader
+from cdc.source.assembler import Assembler, CapturedTable, Output, RunLimits
+from tests.support.waiting import wait_until
+from tests.unit.pipeline.clocks import FakeClock
+from tests.unit.source.streams import A, B, Stream, Tables, at, definition, images
+
+Step = bytes | BaseException | Callable[[], None] | None
+
+
+class Script:
+    """A stream that gives these events, raises these errors, and after them nothing: each read lets its time pass."""
+
+    def __init__(self, clock: FakeClock, steps: list[Step]) -> None:
+        self.clock = clock
+        self.steps = steps
+        self.is_open = False
+        self.close_count = 0
+        self.open_error: BaseException | None = None
+
+    def open(self) -> None:
+        if self.open_error is not None:
+            raise self.open_error
+        self.is_open = True
+
+    def has_event(self) -> bool:
+        return bool(self.steps) and isinstance(self.steps[0], bytes)
+
+    def read(self, timeout_seconds: float) -> bytes | None:
+        if not self.steps:
+            self.clock.wait(threading.Event(), timeout_seconds)
+            return None
+        step = self.steps.pop(0)
+        if callable(step):
+            step()
+            return None
+        if isinstance(step, BaseException):
+            raise step
+        if step is None:
+            self.clock.wait(threading.Event(), timeout_seconds)
+        return step
+
+    def close(self) -> None:
+        self.close_count += 1
+
+
+class Read:
+    """A reader under test. Everything it hands over goes into `channel`."""
+
+    def __init__(
+        self, steps: list[Step], *, age: float = 5.0, silence: float = 60.0, limits: RunLimits | None = None
+    ) -> None:
+        self.clock = FakeClock()
+        self.stream = Script(self.clock, steps)
+        self.channel = Channel(1 << 20)
+        self.received: list[tuple[int, int]] = []
+        self.points: list[str] = []
+        self.tables = Tables([CapturedTable(definition(A)), CapturedTable(definition(B))])
+        hooks = Hooks()
+
+        def reached(point: str) -> None:
+            self.points.append(point)
+            hooks(point)
+
+        self.reader = Reader(
+            name="test",
+            stream=self.stream,  # type: ignore[arg-type]  # what is used of a stream
+            make_assembler=lambda output: self.assembler(output, limits or RunLimits()),
+            channel=self.channel,
+            clock=self.clock,
+            hooks=reached,  # type: ignore[arg-type]
+            age_seconds_max=age,
+            silence_seconds_max=silence,
+            on_received=lambda events, size: self.received.append((events, size)),
+        )
+
+    def assembler(self, output: Output, limits: RunLimits) -> Assembler:
+        return Assembler(
+            start=at(4),
+            flavor="mysql",
+            server_version=(8, 4, 0),
+            checksum_negotiated=True,
+            lower_case_names=False,
+            capture=self.tables,
+            output=output,
+            limits=limits,
+        )
+
+    def until_it_ends(self) -> list[Item]:
+        self.reader.start()
+        self.reader._thread.join(10)
+        assert not self.reader._thread.is_alive()
+        return self.handed_over()
+
+    def handed_over(self) -> list[Item]:
+        found = []
+        while (item := self.channel.get(0)) is not None:
+            found.append(item)
+        return found
+
+
+def steps_of(*parts: Any) -> list[Step]:
+    return [step for part in parts for step in (part if isinstance(part, list) else [part])]
+
+
+def test_an_error_comes_behind_the_runs_that_were_read_before_it() -> None:
+    stream = Stream()
+    error = BinlogPurged("gone")
+    limits = RunLimits(rows_max=1)
+    read = Read(steps_of(stream.transaction((1, "a")), stream.transaction((2, "b")), error), limits=limits)
+    first, second, failure = read.until_it_ends()
+    assert isinstance(first, TransactionRun)
+    assert isinstance(second, TransactionRun)
+    assert failure == Failure(error)
+    assert read.stream.close_count
+
+
+@pytest.mark.parametrize("error", [InvariantBroken("bug"), RuntimeError("anything"), SourceUnavailable("cut")])
+def test_no_error_ends_the_thread_unseen(error: BaseException) -> None:
+    assert Read([error]).until_it_ends() == [Failure(error)]
+    read = Read([])
+    read.stream.open_error = error
+    assert read.until_it_ends() == [Failure(error)]
+
+
+def test_an_event_that_is_not_understood_ends_the_reading_with_its_error() -> None:
+    (failure,) = Read([Stream().event(200, b"?"), b"never read"]).until_it_ends()
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.error, UnsupportedEvent)
+
+
+def test_a_barrier_ends_the_reading() -> None:
+    stream = Stream()
+    read = Read(steps_of(stream.transaction((1, "a")), stream.gtid(), stream.end_query("DROP TABLE a"), b"never read"))
+    run, change = read.until_it_ends()
+    assert isinstance(run, TransactionRun)
+    assert isinstance(change, SchemaChange)
+    assert read.stream.steps == [b"never read"]
+
+
+def test_silence_is_an_error_only_after_its_time_by_the_clock() -> None:
+    read = Read([Stream().heartbeat()], silence=30)
+    progress, failure = read.until_it_ends()
+    assert isinstance(progress, Progress)
+    assert isinstance(failure, Failure)
+    assert isinstance(failure.error, SourceUnavailable)
+    assert "heartbeat" in failure.error.message
+    assert 30 < read.clock.seconds - 1000 < 32
+
+
+def test_any_event_ends_a_silence() -> None:
+    """A long seek by GTID sends heartbeats only: each of them says that the source lives."""
+    stream = Stream()
+    steps: list[Step] = []
+    for _ in range(5):
+        steps += [*[None] * 50, stream.heartbeat()]  # 25 s each
+    read = Read(steps, silence=30)
+    items = read.until_it_ends()
+    assert isinstance(items[-1], Failure)
+    assert read.clock.seconds - 1000 > 5 * 25
+
+
+def test_rows_are_held_back_for_a_fuller_run_until_they_are_old_enough() -> None:
+    stream = Stream()
+    read = Read(steps_of(stream.transaction((1, "a")), [None] * 3, stream.transaction((2, "b"))), age=5, silence=60)
+    run, failure = read.until_it_ends()
+    assert isinstance(run, TransactionRun)
+    assert run.transaction_count == 2
+    assert isinstance(failure, Failure)
+
+
+def test_rows_are_handed_over_at_their_age_although_the_stream_goes_on() -> None:
+    stream = Stream()
+    steps: list[Step] = []
+    for number in range(6):
+        steps += [*stream.transaction((number, "x")), *[None] * 20]  # 0.4 s each while rows are held
+    items = Read(steps, age=1).until_it_ends()
+    runs = [item for item in items if isinstance(item, TransactionRun)]
+    assert len(runs) > 1
+    assert [row[0] for run in runs for _, _, row in images(run.batches)] == list(range(6))
+
+
+def test_a_hungry_applier_gets_rows_at_once() -> None:
+    stream = Stream()
+    read = Read([], age=10_000, silence=100_000)
+    found: list[Item | None] = []
+    taker = threading.Thread(target=lambda: found.append(read.channel.get(10)), daemon=True)
+    taker.start()
+    wait_until(lambda: read.channel.is_hungry, 5, "the applier to be hungry")
+    read.stream.steps += stream.transaction((1, "a"))
+    read.reader.start()
+    taker.join(10)
+    read.reader.stop()
+    assert isinstance(found[0], TransactionRun)
+
+
+def test_transactions_without_rows_move_the_checkpoint_within_a_second_or_two() -> None:
+    stream = Stream()
+    read = Read(steps_of(stream.gtid(), stream.end_query("CREATE USER x")), silence=10)
+    run, failure = read.until_it_ends()
+    assert isinstance(run, TransactionRun)
+    assert (run.batches, run.end) == ((), at(stream.pos))
+    assert isinstance(failure, Failure)
+
+
+def test_stop_ends_a_reader_that_waits_for_room_and_hands_over_nothing_more() -> None:
+    stream = Stream()
+    steps = steps_of(*(stream.transaction((n, "x" * 60)) for n in range(20)))
+    read = Read(steps, limits=RunLimits(rows_max=1))
+    read.channel = Channel(1)
+    read.reader._channel = read.channel
+    read.reader.start()
+    wait_until(lambda: read.channel.byte_count > 0, 5, "a run")
+    read.reader.stop()
+    assert not read.reader._thread.is_alive()
+    assert read.handed_over() == []
+
+
+def test_events_and_bytes_are_counted_also_those_before_an_error() -> None:
+    stream = Stream()
+    events = stream.transaction((1, "a"))
+    read = Read([*events, SourceUnavailable("cut")])
+    read.until_it_ends()
+    assert sum(count for count, _ in read.received) == len(events)
+    assert sum(size for _, size in read.received) == sum(map(len, events))
+
+
+def test_its_crash_points_are_reached() -> None:
+    stream = Stream()
+    read = Read([*stream.transaction((1, "a")), SourceUnavailable("cut")], limits=RunLimits(rows_max=1))
+    read.until_it_ends()
+    assert read.points == ["after_fetch"] * 5 + ["after_decode"]
