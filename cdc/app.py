@@ -292,9 +292,7 @@ class Application:
         plain = {sink.name: self._factory(sink, hooked=False) for sink in self.config.sinks}
         self._estimates = _Estimates(self._pipelines, plain)
         if self.config.http.enabled:
-            self._http = HttpServer(self, self.metrics, host=self.config.http.host, port=self.config.http.port)
-            self._http.start()
-            self._log.info("http_listening", url=self._http.url)
+            self._start_http()
         for pipeline in self._pipelines.values():
             pipeline.start()
         self._monitor.start()
@@ -307,6 +305,31 @@ class Application:
             sinks=[sink.name for sink in self.config.sinks],
             holder=self.holder,
         )
+
+    def _start_http(self) -> None:
+        self._http = HttpServer(self, self.metrics, host=self.config.http.host, port=self.config.http.port)
+        try:
+            self._http.start()
+        except ConfigError:
+            self._http = None
+            self._say_who_runs()  # the usual reason for a port that is taken
+            raise
+        self._log.info("http_listening", url=self._http.url)
+
+    def _say_who_runs(self) -> None:
+        """Raises LeaseHeld when another instance of this deployment is at work."""
+        for settings in self.config.sinks:
+            sink = make_sink(settings)
+            try:
+                sink.open()
+                store = InSinkStore(sink, pipeline_name(self.config, settings))
+                lease = store.read_lease() if store.exists() else None
+                if lease is not None and store.is_holder_alive(lease):
+                    raise store.held(lease)
+            except TransientError:
+                continue  # a sink that is down cannot say
+            finally:
+                sink.close()
 
     def _factory(self, sink: SinkSettings, *, hooked: bool = True) -> Callable[[], Sink]:
         return lambda: make_sink(sink, self._hooks if hooked else None)
@@ -558,7 +581,7 @@ def _read_sink(
         checkpoint, committed_us = store.load_checkpoint()
         tables = list(store.load_tables().values())
         said = lease.status if lease is not None else {}
-        is_live = lease is not None and lease.is_live
+        is_live = lease is not None and store.is_holder_alive(lease)
         last_state = str(said.get("state", "starting"))
         state = last_state if is_live else "failed" if last_state == "failed" else "stopped"
         seen = checkpoint.position.file if checkpoint else None

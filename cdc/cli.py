@@ -20,7 +20,7 @@ import typer
 
 import cdc
 from cdc.config import Config, config_schema, load_config, redacted
-from cdc.errors import CdcError
+from cdc.errors import CdcError, ConfigError
 from cdc.log import configure_logging, scrub
 
 __all__ = ["main"]
@@ -49,10 +49,15 @@ TablesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TABLE]..."
 
 
 def _load(config: Path | None, env_file: Path | None) -> Config:
-    path = config if config is not None else Path("config.yaml")
-    if config is None and not path.exists():
-        path = None  # type: ignore[assignment]  # everything may come from the environment
-    return load_config(path, environ=os.environ, env_file=env_file)
+    default = Path("config.yaml")
+    if config is None and default.exists():
+        config = default
+    if config is None and env_file is None and not any(name.startswith("CDC__") for name in os.environ):
+        raise ConfigError(
+            f"there is no configuration: no {default} in {Path.cwd()}, and no CDC__… in the environment",
+            hint="name the file with -c, or begin with a copy of the project's config.yaml",
+        )
+    return load_config(config, environ=os.environ, env_file=env_file)
 
 
 def _print_json(document: Any) -> None:
@@ -94,11 +99,22 @@ def _show_version(value: bool) -> None:
 
 @app.callback()
 def _root(
+    context: typer.Context,
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
     version: Annotated[
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
-    pass
+    del version
+    given: dict[str, Any] = {"config": config, "env_file": env_file}
+    given = {name: str(value) for name, value in given.items() if value is not None}
+    # Options given before the command are the defaults of every command's own.
+    context.default_map = {
+        **dict.fromkeys(("run", "snapshot", "status", "check", "verify"), given),
+        "checkpoint": {"show": given, "reset": given},
+        "config": {"show": given},
+    }
 
 
 # ---------------------------------------------------------------- run

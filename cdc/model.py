@@ -316,9 +316,8 @@ class TransactionRun:
     """Consecutive whole transactions, or one numbered part of a large one (only the last part carries its end).
 
     `end` is the position after the last whole transaction in this run; for a part that is not the last one it is
-    the position before the transaction, which no checkpoint may pass. `commit_times_us` (int64) and `end_offsets`
-    (uint64, in `end.file`'s or an earlier file) have one value a finished transaction. The GTID set advances once
-    per run, in `end`.
+    the position before the transaction, which no checkpoint may pass. `commit_times_us` (int64) has one
+    value a finished transaction. The GTID set advances once per run, in `end`.
     """
 
     batches: tuple[RowBatch, ...]

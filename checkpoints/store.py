@@ -227,10 +227,7 @@ class InSinkStore:
         before = self.read_lease()
         if before is not None and before.holder != holder:
             if before.is_live and (was_renewed or self.is_holder_alive(before)):
-                raise LeaseHeld(
-                    f"{self.pipeline} is run by {before.holder} on sink {self.sink.name}",
-                    hint="stop that instance, or give this deployment another `name`",
-                )
+                raise self.held(before)
             self._end_sessions(before)
         session = orjson.dumps(list(sessions)).decode()
         with self.sink.transaction() as tx:
@@ -287,6 +284,13 @@ class InSinkStore:
                 (orjson.dumps(status).decode(), self.pipeline, epoch),
             )
             tx.commit()
+
+    def held(self, lease: LeaseRow) -> LeaseHeld:
+        """The error of an instance that comes second."""
+        return LeaseHeld(
+            f"{self.pipeline} is run by {lease.holder} on sink {self.sink.name}",
+            hint="stop that instance, or give this deployment another `name`",
+        )
 
     def lost(self) -> LeaseLost:
         """The error of an instance that may write no more."""

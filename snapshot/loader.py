@@ -171,7 +171,7 @@ class TableLoader:
         differences = self._sink.differences(target, existing)
         differences += _stale_columns(record, target, existing)
         if differences and is_ours:
-            self._sink.drop_table(target)
+            self._drop(record, target)
             self._sink.create_table(target)
             return False
         if differences:
@@ -192,6 +192,17 @@ class TableLoader:
             self._clear(target)  # the remains of a load that did not finish
             return False
         return existing.has_rows
+
+    def _drop(self, record: TableRecord, target: TargetTable) -> None:
+        try:
+            self._sink.drop_table(target)
+        except SinkRefused as error:
+            error.message = f"{record.source} has other columns now, and its target must be made anew: {error.message}"
+            error.hint = (
+                f"drop what depends on {target} on sink {self._sink.name} (views, foreign keys), then "
+                f"`cdc snapshot {record.source}`, then make them again"
+            )
+            raise
 
     def _clear(self, target: TargetTable) -> None:
         with self._sink.transaction() as tx:

@@ -79,7 +79,7 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
                 hint="add it to tables.include (or take it out of tables.exclude)",
             )
     exit_code = 0
-    alone: list[SinkSettings] = []
+    alone: dict[str, tuple[SinkSettings, list[TableName]]] = {}
     for settings in sinks_named(config, only_sinks):
         sink = make_sink(settings)
         try:
@@ -94,11 +94,11 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
             if _is_live(store):
                 exit_code |= _follow(settings.name, store, command, wanted)
             else:
-                alone.append(settings)
+                alone[settings.name] = (settings, wanted)
         finally:
             sink.close()
     if alone:
-        exit_code |= _load_alone(config, alone, tables)
+        exit_code |= _load_alone(config, list(alone.values()))
     return exit_code
 
 
@@ -128,20 +128,20 @@ def _follow(name: str, store: InSinkStore, command_id: int, wanted: list[TableNa
                     hint="`cdc status` shows what it does",
                 )
             time.sleep(_POLL_SECONDS)
-    return _report(name, store, wanted, command.message if command else "")
+    return _report(name, store, wanted)
 
 
-def _report(name: str, store: InSinkStore, wanted: list[TableName], message: str) -> int:
+def _report(name: str, store: InSinkStore, wanted: list[TableName]) -> int:
     records = store.load_tables()
     code = 0
     for table in wanted or list(records):
         record = records.get(table)
         if record is None or record.state in ("parked", "dropped"):
             code = 1
-            why = (record.error or {}).get("message", "") if record else message
-            state = record.state if record else "unknown: the source has no such table"
-            sys.stderr.write(f"cdc: {name}: {table} is {state}: {why}\n")
-            hint = (record.error or {}).get("hint", "") if record else ""
+            why = (record.error or {}).get("message", "") if record else ""
+            state = record.state if record else "not at the source"
+            sys.stderr.write(f"cdc: {name}: {table} is {state}{': ' if why else ''}{why}\n")
+            hint = (record.error or {}).get("hint", "") if record else "check its spelling and our SELECT right on it"
             if hint:
                 sys.stderr.write(f"  hint: {hint}\n")
         else:
@@ -149,9 +149,14 @@ def _report(name: str, store: InSinkStore, wanted: list[TableName], message: str
     return code
 
 
-def _load_alone(config: Config, sinks: list[SinkSettings], tables: list[TableName]) -> int:
+def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]]]) -> int:
     """No service runs: run one here, for these sinks, until it has caught up."""
-    own = config.model_copy(update={"sinks": tuple(sinks), "http": config.http.model_copy(update={"enabled": False})})
+    own = config.model_copy(
+        update={
+            "sinks": tuple(settings for settings, _ in wishes),
+            "http": config.http.model_copy(update={"enabled": False}),
+        }
+    )
     log = configure_logging("warning", config.log.format)
     service = Application(own, log=log, environ=dict(os.environ))
     service.start(until_caught_up=True)
@@ -165,11 +170,11 @@ def _load_alone(config: Config, sinks: list[SinkSettings], tables: list[TableNam
         code = error.exit_code if isinstance(error, CdcError) else 1
     if code:
         return code
-    for settings in sinks:
+    for settings, wanted in wishes:
         sink = make_sink(settings)
         try:
             sink.open()
-            code |= _report(settings.name, InSinkStore(sink, pipeline_name(config, settings)), tables, "")
+            code |= _report(settings.name, InSinkStore(sink, pipeline_name(config, settings)), wanted)
         finally:
             sink.close()
     return code

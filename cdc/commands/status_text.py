@@ -31,7 +31,7 @@ def _position(position: dict[str, Any]) -> str:
     parts = []
     if position["gtid"]:
         gtid = position["gtid"]
-        parts.append(gtid if len(gtid) <= 60 else f"…{gtid[-58:]}")
+        parts.append(gtid if len(gtid) <= 48 else f"…{gtid[-46:]}")
     if position["file"]:
         parts.append(f"{position['file']}:{position['pos']}")
     return escape("\n".join(parts) or "-")
@@ -46,7 +46,10 @@ def _number(value: float | None, unit: str = "") -> str:
 
 def print_status(document: dict[str, Any], console: Console | None = None) -> None:
     """Print the `cdc status --json` object."""
-    console = console or Console()
+    if console is None:
+        console = Console()
+        if not console.is_terminal:  # a pipe has no width: nothing is folded there
+            console = Console(width=240)
     source = document["source"]
     where = _position(source["position"]).replace("\n", "  ")
     console.print(

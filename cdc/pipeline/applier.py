@@ -71,6 +71,11 @@ class Applier:
         if stack is not None:
             stack.close()
 
+    def abandon(self) -> None:
+        """The source rolled back the transaction whose parts have been applied: so does the sink."""
+        self.close()
+        self._part_number = 0
+
     def apply(self, run: TransactionRun) -> Applied:
         """Apply a run, or a part; commit rows and checkpoint when it is whole.
 

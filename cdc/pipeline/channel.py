@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from cdc.errors import Stopping
 from cdc.model import SchemaChange, SourcePosition, TransactionRun
 
-__all__ = ["Channel", "Failure", "Item", "Progress"]
+__all__ = ["Abandoned", "Channel", "Failure", "Item", "Progress"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +33,12 @@ class Failure:
     error: BaseException
 
 
-Item = TransactionRun | SchemaChange | Progress | Failure
+@dataclass(frozen=True, slots=True)
+class Abandoned:
+    """The large transaction whose parts were queued before was never committed at the source."""
+
+
+Item = TransactionRun | SchemaChange | Progress | Failure | Abandoned
 
 
 def _byte_count(item: Item) -> int:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from cdc.clock import Clock
 from cdc.errors import CdcError, InvariantBroken, SourceUnavailable, Stopping
 from cdc.model import SchemaChange, SourcePosition, TransactionRun
-from cdc.pipeline.channel import Channel, Failure, Progress
+from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
 from cdc.source.assembler import Assembler, Output
 from cdc.source.stream import BinlogStream
@@ -76,6 +76,9 @@ class Reader(Output):
 
     def progress(self, position: SourcePosition) -> None:
         self._channel.put(Progress(position))
+
+    def abandon(self) -> None:
+        self._channel.put(Abandoned())
 
     # -- the thread
 

@@ -31,7 +31,7 @@ from cdc.log import Logger
 from cdc.metrics import SinkMetrics
 from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableName, TransactionRun
 from cdc.pipeline.applier import Applier
-from cdc.pipeline.channel import Channel, Failure, Progress
+from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.reader import Reader
@@ -510,6 +510,11 @@ class _Session:
                 elif isinstance(item, SchemaChange):
                     self._record_change(applier, tables, item)
                     raise _SessionEnd
+                elif isinstance(item, Abandoned):
+                    self._log.warning(
+                        "transaction_abandoned", hint="the source crashed in its middle and rolled it back"
+                    )
+                    applier.abandon()
                 elif isinstance(item, Failure):
                     self._on_reader_failure(applier, tables, item.error)
                 self._check_finished(tables)

@@ -71,6 +71,8 @@ class RunLimits:
 
     rows_max: int = 10_000
     bytes_max: int = 8 << 20
+    part_rows_max: int = 40_000
+    """How many images of one open transaction are held before they are handed over as a part of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +117,9 @@ class Output(Protocol):
 
     def progress(self, position: SourcePosition) -> None:
         """Nothing is open and all up to here has been seen."""
+
+    def abandon(self) -> None:
+        """The transaction whose parts were handed over has no end: the source rolled it back when it crashed."""
 
 
 @dataclass(slots=True)
@@ -398,10 +403,8 @@ class Assembler:
         if group is None or not group.has_rows:
             return
         if self._part_number:
-            raise ProtocolError(
-                "a transaction of which parts were handed over has no end in the source's binlog",
-                hint="the source crashed in its middle; the service starts again from its checkpoint",
-            )
+            self._part_number = 0
+            self._output.abandon()
         complete, _ = self._take_buffers()
         self._closed.extend(complete)
         self._open.clear()
@@ -674,7 +677,7 @@ class Assembler:
                 raise
             group.has_rows = True
             self._open_bytes += mapped.buffer.byte_count - before
-            if self._open_bytes >= self._limits.bytes_max:
+            if self._open_bytes >= self._limits.bytes_max or self._open_rows() >= self._limits.part_rows_max:
                 self._hand_over_part()
         elif mapped.is_covered:
             self._need_group(event).has_covered_rows = True
@@ -726,6 +729,11 @@ class Assembler:
         run = self._make_run(batches, self._byte_count)
         self._reset_run()
         self._output.run(run)
+
+    def _open_rows(self) -> int:
+        """Images of the open transaction that have not been handed over."""
+        buffered = sum(buffer.image_count - self._marks.get(table, 0) for table, buffer in self._buffers.items())
+        return buffered + sum(batch.row_count for batch in self._open)
 
     def _hand_over_part(self) -> None:
         """The open transaction is large: first what is whole before it, then what there is of it."""

@@ -844,8 +844,8 @@ def _prepared(facts: SourceFacts) -> Iterator[Finding]:
     if facts.prepared.refusal:
         yield info(
             facts.subject,
-            f"whether XA transactions are prepared could not be looked at ({facts.prepared.refusal})"
-            + ("; MySQL wants XA_RECOVER_ADMIN for that" if facts.flavor == "mysql" else ""),
+            "whether XA transactions are prepared could not be looked at "
+            + ("(MySQL wants XA_RECOVER_ADMIN for that)" if facts.flavor == "mysql" else f"({facts.prepared.refusal})"),
             "where XA is not used: nothing to do; else XA RECOVER; as an administrator lists them",
         )
     elif facts.prepared.rows:
