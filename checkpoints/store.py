@@ -84,7 +84,10 @@ class LeaseRow:
     @property
     def sessions(self) -> list[str]:
         """The holder's sessions on the sink: the lease keeper's, then the applier's."""
-        return [str(item) for item in orjson.loads(self.session)] if self.session else []
+        try:
+            return [str(item) for item in orjson.loads(self.session)]
+        except orjson.JSONDecodeError:
+            return []  # of an instance that wrote none: its lease counts until it runs out
 
 
 @dataclass(frozen=True, slots=True)
