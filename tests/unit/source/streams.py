@@ -189,7 +189,7 @@ class Listener(Output):
     """Keeps what it is given, in order."""
 
     def __init__(self) -> None:
-        self.items: list[TransactionRun | SchemaChange | SourcePosition] = []
+        self.items: list[TransactionRun | SchemaChange | SourcePosition | str] = []
 
     def run(self, run: TransactionRun) -> None:
         self.items.append(run)
@@ -200,9 +200,27 @@ class Listener(Output):
     def progress(self, position: SourcePosition) -> None:
         self.items.append(position)
 
+    def abandon(self) -> None:
+        self.items.append("abandoned")
+
     @property
     def runs(self) -> list[TransactionRun]:
         return [item for item in self.items if isinstance(item, TransactionRun)]
+
+    @property
+    def committed(self) -> list[TransactionRun]:
+        """The runs, but for the parts of transactions that were abandoned."""
+        found: list[TransactionRun] = []
+        parts: list[TransactionRun] = []
+        for item in self.items:
+            if item == "abandoned":
+                parts = []
+            elif isinstance(item, TransactionRun):
+                parts.append(item)
+                if item.is_last_part:
+                    found += parts
+                    parts = []
+        return found
 
     @property
     def changes(self) -> list[SchemaChange]:
