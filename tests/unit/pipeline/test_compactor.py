@@ -41,7 +41,7 @@ def key_of(row: Row, key: tuple[str, ...]) -> Any:
 
 
 def rows_of(batches: Sequence[pa.RecordBatch]) -> list[Row]:
-    return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]  # type: ignore[misc]
+    return [tuple(row.values()) for batch in batches for row in batch.to_pylist()]
 
 
 def apply_net(before: Table, change: ChangeBatch) -> Table:

@@ -8,14 +8,13 @@ import signal
 import pytest
 
 from cdc.errors import ConfigError
-from cdc.pipeline import hooks
 from cdc.pipeline.hooks import CRASH_POINTS, Hooks
 
 
 @pytest.fixture
 def kills(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
-    monkeypatch.setattr(hooks.os, "kill", lambda pid, number: found.append((pid, number)))
+    monkeypatch.setattr(os, "kill", lambda pid, number: found.append((pid, number)))
     return found
 
 

@@ -63,5 +63,5 @@ def test_routes() -> None:
     assert route("postgresql", name, schema="raw", database="ignored") == ("raw", "order.items")
     assert route("postgresql", name, schema=None, database="ignored") == ("shop", "order.items")
     for kind in ("mysql", "mariadb"):
-        assert route(kind, name, schema="ignored", database="copy") == ("copy", "order.items")  # type: ignore[arg-type]
-        assert route(kind, name, schema="ignored", database=None) == ("shop", "order.items")  # type: ignore[arg-type]
+        assert route(kind, name, schema="ignored", database="copy") == ("copy", "order.items")
+        assert route(kind, name, schema="ignored", database=None) == ("shop", "order.items")

@@ -173,7 +173,7 @@ def test_a_session_in_the_clear_is_refused_where_tls_is_required() -> None:
 
     for mode in ("required", "verify_ca", "verify_identity"):
         raw = Raw()
-        settings = SourceSettings("h", 1, "u", "p", server_id=1, ssl=SslSettings(mode))  # type: ignore[arg-type]
+        settings = SourceSettings("h", 1, "u", "p", server_id=1, ssl=SslSettings(mode))
         with pytest.raises(ConfigError, match="no TLS"):
             check_encryption(raw, settings)  # type: ignore[arg-type]  # what is used of a connection
         assert raw.is_closed

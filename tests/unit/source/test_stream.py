@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import pymysql
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,7 +173,7 @@ class Raw:
 def opened(
     monkeypatch: pytest.MonkeyPatch, raw: Raw, position: SourcePosition, flavor: Flavor = "mysql"
 ) -> BinlogStream:
-    monkeypatch.setattr(stream_module.pymysql, "connect", lambda **_: raw)
+    monkeypatch.setattr(pymysql, "connect", lambda **_: raw)
     stream = BinlogStream(SETTINGS, flavor=flavor, position=position, server_id=4243)
     stream.open()
     return stream
