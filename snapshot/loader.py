@@ -165,7 +165,20 @@ class TableLoader:
         self._sink.create_namespace(target.namespace)
         existing = self._sink.inspect(target)
         if existing is None:
+            # The intent comes first: a table that is made and not recorded would pass for somebody else's.
+            self._record(
+                replace(
+                    record,
+                    target=str(target),
+                    state="snapshotting",
+                    definition=target.definition,
+                    loaded_from=None,
+                    ready_at=None,
+                    ready_server=None,
+                )
+            )
             self._sink.create_table(target)
+            self._hook("target_made")
             return False
         is_ours = record.definition is not None
         differences = self._sink.differences(target, existing)

@@ -26,6 +26,7 @@ SINKS = ("pg15", "mariadb1011", "mysql97")
 # How often the point is passed before it kills: (in the first run, in the second).
 _DEFAULT_COUNTS = (1, 3)
 COUNTS = {
+    "target_made": (1, 2),
     "after_fetch": (20, 150),
     "after_decode": (1, 4),
     "before_statement": (2, 5),
