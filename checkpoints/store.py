@@ -37,9 +37,17 @@ class LeaseHeld(CdcError):
 class TableRecord:
     """What the metadata knows of one captured table.
 
-    `state` is `pending snapshotting ready parked dropped`. While a loaded table is not yet `ready`, `loaded_from` is
-    the visible position before its first read (the stream's changes up to there are in the load) and `ready_at` the
-    written position after its last: once the stream has passed it, the table is consistent.
+    `state` is `pending snapshotting ready parked dropped`. What the positions mean depends on it:
+
+        snapshotting, ready_at unset   the load has begun
+        snapshotting, ready_at set     loaded: `loaded_from` is the visible position before its first read (the
+                                       stream's changes up to there are in the load), `ready_at` the written position
+                                       after its last: once the stream has passed it, the table is consistent
+        pending, ready_at set          to be loaded once the stream has passed `ready_at`
+        dropped, loaded_from set       the source did not have the table any more, up to that position
+
+    `key` is the target's key when it was loaded. `is_complete` says that the target holds a whole version of the
+    table, which readers must not lose sight of while it is loaded again.
     """
 
     source: TableName
@@ -49,6 +57,8 @@ class TableRecord:
     loaded_from: SourcePosition | None = None
     ready_at: FilePos | None = None
     ready_server: ServerIdentity | None = None
+    key: tuple[str, ...] = ()
+    is_complete: bool = False
     rows_loaded: int = 0
     last_change_us: int | None = None
     policy_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -173,7 +183,8 @@ class InSinkStore:
             "lease": f"pipeline {key} NOT NULL PRIMARY KEY, holder {text} NOT NULL, epoch bigint NOT NULL, "
             f"expires_us bigint NOT NULL, session {text} NOT NULL, status {text} NOT NULL",
             "tables": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, target {text} NOT NULL, "
-            f"state varchar(20) NOT NULL, definition {text}, loaded_from {text}, ready_at {text}, "
+            f"state varchar(20) NOT NULL, definition {text}, key_columns {text}, is_complete smallint NOT NULL, "
+            f"loaded_from {text}, ready_at {text}, "
             f"rows_loaded bigint NOT NULL, last_change_us bigint, policy_changes {text} NOT NULL, error {text}, "
             f"updated_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)",
             "commands": f"id {self._dialect.serial} PRIMARY KEY, pipeline {key} NOT NULL, name varchar(40) NOT NULL, "
@@ -375,8 +386,8 @@ class InSinkStore:
         """Every table that this pipeline knows."""
         with self.sink.transaction() as tx:
             rows = tx.execute(
-                f"SELECT source_table, target, state, definition, loaded_from, ready_at, rows_loaded, "
-                f"last_change_us, policy_changes, error FROM {self._table('tables')} WHERE pipeline = %s",
+                f"SELECT source_table, target, state, definition, key_columns, is_complete, loaded_from, ready_at, "
+                f"rows_loaded, last_change_us, policy_changes, error FROM {self._table('tables')} WHERE pipeline = %s",
                 (self.pipeline,),
             )
         records = (self._record(row) for row in rows)
@@ -384,7 +395,8 @@ class InSinkStore:
 
     @staticmethod
     def _record(row: tuple[Any, ...]) -> TableRecord:
-        source, target, state, definition, loaded_from, ready_at, rows_loaded, last_change_us, changes, error = row
+        source, target, state, definition, key, is_complete, loaded_from, ready_at, *rest = row
+        rows_loaded, last_change_us, changes, error = rest
         name = orjson.loads(source)
         ready = decode_position(ready_at) if ready_at else None
         return TableRecord(
@@ -392,6 +404,8 @@ class InSinkStore:
             target=target,
             state=state,
             definition=decode_definition(definition) if definition else None,
+            key=tuple(orjson.loads(key)) if key else (),
+            is_complete=bool(is_complete),
             loaded_from=decode_position(loaded_from) if loaded_from else None,
             ready_at=ready.file if ready else None,
             ready_server=ready.server if ready else None,
@@ -412,6 +426,8 @@ class InSinkStore:
             record.target,
             record.state,
             encode_definition(record.definition) if record.definition else None,
+            orjson.dumps(record.key).decode() if record.key else None,
+            int(record.is_complete),
             encode_position(record.loaded_from) if record.loaded_from else None,
             ready_at,
             record.rows_loaded,
@@ -420,16 +436,17 @@ class InSinkStore:
             orjson.dumps(record.error).decode() if record.error else None,
         )
         count = tx.execute_count(
-            f"UPDATE {self._table('tables')} SET target = %s, state = %s, definition = %s, loaded_from = %s, "
+            f"UPDATE {self._table('tables')} SET target = %s, state = %s, definition = %s, key_columns = %s, "
+            f"is_complete = %s, loaded_from = %s, "
             f"ready_at = %s, rows_loaded = %s, last_change_us = %s, policy_changes = %s, error = %s, "
             f"updated_us = {self._dialect.now_us} WHERE pipeline = %s AND source_table = %s",
             (*values, self.pipeline, source),
         )
         if not count:
             tx.execute(
-                f"INSERT INTO {self._table('tables')} (target, state, definition, loaded_from, ready_at, rows_loaded, "
-                f"last_change_us, policy_changes, error, pipeline, source_table, updated_us) "
-                f"VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s, {self._dialect.now_us})",
+                f"INSERT INTO {self._table('tables')} (target, state, definition, key_columns, is_complete, "
+                f"loaded_from, ready_at, rows_loaded, last_change_us, policy_changes, error, pipeline, source_table, "
+                f"updated_us) VALUES ({', '.join(['%s'] * 13)}, {self._dialect.now_us})",
                 (*values, self.pipeline, source),
             )
 

@@ -21,14 +21,14 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
-from cdc.model import TableDefinition, TableName
+from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import ExistingTable, Sink, SinkTransaction
 from cdc.source.cascades import require_visible_changes
-from cdc.source.connection import SourceConnection, TableGone
+from cdc.source.connection import SourceConnection, TableDenied, TableGone
 from cdc.source.definitions import read_definition
 from cdc.source.positions import visible_position, written_file_pos
-from cdc.source.resultset import quote_table
+from cdc.source.resultset import quote, quote_table
 from checkpoints.store import InSinkStore, TableRecord
 from snapshot.chunks import read_chunks
 
@@ -103,14 +103,17 @@ class TableLoader:
         """One attempt; None when the definition changed under it."""
         table = record.source
         visible = visible_position(self._source)
+        # Where the table turns out to be gone: whatever the log shows of it up to here was before that.
+        written = SourcePosition(visible.server, written_file_pos(self._source), None)
         try:
             self._wait_for_ddl(table)
             definition = read_definition(self._source, table)
             if definition is None:
-                return self._record(replace(record, state="dropped", loaded_from=visible, ready_at=None, error=None))
+                return self._record(replace(record, state="dropped", loaded_from=written, ready_at=None, error=None))
             if not self._accepts_hidden_cascades(table.database, table.table):
                 require_visible_changes(self._source, table)
             target = self._make_target(definition)
+            self._require_unique(definition, target.key)
             was_complete = self._prepare_target(record, target, may_replace=may_replace)
             record = self._record(
                 replace(
@@ -118,6 +121,8 @@ class TableLoader:
                     target=str(target),
                     state="snapshotting",
                     definition=definition,
+                    key=target.key,
+                    is_complete=was_complete,
                     loaded_from=visible,
                     ready_at=None,
                     ready_server=None,
@@ -132,6 +137,13 @@ class TableLoader:
                 return None
         except TableGone:
             return None
+        except TableDenied as error:
+            raise UnsupportedData(
+                f"{table} may not be read: {error.message}",
+                table=str(table),
+                hint=f"GRANT SELECT ON {quote_table(table)} TO {self._source.settings.user}, every column of it; "
+                f"then `cdc snapshot {table}`",
+            ) from error
         record = replace(
             record,
             ready_at=written_file_pos(self._source),
@@ -143,10 +155,29 @@ class TableLoader:
         self._hook("load_recorded")
         return record
 
+    def _require_unique(self, definition: TableDefinition, key: tuple[str, ...]) -> None:
+        """A key that no unique index backs must be looked at: chunks would pass over the second of two equal keys."""
+        indexes = [definition.primary_key] if definition.primary_key else []
+        indexes += [index.columns for index in definition.unique_keys if not index.has_prefix]
+        if any(set(index) <= set(key) for index in indexes):
+            return
+        columns = ", ".join(quote(name) for name in key)
+        doubled = self._source.query(
+            f"SELECT 1 FROM {quote_table(definition.name)} GROUP BY {columns} HAVING COUNT(*) > 1 LIMIT 1"
+        )
+        if doubled:
+            raise UnsupportedData(
+                f"{definition.name}: the configured primary_key ({', '.join(key)}) is not unique: "
+                "several rows have the same value",
+                table=str(definition.name),
+                hint="name columns that tell rows apart under tables.overrides, or exclude the table",
+            )
+
     def _wait_for_ddl(self, table: TableName) -> None:
         """A DDL that the stream has shown may not be done yet: wait for its metadata lock before reading on."""
         try:
-            self._source.query(f"SELECT 1 FROM {quote_table(table)} LIMIT 0")
+            # All columns: with grants on single ones information_schema would show a table of just those.
+            self._source.query(f"SELECT * FROM {quote_table(table)} LIMIT 0")
         except TableGone:
             return
 
@@ -172,6 +203,8 @@ class TableLoader:
                     target=str(target),
                     state="snapshotting",
                     definition=target.definition,
+                    key=target.key,
+                    is_complete=False,
                     loaded_from=None,
                     ready_at=None,
                     ready_server=None,
@@ -180,9 +213,11 @@ class TableLoader:
             self._sink.create_table(target)
             self._hook("target_made")
             return False
-        is_ours = record.definition is not None
+        is_ours = record.definition is not None and record.target == str(target)
         differences = self._sink.differences(target, existing)
         differences += _stale_columns(record, target, existing)
+        if is_ours and record.key and record.key != target.key:
+            differences.append(f"its key was ({', '.join(record.key)})")
         if differences and is_ours:
             self._drop(record, target)
             self._sink.create_table(target)
@@ -201,7 +236,7 @@ class TableLoader:
                 table=str(record.source),
                 hint=f"`cdc snapshot {record.source}` replaces them by the source's; or empty the target",
             )
-        if existing.has_rows and record.state == "snapshotting":
+        if existing.has_rows and is_ours and not record.is_complete:
             self._clear(target)  # the remains of a load that did not finish
             return False
         return existing.has_rows

@@ -22,6 +22,7 @@ from cdc.errors import (
     CdcError,
     ProtocolError,
     SourceChanged,
+    SourceUnavailable,
     Stopping,
     TransientError,
     UnsupportedData,
@@ -43,7 +44,7 @@ from cdc.sinks.base import Sink
 from cdc.source.assembler import Assembler, Output, RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import list_tables
-from cdc.source.positions import uses_gtid, visible_position
+from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import Command, InSinkStore, TableRecord
@@ -55,6 +56,9 @@ _POLL_SECONDS = 0.2
 # How long a checkpoint that the source does not know yet may stay so: under semi-synchronous replication the stream
 # runs ahead of @@gtid_executed by as long as the source waits for its replica.
 _AHEAD_SECONDS_MAX = 10.0
+# How long a transaction may be in the log before a SELECT sees it, semi-synchronous waits aside: the engine's commit.
+_VISIBLE_SECONDS = 1.0
+_FIRST_POSITION = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,7 @@ class _Session:
         self._store = InSinkStore(self._sink, self._settings.name)
         self._keeper = pipeline._keeper
         self._running_commands: list[Command] = []
+        self._has_heard = False
 
     def run(self) -> None:
         """Raises _SessionEnd, TransientError, or what the pipeline cannot go on after."""
@@ -260,7 +265,7 @@ class _Session:
             with connect(self._p._source_settings) as source:
                 checkpoint = self._checkpoint(source)
                 tables = self._tables(source)
-                self._load_pending(source, tables)
+                self._load_pending(source, tables, checkpoint.position)
                 self._stream(source, tables, checkpoint)
         finally:
             self._p._sink = None
@@ -313,9 +318,16 @@ class _Session:
                 )
         if isinstance(position.gtid, MysqlGtidSet):
             self._check_not_ahead(source, position.gtid)
+        written = written_file_pos(source)
+        if position.server == identity and position.file is not None and position.file > written:
+            raise SourceChanged(
+                f"the checkpoint is {position.file}, past the end of the source's log, {written}",
+                hint="the log was reset, or the server restored: load anew with `cdc checkpoint reset` and `cdc run`",
+                position=str(position),
+            )
 
     def _check_not_ahead(self, source: SourceConnection, applied: MysqlGtidSet) -> None:
-        deadline = self._clock.monotonic() + _AHEAD_SECONDS_MAX
+        deadline = self._clock.monotonic() + _AHEAD_SECONDS_MAX + semi_sync_wait_seconds(source)
         while True:
             executed = MysqlGtidSet.parse(source.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or "")
             missing = applied.subtract(executed)
@@ -336,16 +348,21 @@ class _Session:
         records = self._store.load_tables()
         identity = source.identity()
         present, others = list_tables(source, self._p._routing.matches)
+        versioned = {name for name, kind in others if kind == "system versioned"}
+        ignored = {name for name, _ in others} - versioned  # views and sequences have no rows of their own
         for name, kind in others:
             self._log.info("table_not_captured", table=str(name), reason=kind)
         changed: list[TableRecord] = []
-        tables = TableRegistry(self._p._routing, self._sink.kind, ())
-        for name in sorted(set(present) | set(records)):
+        tables = TableRegistry(self._p._routing, self._sink.kind, (), ignored)
+        for name in sorted((set(present) | set(records) | versioned) - (ignored - set(records))):
             before = records.get(name)
             after = self._record_at_start(name, before, is_present=name in set(present), server=identity)
             tables.put(after)
             if after != before:
                 changed.append(after)
+        for record in self._collisions(tables):
+            tables.put(record)
+            changed[:] = [r for r in changed if r.source != record.source] + [record]
         commands = self._take_snapshot_commands(tables, changed)
         if changed:
             with self._sink.transaction() as tx:
@@ -362,18 +379,52 @@ class _Session:
     def _record_at_start(
         self, name: TableName, record: TableRecord | None, *, is_present: bool, server: ServerIdentity
     ) -> TableRecord:
-        namespace, target = self._place(name)
+        target = ".".join(self._place(name))
         if record is None:
-            return TableRecord(source=name, target=f"{namespace}.{target}", state="pending")
+            return TableRecord(source=name, target=target, state="pending")
         if not self._p._routing.matches(name.database, name.table):
             # Not wanted any more. Should it be wanted again, it has missed changes: `dropped` makes it load anew.
             return replace(record, state="dropped", loaded_from=None, ready_at=None, ready_server=None, error=None)
         if record.state == "dropped" and is_present:
-            return replace(record, state="pending", error=None)
+            return replace(record, state="pending", loaded_from=None, error=None)
+        if record.state == "dropped":
+            is_elsewhere = record.loaded_from is not None and record.loaded_from.server != server
+            return replace(record, loaded_from=None) if is_elsewhere else record
+        if record.target != target:
+            # The configuration sends it elsewhere now. What is there is not known to be ours; the old target stays.
+            self._log.warning("table_routed_elsewhere", table=str(name), before=record.target, now=target)
+            return TableRecord(source=name, target=target, state="pending")
+        if record.state in ("ready", "snapshotting") and record.definition is not None and record.key:
+            override = self._p._routing.key(name.database, name.table)
+            if override is not None and override != record.key:
+                self._log.warning("table_key_changed", table=str(name), before=record.key, now=override)
+                return replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None)
         is_elsewhere = record.ready_server is not None and record.ready_server != server
         if is_elsewhere or (record.state == "snapshotting" and record.ready_at is None):
             return replace(record, state="pending" if is_elsewhere else record.state, ready_at=None, ready_server=None)
         return record
+
+    def _collisions(self, tables: TableRegistry) -> list[TableRecord]:
+        """Tables that share their target with another one: all but the one that is there already are parked."""
+        by_target: dict[str, list[TableRecord]] = {}
+        for record in tables.records():
+            if record.state != "dropped":
+                by_target.setdefault(record.target, []).append(record)
+        parked = []
+        for target, sharing in by_target.items():
+            sharing.sort(key=lambda record: (record.definition is None, record.state == "parked", record.source))
+            for record in sharing[1:]:
+                error = UnsupportedData(
+                    f"{record.source} goes to the same target as {sharing[0].source}: {target} on sink "
+                    f"{self._sink.name}",
+                    table=str(record.source),
+                    hint="route them apart (a sink without `schema` or database keeps databases apart), or exclude one",
+                )
+                fields = error.to_dict(since=iso_time(self._clock.now_us()))
+                if record.state != "parked":
+                    self._log.error("table_parked", table=str(record.source), **_error_fields(error))
+                    parked.append(replace(record, state="parked", definition=None, error=fields, ready_at=None))
+        return parked
 
     def _place(self, name: TableName) -> tuple[str, str]:
         return TableRegistry(self._p._routing, self._sink.kind, ()).place(name)
@@ -395,10 +446,40 @@ class _Session:
 
     # ------------------------------------------------------------ loads
 
-    def _load_pending(self, source: SourceConnection, tables: TableRegistry) -> None:
+    def _wait_until_visible(self, source: SourceConnection, position: SourcePosition) -> None:
+        """What the stream has passed must be seen by the load: its changes up to there do not come again.
+
+        MySQL by GTID: `_check_not_ahead` has seen to it. MariaDB says which position a SELECT sees. MySQL by file does
+        not: there the time is waited for which the engine may lag behind the log, a second, or as long as the source
+        waits for a semi-synchronous replica.
+
+        Raises SourceUnavailable when it takes longer.
+        """
+        if isinstance(position.gtid, MysqlGtidSet) or position.server != source.identity() or position.file is None:
+            return
+        grace = _VISIBLE_SECONDS + semi_sync_wait_seconds(source)
+        if source.flavor == "mysql":
+            if position.file.pos > _FIRST_POSITION and self._clock.wait(self._p._is_stopping, grace):
+                raise Stopping("stopped before a load")
+            return
+        deadline = self._clock.monotonic() + grace + _AHEAD_SECONDS_MAX
+        while True:
+            visible = visible_position(source).file
+            if visible is not None and visible >= position.file:
+                return
+            if self._clock.monotonic() > deadline:
+                raise SourceUnavailable(
+                    f"the source has logged up to {position.file}, but its SELECTs see only up to {visible}",
+                    hint="a commit waits there (for a semi-synchronous replica?); the load is tried again",
+                )
+            if self._clock.wait(self._p._is_stopping, 0.1):
+                raise Stopping("stopped before a load")
+
+    def _load_pending(self, source: SourceConnection, tables: TableRegistry, position: SourcePosition) -> None:
         # A pending table with a position is loaded once the stream has passed it (`_record_change`).
         waiting = [r for r in tables.records() if r.state in ("pending", "snapshotting") and r.ready_at is None]
         if waiting:
+            self._wait_until_visible(source, position)
             self._status.set_state("snapshotting")
             self._log.info("snapshot_begun", tables=len(waiting))
         loader = TableLoader(
@@ -482,6 +563,7 @@ class _Session:
         self._p._targets = [tables.target(record.source) for record in tables.records() if tables.find(record.source)]
         channel = Channel(self._settings.queue_bytes_max)
         self._p._channel = channel
+        self._has_heard = False
         applier = Applier(
             sink=self._sink,
             store=self._store,
@@ -498,9 +580,11 @@ class _Session:
                 if self._p._has_commands():
                     raise _SessionEnd
                 item = channel.get(_POLL_SECONDS)
+                self._has_heard = self._has_heard or isinstance(item, TransactionRun | Progress)
                 if isinstance(item, TransactionRun):
                     self._apply(applier, tables, item)
-                    self._check_due(tables, item.end)
+                    if not applier.is_inside_transaction:
+                        self._check_due(tables, item.end)
                 elif isinstance(item, Progress):
                     applier.seen(item.position)
                     self._p.tables = tables.records()
@@ -590,9 +674,6 @@ class _Session:
         record = next((r for r in tables.records() if str(r.source) == error.table), None)
         if record is None:
             raise error
-        if record.state == "snapshotting":
-            # Loaded under a newer definition than these rows have; what comes next loads it again, or parks it.
-            self._log.warning("table_catching_up_failed", table=error.table, **_error_fields(error))
         self._park(tables, record.source, error)
         raise _SessionEnd from error
 
@@ -660,7 +741,10 @@ class _Session:
 
     def _check_finished(self, tables: TableRegistry) -> None:
         seen = self._status.seen_file
-        if self._p._until is None or seen is None or seen < self._p._until or not tables.is_settled:
+        # Only what this session's stream has said counts: a stored position may be of a log that was reset since.
+        if self._p._until is None or not self._has_heard or seen is None or seen < self._p._until:
+            return
+        if not tables.is_settled:
             return
         self._p.is_finished = True
         raise _SessionEnd

@@ -6,7 +6,7 @@ transaction that it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 
 from cdc.model import SourcePosition, TableDefinition, TableName
@@ -37,7 +37,14 @@ class Routing:
 class TableRegistry(Capture):
     """Records and targets by source table. Used by the reader thread (looking up) and the applier (changing)."""
 
-    def __init__(self, routing: Routing, kind: SinkKind, records: Iterable[TableRecord]) -> None:
+    def __init__(
+        self,
+        routing: Routing,
+        kind: SinkKind,
+        records: Iterable[TableRecord],
+        ignored: Collection[TableName] = (),
+    ) -> None:
+        self._ignored = frozenset(ignored)
         self._routing = routing
         self._kind = kind
         self._records: dict[TableName, TableRecord] = {}
@@ -54,7 +61,7 @@ class TableRegistry(Capture):
     def is_unknown(self, table: TableName) -> bool:
         """Wanted by the configuration and not known here, or gone before: it has come (back)."""
         record = self._records.get(table)
-        if record is not None and record.state != "dropped":
+        if table in self._ignored or (record is not None and record.state != "dropped"):
             return False
         return table.database.lower() not in SYSTEM_DATABASES and self._routing.matches(table.database, table.table)
 
@@ -126,7 +133,9 @@ class TableRegistry(Capture):
         if position.file is None:
             return []
         return [
-            replace(record, state="ready", ready_at=None, ready_server=None, loaded_from=None, error=None)
+            replace(
+                record, state="ready", is_complete=True, ready_at=None, ready_server=None, loaded_from=None, error=None
+            )
             for record in self._records.values()
             if record.state == "snapshotting"
             and record.ready_at is not None

@@ -131,7 +131,6 @@ class _Group:
     commit_us: int
     is_standalone: bool = False
     is_begun: bool = False
-    is_xa: bool = False
     has_rows: bool = False
     has_covered_rows: bool = False
     saw_barrier: bool = False
@@ -442,7 +441,7 @@ class Assembler:
                     hint="use InnoDB for every table of such transactions; then load the tables again",
                 )
         elif kind is StatementKind.XA_START:
-            group.is_begun = group.is_xa = True
+            group.is_begun = True
         elif kind in (StatementKind.XA_COMMIT, StatementKind.XA_ROLLBACK):
             self._on_xa_end(query, kind)
         elif kind in (StatementKind.DDL, StatementKind.DATABASE):

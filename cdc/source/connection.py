@@ -28,6 +28,7 @@ __all__ = [
     "SourceSettings",
     "SslMode",
     "SslSettings",
+    "TableDenied",
     "TableGone",
     "connect",
     "translate_error",
@@ -66,6 +67,10 @@ class SourceSettings:
     def address(self) -> str:
         """host:port, for messages."""
         return f"{self.host}:{self.port}"
+
+
+class TableDenied(ConfigError):
+    """A right on one table is missing (errors 1142, 1143, 1370): that table's trouble, not the source's."""
 
 
 class TableGone(CdcError):
@@ -220,7 +225,8 @@ _GRANT_HINT = (
     "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the user of source.url "
     "(MariaDB: REPLICATION SLAVE, BINLOG MONITOR); `cdc check` says which one is missing"
 )
-_DENIED = {1044, 1045, 1095, 1130, 1131, 1142, 1143, 1184, 1227, 1251, 1370, 1698, 1820, 1862, 3118}
+_DENIED = {1044, 1045, 1095, 1130, 1131, 1184, 1227, 1251, 1698, 1820, 1862, 3118}
+_TABLE_DENIED = {1142, 1143, 1370}
 _GONE = {1051, 1146, 1109, 1356}
 _CHANGED = {1412, 1054}
 
@@ -232,6 +238,8 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
     where = f"source {settings.address}"
     if number == 1236:
         return classify_1236(text, where, position)
+    if number in _TABLE_DENIED:
+        return TableDenied(f"{where} refuses us: {text} (error {number})", hint=_GRANT_HINT)
     if number in _DENIED:
         hint = _GRANT_HINT if number not in (1045, 1698) else "check user and password in source.url"
         return ConfigError(f"{where} refuses us: {text} (error {number})", hint=hint)

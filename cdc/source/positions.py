@@ -12,7 +12,7 @@ from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, SourcePosition
 from cdc.source.connection import SourceConnection
 
-__all__ = ["uses_gtid", "visible_position", "written_file_pos"]
+__all__ = ["semi_sync_wait_seconds", "uses_gtid", "visible_position", "written_file_pos"]
 
 
 def uses_gtid(connection: SourceConnection) -> bool:
@@ -46,6 +46,14 @@ def written_file_pos(connection: SourceConnection) -> FilePos:
             hint="start the server with log_bin=binlog, server_id=<n> and binlog_format=ROW",
         )
     return FilePos.of(rows[0]["File"] or "", int(rows[0]["Position"] or 4))
+
+
+def semi_sync_wait_seconds(connection: SourceConnection) -> float:
+    """How long a commit may wait for a semi-synchronous replica before SELECTs see it; 0 where that is off."""
+    for kind in ("source", "master"):
+        if (connection.variable(f"rpl_semi_sync_{kind}_enabled") or "OFF").upper() in ("ON", "1"):
+            return int(connection.variable(f"rpl_semi_sync_{kind}_timeout") or 0) / 1000
+    return 0.0
 
 
 def visible_position(connection: SourceConnection) -> SourcePosition:

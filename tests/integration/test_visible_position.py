@@ -25,7 +25,7 @@ OPTIONS = {
 }
 
 
-def _written(server: Server) -> tuple[str, int]:
+def written(server: Server) -> tuple[str, int]:
     row = server.execute("SHOW MASTER STATUS")[0]
     return str(row[0]), int(row[1])
 
@@ -42,12 +42,12 @@ def test_a_row_that_is_logged_and_not_yet_visible_is_not_lost(
         source.execute("INSERT INTO t VALUES (1)", database=database)
         for name, value in OPTIONS.items():
             source.execute(f"SET GLOBAL {name} = {value!r}")
-        before = _written(source)
+        before = written(source)
         waiting = threading.Thread(
             target=source.execute, args=("INSERT INTO t VALUES (2)",), kwargs={"database": database}
         )
         waiting.start()
-        wait_until(lambda: _written(source) > before, 5, "the row in the binlog")
+        wait_until(lambda: written(source) > before, 5, "the row in the binlog")
         assert source.execute("SELECT count(*) FROM t", database=database)[0][0] == 1, "the row is visible already"
         process = made.start()
         made.wait_for_log("table_loaded")
