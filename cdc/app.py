@@ -5,10 +5,13 @@ One pipeline a sink, a monitor that asks the source where its log ends, and the 
 
 from __future__ import annotations
 
+import contextlib
+import faulthandler
 import os
 import secrets
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -53,10 +56,15 @@ __all__ = [
 ]
 
 _MONITOR_SECONDS = 1.0
+_WATCHDOG_SECONDS = 0.1
 _ESTIMATE_SECONDS = 10.0
 # SIGTERM ends the process within 10 s: this long the open transaction may take, then its statement is cancelled.
 _STOP_SECONDS = 6.0
 _CANCEL_SECONDS = 2.5
+# Whatever hangs then (a frozen sink answers neither a COMMIT nor a cancel), this long after the signal it is over.
+_SIGNAL_SECONDS_MAX = 9.5
+# And should a driver's C code keep the interpreter's lock, so that no thread of ours runs, this long after it.
+_LAST_RESORT_SECONDS = 0.4
 
 
 # ---------------------------------------------------------------- from configuration to settings
@@ -267,6 +275,7 @@ class Application:
         self._pipelines: dict[str, Pipeline] = {}
         self._estimates: _Estimates | None = None
         self._is_stopping = threading.Event()
+        self._signalled_at: float | None = None
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 
     @property
@@ -279,6 +288,7 @@ class Application:
 
         Raises ConfigError or TransientError when the source, or every sink, cannot be used.
         """
+        threading.Thread(target=self._watch_signal, name="watchdog", daemon=True).start()
         with connect(self._source) as source:
             require_usable_source(source)
             self._warn_of_patterns(source)
@@ -400,21 +410,31 @@ class Application:
         return all(p.join(max(0.0, deadline - self._clock.monotonic())) for p in self._pipelines.values())
 
     def request_stop(self) -> None:
-        """From a signal handler: end as soon as the open transactions are finished."""
+        """From a signal handler: end as soon as the open transactions are finished.
+
+        From here on the process has `_SIGNAL_SECONDS_MAX` to live, whatever hangs.
+        """
+        if self._signalled_at is not None:
+            return  # a second signal, perhaps in the middle of the first one's handler
+        self._signalled_at = time.monotonic()
+        faulthandler.dump_traceback_later(_SIGNAL_SECONDS_MAX + _LAST_RESORT_SECONDS, exit=True, file=2)
+        self._ask_to_stop()
+
+    def _ask_to_stop(self) -> None:
         self._is_stopping.set()
         for pipeline in self._pipelines.values():
             pipeline.request_stop()
 
     def stop(self) -> None:
         """Finish the open sink transactions, or roll them back where that takes too long; then end everything."""
-        self.request_stop()
+        self._ask_to_stop()
         deadline = self._clock.monotonic() + _STOP_SECONDS
         for pipeline in self._pipelines.values():
             pipeline.join(max(0.0, deadline - self._clock.monotonic()))
-        for pipeline in self._pipelines.values():
+        for name, pipeline in self._pipelines.items():
             if not pipeline.join(0):
                 self._log.warning("transaction_cancelled", sink=pipeline.settings.name)
-                pipeline.cancel()
+                threading.Thread(target=self._cancel, args=(name,), name=f"cancel-{name}", daemon=True).start()
         deadline = self._clock.monotonic() + _CANCEL_SECONDS
         for pipeline in self._pipelines.values():
             pipeline.join(max(0.0, deadline - self._clock.monotonic()))
@@ -423,6 +443,33 @@ class Application:
         if self._estimates is not None and self._monitor.state.is_reachable is not None:
             threading.Thread(target=self._estimates.stop, daemon=True).start()
         self._log.info("service_stopped", name=self.config.name)
+
+    def _cancel(self, name: str) -> None:
+        """Cancel the statement of one sink that still answers.
+
+        A cancel waits for the server, and psycopg2 keeps the interpreter's lock meanwhile: asked of a frozen server it
+        would stop the whole process. So a new session, which waits without the lock, has to be answered first.
+        """
+        probe = self._factory(self._settings_of(name), hooked=False)()
+        with contextlib.suppress(CdcError):  # a server that refuses is there, or gone for certain: no wait either way
+            probe.open()
+            probe.close()
+        self._pipelines[name].cancel()
+
+    def _settings_of(self, name: str) -> SinkSettings:
+        return next(sink for sink in self.config.sinks if sink.name == name)
+
+    def _watch_signal(self) -> None:
+        while self._signalled_at is None or time.monotonic() - self._signalled_at < _SIGNAL_SECONDS_MAX:
+            time.sleep(_WATCHDOG_SECONDS)
+        # The log's stream may be what hangs.
+        say = threading.Thread(target=self._log.warning, args=("stop_forced",), daemon=True)
+        say.start()
+        say.join(_WATCHDOG_SECONDS)
+        os._exit(self._exit_code())
+
+    def _exit_code(self) -> int:
+        return max((e.exit_code if isinstance(e, CdcError) else 1 for _, e in self.failures()), default=0)
 
     def failures(self) -> list[tuple[str, BaseException]]:
         """The pipelines that ended with an error."""

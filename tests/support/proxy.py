@@ -1,0 +1,113 @@
+"""A TCP proxy that a test can freeze, thaw and cut: a network that swallows packets, without a firewall."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+from urllib.parse import urlsplit
+
+__all__ = ["Proxy", "through"]
+
+_CHUNK_BYTES = 65_536
+
+
+class Proxy:
+    """Forwards to one server from a port of its own.
+
+    Frozen, it still takes connections and forwards no byte either way, and no end either: to both sides the other is
+    silent, as a hung server or a half-open connection is.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._target = (host, port)
+        self._flows = threading.Event()
+        self._flows.set()
+        self._is_closed = False
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.host, self.port = self._listener.getsockname()[:2]
+        threading.Thread(target=self._accept, name="proxy", daemon=True).start()
+
+    def freeze(self) -> None:
+        """Forward nothing more, and tell nobody."""
+        self._flows.clear()
+
+    def thaw(self) -> None:
+        """Forward again, beginning with what was held back."""
+        self._flows.set()
+
+    def cut(self) -> None:
+        """End every connection; new ones are taken."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, []
+        for one in sockets:
+            _end(one)
+
+    def close(self) -> None:
+        """End every connection and take no more."""
+        self._is_closed = True
+        _end(self._listener)
+        self.cut()
+        self._flows.set()
+
+    def __enter__(self) -> Proxy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _accept(self) -> None:
+        while not self._is_closed:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client: socket.socket) -> None:
+        with self._lock:
+            self._sockets.append(client)
+        self._flows.wait()
+        try:
+            server = socket.create_connection(self._target)
+        except OSError:
+            _end(client)
+            return
+        with self._lock:
+            self._sockets.append(server)
+        for source, target in ((client, server), (server, client)):
+            threading.Thread(target=self._forward, args=(source, target), daemon=True).start()
+
+    def _forward(self, source: socket.socket, target: socket.socket) -> None:
+        try:
+            while content := source.recv(_CHUNK_BYTES):
+                self._flows.wait()
+                target.sendall(content)
+            self._flows.wait()
+        except OSError:
+            self._flows.wait()
+        finally:
+            _end(source)
+            _end(target)
+
+
+def _end(one: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        one.shutdown(socket.SHUT_RDWR)
+    with contextlib.suppress(OSError):
+        one.close()
+
+
+@contextlib.contextmanager
+def through(url: str) -> Iterator[tuple[Proxy, str]]:
+    """A proxy before the server of `url`, and the URL that leads through it."""
+    parts = urlsplit(url)
+    with Proxy(parts.hostname or "127.0.0.1", parts.port or 0) as proxy:
+        account = parts.netloc.rpartition("@")[0]
+        yield proxy, parts._replace(netloc=f"{account}@{proxy.host}:{proxy.port}").geturl()
