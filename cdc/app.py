@@ -14,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
@@ -56,6 +56,8 @@ __all__ = [
 ]
 
 _MONITOR_SECONDS = 1.0
+# What was seen of the source counts this long; the monitor's session waits no longer than this for an answer.
+_SOURCE_SECONDS_MAX = 5.0
 _WATCHDOG_SECONDS = 0.1
 _ESTIMATE_SECONDS = 10.0
 # SIGTERM ends the process within 10 s: this long the open transaction may take, then its statement is cancelled.
@@ -148,24 +150,28 @@ def pipeline_name(config: Config, sink: SinkSettings) -> str:
 # ---------------------------------------------------------------- the source's end of log
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _SourceState:
-    """What the monitor last saw."""
+    """What the monitor saw at `taken_at` (monotonic seconds)."""
 
+    taken_at: float = 0.0
     is_reachable: bool | None = None
     flavor: str | None = None
     version: str | None = None
     written: FilePos | None = None
     gtid: str | None = None
     now_us: int | None = None
-    error: CdcError | None = None
+    error: Exception | None = None
 
 
 class _Monitor:
     """Asks the source once a second where its log ends and what time it is. Holds no transaction open."""
 
-    def __init__(self, settings: SourceSettings, on_tick: Callable[[], None], log: Logger) -> None:
-        self.state = _SourceState()
+    def __init__(self, settings: SourceSettings, on_tick: Callable[[], None], log: Logger, clock: Clock) -> None:
+        self.error_counts: Counter[str] = Counter()
+        """Errors that are bugs of ours, by class; that the source is away is counted by the pipelines."""
+        self._state = _SourceState()
+        self._clock = clock
         self._settings = settings
         self._on_tick = on_tick
         self._log = log
@@ -180,10 +186,17 @@ class _Monitor:
         self._is_stopping.set()
         self._thread.join()
 
+    @property
+    def state(self) -> _SourceState:
+        """What was last seen; of a source that has not answered lately, nothing but where its log ended then."""
+        state = self._state
+        is_old = self._clock.monotonic() - state.taken_at > _SOURCE_SECONDS_MAX
+        return replace(state, is_reachable=False) if state.is_reachable and is_old else state
+
     def look(self) -> _SourceState:
         """Ask now. Raises what the source's connection raises."""
         if self._connection is None:
-            self._connection = connect(self._settings)
+            self._connection = connect(self._settings, read_timeout_seconds=_SOURCE_SECONDS_MAX)
         source = self._connection
         now = source.query_text("SELECT UNIX_TIMESTAMP(NOW(6))")[0][0] or "0"
         gtid = None
@@ -191,7 +204,8 @@ class _Monitor:
             gtid = source.query_text("SELECT @@GLOBAL.gtid_binlog_pos")[0][0]
         elif uses_gtid(source):
             gtid = (source.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or "").replace("\n", "")
-        self.state = _SourceState(
+        self._state = _SourceState(
+            taken_at=self._clock.monotonic(),
             is_reachable=True,
             flavor=source.flavor,
             version=source.version_text,
@@ -199,23 +213,37 @@ class _Monitor:
             gtid=gtid,
             now_us=int(float(now) * 1_000_000),
         )
-        return self.state
+        return self._state
 
     def _run(self) -> None:
         while not self._is_stopping.wait(_MONITOR_SECONDS):
             try:
                 self.look()
             except CdcError as error:
-                if self.state.is_reachable:
-                    self._log.warning("source_unreachable", message=error.message, hint=error.hint)
-                self.state.is_reachable = False
-                self.state.error = error
-                if self._connection is not None:
-                    self._connection.close()
-                    self._connection = None
-            self._on_tick()
+                self._lose(error, is_bug=False)
+            except Exception as error:  # noqa: BLE001 - without this thread every page would go on telling old news
+                self._lose(error, is_bug=True)
+            try:
+                self._on_tick()
+            except Exception as error:  # noqa: BLE001 - likewise
+                self._count(error)
         if self._connection is not None:
             self._connection.close()
+
+    def _lose(self, error: Exception, *, is_bug: bool) -> None:
+        if is_bug:
+            self._count(error)
+        if self._state.is_reachable:
+            hint = error.hint if isinstance(error, CdcError) else None
+            self._log.warning("source_unreachable", message=str(error), hint=hint)
+        self._state = replace(self._state, is_reachable=False, error=error)
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _count(self, error: Exception) -> None:
+        self.error_counts[type(error).__name__] += 1
+        self._log.error("monitor_failed", message=str(error), exc_info=error)
 
 
 # ---------------------------------------------------------------- row estimates
@@ -269,7 +297,7 @@ class Application:
         self._log = log
         self._hooks = Hooks.from_environment(environ)
         self._source = source_settings(config)
-        self._monitor = _Monitor(self._source, self._on_tick, log)
+        self._monitor = _Monitor(self._source, self._on_tick, log, self._clock)
         self._started_us = self._clock.now_us()
         self._http: HttpServer | None = None
         self._pipelines: dict[str, Pipeline] = {}
@@ -511,6 +539,8 @@ class Application:
 
     def _lag(self, pipeline: Pipeline) -> float | None:
         state = self._monitor.state
+        if not state.is_reachable:
+            return None
         return pipeline.status.lag_seconds(
             written=state.written, source_now_us=state.now_us, oldest_us=pipeline.oldest_unapplied_us()
         )
@@ -534,7 +564,7 @@ class Application:
         )
 
     def health_inputs(self) -> HealthInputs:
-        errors: Counter[str] = Counter()
+        errors: Counter[str] = Counter(self._monitor.error_counts)
         commits: list[str] = []
         sinks = {}
         records = []
@@ -593,7 +623,7 @@ def read_status(config: Config, *, clock: Clock | None = None) -> dict[str, Any]
     A sink or source that cannot be reached is reported as such, not raised.
     """
     clock = clock or SystemClock()
-    monitor = _Monitor(source_settings(config), lambda: None, _silent())
+    monitor = _Monitor(source_settings(config), lambda: None, _silent(), clock)
     source = SourceReport()
     written: FilePos | None = None
     source_now: int | None = None

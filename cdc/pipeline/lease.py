@@ -33,6 +33,7 @@ class LeaseKeeper:
         clock: Clock,
         status: Callable[[], Mapping[str, Any]],
         on_commands: Callable[[list[Command]], None],
+        on_error: Callable[[Exception], None] = lambda _error: None,
     ) -> None:
         self._sink = sink
         self._store = InSinkStore(sink, pipeline)
@@ -41,6 +42,7 @@ class LeaseKeeper:
         self._clock = clock
         self._status = status
         self._on_commands = on_commands
+        self._on_error = on_error
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()  # around every use of the sink session: this thread's and `acquire`
         self._thread: threading.Thread | None = None
@@ -122,6 +124,11 @@ class LeaseKeeper:
                 except CdcError as error:
                     self.lost = LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint)
                     return
+                except Exception as error:  # noqa: BLE001 - a bug: without this thread the lease would run out unseen
+                    self.is_sink_healthy = False
+                    self._on_error(error)
+                    with contextlib.suppress(Exception):
+                        self._sink.close()
 
     def _renew(self) -> None:
         if not self._sink.is_open():

@@ -127,6 +127,7 @@ class Pipeline:
             clock=clock,
             status=self.status.to_dict,
             on_commands=self.take_commands,
+            on_error=self._on_keeper_error,
         )
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{settings.name}", daemon=True)
 
@@ -225,6 +226,11 @@ class Pipeline:
         """From the lease keeper: what is asked of this pipeline."""
         with self._commands_lock:
             self._commands = commands
+
+    def _on_keeper_error(self, error: Exception) -> None:
+        self.status.failed(error)
+        self._metrics.failed(error)
+        self._log.error("lease_keeper_failed", **_error_fields(error), exc_info=error)
 
     def _has_commands(self) -> bool:
         with self._commands_lock:

@@ -171,11 +171,15 @@ class SourceConnection:
             raise translate_error(error, self.settings) from error
 
 
-def connect(settings: SourceSettings) -> SourceConnection:
+def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = None) -> SourceConnection:
     """Open a query session.
 
+    Args:
+        read_timeout_seconds: longest silence of the server, SourceUnavailable after it; the settings' own when not
+            given. A server that is frozen, or a connection that is half open, is noticed by nothing else.
     Raises SourceUnavailable when it cannot be reached, ConfigError when it refuses us.
     """
+    silence_seconds_max = settings.read_timeout_seconds if read_timeout_seconds is None else read_timeout_seconds
     try:
         raw = pymysql.connect(
             host=settings.host,
@@ -188,6 +192,8 @@ def connect(settings: SourceSettings) -> SourceConnection:
             autocommit=True,
             local_infile=False,
             connect_timeout=max(1, int(settings.connect_timeout_seconds)),
+            read_timeout=silence_seconds_max,
+            write_timeout=silence_seconds_max,  # also bounds the TLS handshake
             program_name="cdc",
             **ssl_arguments(settings.ssl),
         )
@@ -261,7 +267,8 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
         what = f" (error {number})" if number else ""
         return SourceUnavailable(
             f"{where} cannot be used: {text}{what}",
-            hint="check host, port and network in source.url, and that the server is up",
+            hint="check host, port and network in source.url, and that the server is up"
+            + ("; source.read_timeout_seconds is how long it may be silent" if "timed out" in text else ""),
         )
     return ProtocolError(f"{where}: {text} (error {number})", hint="see the server's error log")
 

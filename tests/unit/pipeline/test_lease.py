@@ -221,3 +221,17 @@ def test_commands_are_passed_on(kept: Kept) -> None:
 def test_stop_before_any_lease_is_quiet(kept: Kept) -> None:
     kept.keeper.stop()
     assert kept.store.released == []
+
+
+def test_a_bug_in_a_renewal_is_told_and_the_keeping_goes_on(kept: Kept) -> None:
+    errors: list[Exception] = []
+    kept.keeper._on_error = errors.append
+    kept.acquire()
+    kept.store.renew_errors = [ValueError("not of ours"), AssertionError("nor this")]
+    wait_until(lambda: len(errors) == 2, 5, "both errors")
+    count = len(kept.store.renewals)
+    wait_until(lambda: len(kept.store.renewals) > count, 5, "renewals again")
+    assert kept.keeper.lost is None
+    assert kept.keeper.is_sink_healthy
+    kept.keeper.stop()
+    assert kept.store.released == [1]
