@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import os
 import secrets
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +28,7 @@ from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
 from cdc.errors import CdcError, ConfigError, TransientError
 from cdc.log import Logger
 from cdc.metrics import Metrics
-from cdc.model import FilePos, TableName
+from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.report import SinkReport, SourceReport, status_document
 from cdc.pipeline.runner import Pipeline, PipelineSettings
@@ -58,6 +59,8 @@ __all__ = [
 _MONITOR_SECONDS = 1.0
 # What was seen of the source counts this long; the monitor's session waits no longer than this for an answer.
 _SOURCE_SECONDS_MAX = 5.0
+# What a pipeline says of itself in its lease (twice a second) counts this long.
+_SAID_SECONDS_MAX = 5.0
 _WATCHDOG_SECONDS = 0.1
 _ESTIMATE_SECONDS = 10.0
 # SIGTERM ends the process within 10 s: this long the open transaction may take, then its statement is cancelled.
@@ -158,6 +161,7 @@ class _SourceState:
     is_reachable: bool | None = None
     flavor: str | None = None
     version: str | None = None
+    server: ServerIdentity | None = None
     written: FilePos | None = None
     gtid: str | None = None
     now_us: int | None = None
@@ -178,6 +182,7 @@ class _Monitor:
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._connection: SourceConnection | None = None
+        self._server: ServerIdentity | None = None
 
     def start(self) -> None:
         self._thread.start()
@@ -196,6 +201,7 @@ class _Monitor:
     def look(self) -> _SourceState:
         """Ask now. Raises what the source's connection raises."""
         if self._connection is None:
+            self._server = None
             self._connection = connect(self._settings, read_timeout_seconds=_SOURCE_SECONDS_MAX)
         source = self._connection
         now = source.query_text("SELECT UNIX_TIMESTAMP(NOW(6))")[0][0] or "0"
@@ -209,11 +215,17 @@ class _Monitor:
             is_reachable=True,
             flavor=source.flavor,
             version=source.version_text,
+            server=self._identity(source),
             written=written_file_pos(source),
             gtid=gtid,
             now_us=int(float(now) * 1_000_000),
         )
         return self._state
+
+    def _identity(self, source: SourceConnection) -> ServerIdentity:
+        if self._server is None:
+            self._server = source.identity()
+        return self._server
 
     def _run(self) -> None:
         while not self._is_stopping.wait(_MONITOR_SECONDS):
@@ -326,7 +338,9 @@ class Application:
         factories = {}
         for index, sink in enumerate(self.config.sinks):
             factories[sink.name] = self._factory(sink)
-            self._pipelines[sink.name] = self._make_pipeline(index, sink, factories[sink.name], until)
+            pipeline = self._make_pipeline(index, sink, factories[sink.name], until)
+            pipeline.status.lag = functools.partial(self._lag, pipeline)
+            self._pipelines[sink.name] = pipeline
         plain = {sink.name: self._factory(sink, hooked=False) for sink in self.config.sinks}
         self._estimates = _Estimates(self._pipelines, plain)
         if self.config.http.enabled:
@@ -625,16 +639,15 @@ def read_status(config: Config, *, clock: Clock | None = None) -> dict[str, Any]
     clock = clock or SystemClock()
     monitor = _Monitor(source_settings(config), lambda: None, _silent(), clock)
     source = SourceReport()
-    written: FilePos | None = None
-    source_now: int | None = None
+    state = _SourceState()
     try:
         state = monitor.look()
-        written, source_now = state.written, state.now_us
+        written = state.written
         position = {"gtid": state.gtid, "file": written.file, "pos": written.pos} if written else None
         source = SourceReport(state.flavor, state.version, position)
     except CdcError:
-        written = None
-    reports = [_read_sink(config, settings, written, source_now) for settings in config.sinks]
+        pass  # the document says so: every field of the source is null
+    reports = [_read_sink(config, settings, state) for settings in config.sinks]
     return status_document(
         name=config.name, version=cdc.__version__, now_us=clock.now_us(), source=source, sinks=reports
     )
@@ -645,9 +658,7 @@ def _silent() -> Logger:
     return logger
 
 
-def _read_sink(
-    config: Config, settings: SinkSettings, written: FilePos | None, source_now_us: int | None
-) -> SinkReport:
+def _read_sink(config: Config, settings: SinkSettings, source: _SourceState) -> SinkReport:
     sink = make_sink(settings)
     try:
         sink.open()
@@ -661,15 +672,13 @@ def _read_sink(
         is_live = lease is not None and store.is_holder_alive(lease)
         last_state = str(said.get("state", "starting"))
         state = last_state if is_live else "failed" if last_state == "failed" else "stopped"
-        seen = checkpoint.position.file if checkpoint else None
         lag: float | None = None
-        if is_live and said.get("lag_seconds") is not None:
-            lag = float(said["lag_seconds"])
-        elif written is not None and seen is not None:
-            if seen >= written:
-                lag = 0.0
-            elif committed_us is not None and source_now_us is not None:
-                lag = max(0.0, (source_now_us - committed_us) / 1e6)
+        if is_live and lease is not None:
+            # What was said before the service began to hang is no news; the pages of such a service tell nothing.
+            said_seconds_ago = config.lease.seconds - (lease.expires_us - lease.now_us) / 1e6
+            lag = said.get("lag_seconds") if said_seconds_ago <= _SAID_SECONDS_MAX else None
+        elif checkpoint is not None:
+            lag = _lag_at_rest(checkpoint.position, said.get("seen"), source)
         if is_live and state == "streaming" and lag == 0:
             state = "caught_up"
         return SinkReport(
@@ -690,6 +699,16 @@ def _read_sink(
         return SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())
     finally:
         sink.close()
+
+
+def _lag_at_rest(position: SourcePosition, seen: Mapping[str, Any] | None, source: _SourceState) -> float | None:
+    """0 when a pipeline that does not run had passed all that is written; else nobody knows how old the rest is."""
+    if source.written is None or source.server is None:
+        return None
+    passed = [position.file] if position.server == source.server and position.file is not None else []
+    if seen is not None and seen.get("server") == source.server.uuid:
+        passed.append(FilePos.of(seen["file"], seen["pos"]))
+    return 0.0 if any(file >= source.written for file in passed) else None
 
 
 def _targets(config: Config, settings: SinkSettings, sink: Sink, records: Iterable[Any]) -> list[Any]:

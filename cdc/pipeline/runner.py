@@ -115,6 +115,7 @@ class Pipeline:
         self._commands: list[Command] = []
         self._commands_lock = threading.Lock()
         self._channel: Channel | None = None
+        self._applying: TransactionRun | None = None
         self._sink: Sink | None = None
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
@@ -153,7 +154,11 @@ class Pipeline:
         return not self._thread.is_alive()
 
     def oldest_unapplied_us(self) -> int | None:
-        """Commit time of the oldest transaction that is queued."""
+        """Commit time of the oldest transaction that is being applied or queued."""
+        run = self._applying
+        if run is not None and run.transaction_count:
+            value = run.commit_times_us[0].as_py()
+            return int(value) if value is not None else None
         channel = self._channel
         return channel.head_commit_us() if channel is not None else None
 
@@ -276,6 +281,7 @@ class _Session:
         finally:
             self._p._sink = None
             self._p._channel = None
+            self._p._applying = None
             self._sink.close()
 
     # ------------------------------------------------------------ where we are
@@ -588,13 +594,15 @@ class _Session:
                 item = channel.get(_POLL_SECONDS)
                 self._has_heard = self._has_heard or isinstance(item, TransactionRun | Progress)
                 if isinstance(item, TransactionRun):
+                    self._p._applying = item
                     self._apply(applier, tables, item)
+                    self._p._applying = None
                     if not applier.is_inside_transaction:
                         self._check_due(tables, item.end)
                 elif isinstance(item, Progress):
                     applier.seen(item.position)
                     self._p.tables = tables.records()
-                    self._status.seen(item.position.file)
+                    self._status.seen(item.position)
                     self._p._attempt = 0
                     self._check_due(tables, item.position)
                 elif isinstance(item, SchemaChange):

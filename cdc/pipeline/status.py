@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cdc.clock import Clock
 from cdc.errors import CdcError
-from cdc.model import FilePos, SourcePosition
+from cdc.model import FilePos, ServerIdentity, SourcePosition
 from cdc.pipeline.text import iso_time
 
 __all__ = ["PipelineStatus"]
@@ -21,13 +21,17 @@ class PipelineStatus:
     """State, position, lag and last errors of one sink's pipeline."""
 
     def __init__(self, clock: Clock) -> None:
+        self.lag: Callable[[], float | None] = lambda: None
+        """The lag now, for `to_dict`; set by who knows where the source's log ends."""
         self._clock = clock
         self._lock = threading.Lock()
         self._state = "starting"
         self._position: SourcePosition | None = None
         self._seen: FilePos | None = None
+        self._seen_server: ServerIdentity | None = None
         self._last_commit_us: int | None = None
         self._applied_commit_us: int | None = None
+        self._caught_up_us: int | None = None
         self._error: dict[str, Any] | None = None
         self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_ERRORS_MAX)
         self._counts: Counter[str] = Counter()
@@ -49,6 +53,7 @@ class PipelineStatus:
             self._position = position
             self._last_commit_us = committed_us
             self._seen = position.file if is_same_server else None
+            self._seen_server = position.server
 
     def committed(self, position: SourcePosition, source_commit_us: int | None) -> None:
         """One more sink transaction is durable."""
@@ -59,12 +64,14 @@ class PipelineStatus:
                 self._applied_commit_us = source_commit_us
             if position.file is not None:
                 self._seen = position.file
+                self._seen_server = position.server
             self._error = None
 
-    def seen(self, file: FilePos | None) -> None:
+    def seen(self, position: SourcePosition) -> None:
         """The stream has shown that nothing lies between the checkpoint and here."""
         with self._lock:
-            self._seen = file
+            self._seen = position.file
+            self._seen_server = position.server
             self._error = None
 
     def failed(self, error: BaseException, table: str | None = None) -> None:
@@ -116,23 +123,37 @@ class PipelineStatus:
     def lag_seconds(self, *, written: FilePos | None, source_now_us: int | None, oldest_us: int | None) -> float | None:
         """0 when the pipeline has passed the last written position; else the age of what is not applied.
 
-        `oldest_us`: commit time of the oldest transaction that is read and not applied, if any is.
+        `oldest_us`: commit time of the oldest transaction that is read and not applied, if any is. With none, what is
+        missing has not come yet: it committed after the last that was applied, and after the last time that nothing
+        was missing. That the source was idle in between is no lag.
         """
         if written is None or source_now_us is None:
             return None
         if self._seen is not None and self._seen >= written:
+            self._caught_up_us = source_now_us
             return 0.0
-        since = oldest_us if oldest_us is not None else self._applied_commit_us
+        since = oldest_us
+        if since is None:
+            since = max((t for t in (self._applied_commit_us, self._caught_up_us) if t is not None), default=None)
         return max(0.0, (source_now_us - since) / 1e6) if since is not None else None
 
     def to_dict(self) -> Mapping[str, Any]:
         """For the lease's status column and the HTTP pages."""
+        lag = self.lag()
         with self._lock:
             return {
                 "state": self._state,
                 "position": self._position.to_dict() if self._position else None,
+                "seen": _seen(self._seen, self._seen_server),
+                "lag_seconds": lag,
                 "last_commit": iso_time(self._last_commit_us),
                 "error": self._error,
                 "progress": {table: dict(values) for table, values in self._progress.items()},
                 "recent_errors": list(self._recent),
             }
+
+
+def _seen(file: FilePos | None, server: ServerIdentity | None) -> dict[str, Any] | None:
+    if file is None or server is None:
+        return None
+    return {"server": server.uuid, "file": file.file, "pos": file.pos}

@@ -132,3 +132,67 @@ def _get(url: str) -> Any:
 
 def _source_health(pages: str) -> Any:
     return _get(f"{pages}/health")["database_connections"]["source"]["status"]
+
+
+# ---------------------------------------------------------------- lag
+
+
+def test_lag_is_the_age_of_what_waits_and_the_command_says_what_the_pages_say(
+    tmp_path: Path, mariadb118: Server, pg17: Server
+) -> None:
+    with deployment(tmp_path, mariadb118, pg=pg17) as one:
+        create_schema(mariadb118, one.source_database)
+        one.config["http"] = {"enabled": True, "port": 0}
+        one.start()
+        _wait_until_ready(one)
+        pages = _pages(one)
+        _change(one, "first")
+        wait_until(lambda: _note(one) == "first", 20, "the first change")
+        time.sleep(6)  # idle: no part of any lag
+        with _locked(one, "accounts"):
+            began = time.monotonic()
+            _change(one, "second")
+            wait_until(lambda: (_pages_sink(pages)["lag_seconds"] or 0) > 3, 20, "lag")
+            told = one.status()["sinks"][0]
+            shown = _pages_sink(pages)
+            elapsed = time.monotonic() - began
+        assert shown["lag_seconds"] <= elapsed + 2  # whole seconds in the log
+        assert told["lag_seconds"] == pytest.approx(shown["lag_seconds"], abs=2.5)
+        assert told["state"] == shown["state"] == "streaming"
+        wait_until(lambda: _pages_sink(pages)["state"] == "caught_up", 20, "caught_up")
+        wait_until(lambda: one.status()["sinks"][0]["state"] == "caught_up", 20, "caught_up by the command too")
+        assert one.status()["sinks"][0]["lag_seconds"] == 0
+
+
+def test_a_stopped_pipeline_that_is_behind_has_no_made_up_lag(tmp_path: Path, mariadb118: Server, pg17: Server) -> None:
+    with deployment(tmp_path, mariadb118, pg=pg17) as one:
+        create_schema(mariadb118, one.source_database)
+        one.catch_up()
+        assert one.status()["sinks"][0]["lag_seconds"] == 0
+        _change(one, "late")
+        told = one.status()["sinks"][0]
+        assert told["state"] == "stopped"
+        assert told["lag_seconds"] is None
+
+
+def _change(one: Deployment, note: str) -> None:
+    one.source.execute("UPDATE accounts SET note = %s WHERE id = 1", (note,), database=one.source_database)
+
+
+def _note(one: Deployment) -> Any:
+    return next(row[2] for row in one.sink_rows("pg", "accounts") if row[0] == 1)
+
+
+def _pages_sink(pages: str) -> Any:
+    return _get(f"{pages}/api/status")["sinks"][0]
+
+
+@contextlib.contextmanager
+def _locked(one: Deployment, table: str) -> Iterator[None]:
+    """The target on sink `pg`, locked so that nothing can be applied to it."""
+    server, database = one.sinks["pg"]
+    with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f'LOCK TABLE "{one.source_database}"."{table}" IN ACCESS EXCLUSIVE MODE')
+        yield
+        cursor.execute("ROLLBACK")

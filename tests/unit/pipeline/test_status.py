@@ -42,11 +42,28 @@ def test_lag_is_not_known_where_the_source_cannot_be_asked(status: PipelineStatu
 
 def test_lag_is_zero_once_the_written_position_is_passed(status: PipelineStatus) -> None:
     status.committed(at(100), NOW - 9_000_000)
-    assert lag(status, 100) == 0
     assert lag(status, 101) == 9.0
-    status.seen(file(101))
+    assert lag(status, 100) == 0
+    status.seen(at(101))
     assert lag(status, 101) == 0
-    assert lag(status, 4, number=2) == 9.0
+
+
+def test_idle_time_of_the_source_is_no_lag(status: PipelineStatus) -> None:
+    status.committed(at(100), NOW - 3600_000_000)
+    later = NOW + 1_500_000
+    assert lag(status, 100) == 0
+    assert status.lag_seconds(written=file(101), source_now_us=later, oldest_us=None) == 1.5
+    assert status.lag_seconds(written=file(4, number=2), source_now_us=later, oldest_us=NOW + 500_000) == 1.0
+
+
+def test_lag_and_what_was_seen_are_published(status: PipelineStatus) -> None:
+    assert status.to_dict()["lag_seconds"] is None
+    assert status.to_dict()["seen"] is None
+    status.lag = lambda: 4.5
+    status.set_checkpoint(at(100), NOW, is_same_server=True)
+    status.seen(at(101))
+    assert status.to_dict()["lag_seconds"] == 4.5
+    assert status.to_dict()["seen"] == {"server": "u", "file": "binlog.000001", "pos": 101}
 
 
 def test_lag_is_the_age_of_the_oldest_that_is_not_applied(status: PipelineStatus) -> None:
