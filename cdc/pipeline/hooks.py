@@ -38,13 +38,14 @@ class Hooks:
 
     def __init__(self, crash_at: str = "") -> None:
         point, _, count = crash_at.partition(":")
-        if point and (point not in CRASH_POINTS or not (count or "1").isdigit()):
+        is_count = not count or (count.isascii() and count.isdigit() and int(count) > 0)
+        if point and (point not in CRASH_POINTS or not is_count):
             raise ConfigError(
                 f"CDC_CRASH_AT={crash_at} names no crash point",
                 hint=f"one of {', '.join(CRASH_POINTS)}, with :n for the n-th time",
             )
         self._point = point
-        self._left = int(count or "1")
+        self._left = int(count) if count and is_count else 1
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Hooks:

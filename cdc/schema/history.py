@@ -39,10 +39,13 @@ def encode_definition(definition: TableDefinition) -> str:
 
 def decode_definition(text: str) -> TableDefinition:
     """What `encode_definition` wrote. Raises ResyncRequired for another version's text."""
-    content = orjson.loads(text)
-    if content.pop("format", None) != _FORMAT:
+    try:
+        content = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        content = None
+    if not isinstance(content, dict) or content.pop("format", None) != _FORMAT:
         raise ResyncRequired(
-            "a table definition in the sink's metadata was written by another version of cdc",
+            "a table definition in the sink's metadata is damaged, or was written by another version of cdc",
             hint="run the version that wrote it, or load again with `cdc checkpoint reset`",
         )
     columns = tuple(

@@ -462,7 +462,7 @@ class Assembler:
             tables = {batch.definition.name for batch in self._open}
             tables |= {t for t, buffer in self._buffers.items() if buffer.image_count > self._marks.get(t, 0)}
             engines = {found.definition.engine for table in tables if (found := self._capture.find(table))}
-            if engines - {"InnoDB", "ROCKSDB", "NDB", "NDBCLUSTER"}:
+            if {engine.lower() for engine in engines} - {"innodb", "rocksdb", "ndbcluster"}:
                 names = ", ".join(sorted(engines))
                 raise UnsupportedEvent(
                     f"ROLLBACK of a transaction that changed tables of {names}, which stay changed",

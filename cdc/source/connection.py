@@ -95,7 +95,7 @@ def ssl_arguments(settings: SslSettings) -> dict[str, Any]:
 
 # Sessions of ours never depend on the server's globals (EDGE_CASES: session settings of the snapshot).
 _SESSION_SQL = (
-    "SET SESSION time_zone='+00:00', sql_mode='', sql_select_limit=DEFAULT, sql_safe_updates=0, "
+    "SET SESSION time_zone='+00:00', sql_mode='ALLOW_INVALID_DATES', sql_select_limit=DEFAULT, sql_safe_updates=0, "
     "group_concat_max_len=1048576, lc_time_names='en_US', net_write_timeout=31536000, net_read_timeout=31536000, "
     "wait_timeout=31536000, lock_wait_timeout=30, transaction_isolation='REPEATABLE-READ'"
 )
@@ -289,7 +289,11 @@ def classify_1236(text: str, where: str, position: str | None) -> CdcError:
         "binary log doesn't exist",
         "log file name in binary log index",
     )
-    ahead = ("which is not in the master's binlog", "client requested master to start replication from position >")
+    ahead = (
+        "which is not in the master's binlog",
+        "to start replication from position > file size",
+        "to start replication from impossible position",
+    )
     if any(phrase in lower for phrase in purged):
         return BinlogPurged(
             f"{where} no longer has the binlog that follows the checkpoint (MySQL error 1236: {text}){at}",

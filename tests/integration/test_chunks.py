@@ -116,7 +116,6 @@ CASES = {
         "'2023-02-30'",
         "'2023-02-31'",
         "'2023-03-01'",
-        only="mariadb",
         mode="ALLOW_INVALID_DATES",
     ),
     "datetime": one("DATETIME", *(f"'{day[1:-1]} {clock}'" for day in DAYS for clock in ("00:00:00", "23:59:59"))),
@@ -124,7 +123,7 @@ CASES = {
         "DATETIME(6)", "'2024-01-01 00:00:00.000001'", "'2024-01-01'", "'2024-01-01 00:00:00.999999'", "0"
     ),
     "datetime_invalid": one(
-        "DATETIME(3)", "'2023-02-30 10:00:00.5'", "'2023-02-30 10:00:00.6'", only="mariadb", mode="ALLOW_INVALID_DATES"
+        "DATETIME(3)", "'2023-02-30 10:00:00.5'", "'2023-02-30 10:00:00.6'", mode="ALLOW_INVALID_DATES"
     ),
     "timestamp": one(
         "TIMESTAMP",

@@ -12,6 +12,7 @@ from cdc.errors import BinlogPurged, CdcError, ConfigError, ProtocolError, Sourc
 from cdc.source.connection import (
     SourceSettings,
     SslSettings,
+    TableDenied,
     TableGone,
     check_encryption,
     classify_1236,
@@ -115,7 +116,8 @@ def test_error_1236_is_told_by_its_text(text: str, expected: type[CdcError]) -> 
 
 
 ERRORS: list[tuple[Exception, type[CdcError]]] = [
-    *[(Operational(n, "denied"), ConfigError) for n in (1044, 1045, 1130, 1142, 1143, 1227, 1698, 1820, 3118)],
+    *[(Operational(n, "denied"), ConfigError) for n in (1044, 1045, 1130, 1227, 1698, 1820, 3118)],
+    *[(Operational(n, "denied"), TableDenied) for n in (1142, 1143, 1370)],
     *[(Programming(n, "gone"), TableGone) for n in (1051, 1146)],
     *[(Operational(n, "changed"), TableGone) for n in (1412, 1054, 1356)],
     (Operational(2026, "SSL connection error"), ConfigError),
