@@ -14,7 +14,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -302,7 +302,21 @@ class _Estimates:
 class Application:
     """A running service: `start`, then `wait`, then `stop`. Answers the HTTP pages' questions."""
 
-    def __init__(self, config: Config, *, log: Logger, environ: dict[str, str], clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        log: Logger,
+        environ: dict[str, str],
+        clock: Clock | None = None,
+        only_sinks: Collection[str] | None = None,
+    ) -> None:
+        # A sink's server_id comes from its place among all that are configured, whichever of them run in this process:
+        # the streams of the others may run in another one.
+        self._server_ids = {sink.name: config.source.server_id + n for n, sink in enumerate(config.sinks)}
+        if only_sinks is not None:
+            chosen = tuple(sink for sink in config.sinks if sink.name in only_sinks)
+            config = config.model_copy(update={"sinks": chosen})
         self.config = config
         self.metrics = Metrics()
         self._clock = clock or SystemClock()
@@ -336,9 +350,9 @@ class Application:
         self._check_sinks()
         until = state.written if until_caught_up else None
         factories = {}
-        for index, sink in enumerate(self.config.sinks):
+        for sink in self.config.sinks:
             factories[sink.name] = self._factory(sink)
-            pipeline = self._make_pipeline(index, sink, factories[sink.name], until)
+            pipeline = self._make_pipeline(sink, factories[sink.name], until)
             pipeline.status.lag = functools.partial(self._lag, pipeline)
             self._pipelines[sink.name] = pipeline
         plain = {sink.name: self._factory(sink, hooked=False) for sink in self.config.sinks}
@@ -414,15 +428,13 @@ class Application:
         if len(failures) == len(self.config.sinks):
             raise failures[0]
 
-    def _make_pipeline(
-        self, index: int, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None
-    ) -> Pipeline:
+    def _make_pipeline(self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None) -> Pipeline:
         config = self.config
         return Pipeline(
             settings=PipelineSettings(
                 name=pipeline_name(config, sink),
                 holder=self.holder,
-                server_id=config.source.server_id + index,
+                server_id=self._server_ids[sink.name],
                 limits=RunLimits(rows_max=config.flush.rows_max, bytes_max=config.flush.bytes_max),
                 age_seconds_max=config.flush.age_ms_max / 1000,
                 queue_bytes_max=config.queue_bytes_max,

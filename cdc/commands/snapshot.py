@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import orjson
 from rich.console import Console
@@ -27,6 +28,8 @@ __all__ = ["snapshot_tables"]
 _POLL_SECONDS = 0.3
 # A command that no service has taken up after this long (its lease ran out meanwhile) is given up.
 _TAKE_UP_SECONDS_MAX = 60.0
+# A service that is gone this long has not only changed its session or its instance.
+_GONE_SECONDS_MAX = 3.0
 
 
 class _Bars:
@@ -112,8 +115,9 @@ def _is_live(store: InSinkStore) -> bool:
 
 
 def _follow(name: str, store: InSinkStore, command_id: int, wanted: list[TableName]) -> int:
-    """Watch the running service carry the command out."""
+    """Watch the running service carry the command out; 1 when it ends before it has."""
     deadline = time.monotonic() + _TAKE_UP_SECONDS_MAX
+    well_at = time.monotonic()
     with _Bars() as bars:
         while True:
             command = store.read_command(command_id)
@@ -122,6 +126,13 @@ def _follow(name: str, store: InSinkStore, command_id: int, wanted: list[TableNa
                 bars.show(f"{name}: {table}", int(progress["rows"] or 0), progress["rows_estimate"])
             if command is None or command.state in ("done", "failed"):
                 break
+            is_alive = lease is not None and store.is_holder_alive(lease)
+            has_failed = lease is not None and lease.status.get("state") == "failed"
+            if is_alive and not has_failed:
+                well_at = time.monotonic()
+            # A live lease with an old instance's failure in it belongs to one that has just begun: it gets its time.
+            elif (has_failed and not is_alive) or time.monotonic() - well_at > _GONE_SECONDS_MAX:
+                return _say_gone(name, (lease.status.get("error") if lease and has_failed else None) or {})
             if command.state == "queued" and time.monotonic() > deadline:
                 raise SinkUnavailable(
                     f"{name}: the running service has not taken the command up within {_TAKE_UP_SECONDS_MAX:.0f} s",
@@ -129,6 +140,14 @@ def _follow(name: str, store: InSinkStore, command_id: int, wanted: list[TableNa
                 )
             time.sleep(_POLL_SECONDS)
     return _report(name, store, wanted)
+
+
+def _say_gone(name: str, error: Mapping[str, Any]) -> int:
+    what = f"its pipeline failed: {error.get('message', '')}" if error else "it is gone"
+    sys.stderr.write(f"cdc: {name}: the running service has not finished the load: {what}\n")
+    hint = f"{error['hint']}; then" if error.get("hint") else "see its log; then"
+    sys.stderr.write(f"  hint: {hint} start it again: the next `cdc run` or `cdc snapshot` carries the load out\n")
+    return 1
 
 
 def _report(name: str, store: InSinkStore, wanted: list[TableName]) -> int:
@@ -151,14 +170,10 @@ def _report(name: str, store: InSinkStore, wanted: list[TableName]) -> int:
 
 def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]]]) -> int:
     """No service runs: run one here, for these sinks, until it has caught up."""
-    own = config.model_copy(
-        update={
-            "sinks": tuple(settings for settings, _ in wishes),
-            "http": config.http.model_copy(update={"enabled": False}),
-        }
-    )
+    own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
-    service = Application(own, log=log, environ=dict(os.environ))
+    only = {settings.name for settings, _ in wishes}
+    service = Application(own, log=log, environ=dict(os.environ), only_sinks=only)
     service.start(until_caught_up=True)
     with _Bars() as bars:
         _watch(service, lambda name, rows, estimate: bars.show(name, rows, estimate))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -196,3 +197,76 @@ def _locked(one: Deployment, table: str) -> Iterator[None]:
         cursor.execute(f'LOCK TABLE "{one.source_database}"."{table}" IN ACCESS EXCLUSIVE MODE')
         yield
         cursor.execute("ROLLBACK")
+
+
+# ---------------------------------------------------------------- `cdc snapshot` beside a service
+
+
+def test_snapshot_leaves_when_the_service_that_loads_is_killed(
+    tmp_path: Path, mariadb118: Server, pg17: Server
+) -> None:
+    with deployment(tmp_path, mariadb118, pg=pg17) as one:
+        create_schema(mariadb118, one.source_database)
+        one.start()
+        _wait_until_ready(one)
+        with _locked(one, "accounts"), _started(one, "snapshot", f"{one.source_database}.accounts") as command:
+            one.wait_for_log("snapshot_begun", count=2)
+            one.kill()
+            _, said = command.communicate(timeout=20)
+        assert command.returncode == 1
+        assert "it is gone" in said
+        assert "hint: " in said
+        one.catch_up()
+        one.assert_equal(*TABLES)
+
+
+def test_snapshot_leaves_with_the_error_of_a_pipeline_that_fails(
+    tmp_path: Path, mariadb118: Server, pg17: Server
+) -> None:
+    with deployment(tmp_path, mariadb118, pg=pg17) as one:
+        create_schema(mariadb118, one.source_database)
+        one.start()
+        _wait_until_ready(one)
+        server, database = one.sinks["pg"]
+        server.execute("UPDATE _cdc.checkpoint SET format = 99", database=database)
+        with _started(one, "snapshot", f"{one.source_database}.accounts") as command:
+            _, said = command.communicate(timeout=20)
+        assert command.returncode == 1
+        assert "the checkpoint has format 99" in said
+        assert "run the version that wrote it" in said
+
+
+def test_snapshot_of_one_sink_leaves_the_stream_of_another_alone(
+    tmp_path: Path, mariadb118: Server, pg17: Server, mysql97: Server
+) -> None:
+    """Each sink's stream has a server_id by its place in the configuration, also where only some sinks run."""
+    with deployment(tmp_path, mariadb118, a=pg17, b=mysql97) as one:
+        create_schema(mariadb118, one.source_database)
+        every = one.config["sinks"]
+        one.config["sinks"] = every[:1]
+        one.start()
+        _wait_until_ready(one)
+        one.config["sinks"] = every
+        result = one.run("snapshot", "--sink", "b")
+        assert result.returncode == 0, result.stderr
+        assert one.stop() == 0
+        assert "pipeline_retrying" not in one.log()
+        one.catch_up()
+        one.assert_equal(*TABLES)
+
+
+@contextlib.contextmanager
+def _started(one: Deployment, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A command of `cdc` that runs beside the test; ended with it."""
+    with subprocess.Popen(
+        one.command(*arguments),
+        cwd=one.directory,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
