@@ -120,6 +120,7 @@ class Pipeline:
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
         self._attempt = 0
+        self._idle_xids: set[str] = set()
         self._keeper = LeaseKeeper(
             sink=make_sink(),
             pipeline=settings.name,
@@ -518,6 +519,9 @@ class _Session:
             tables.put(loaded)
             self._p.tables = tables.records()
             self._metrics.loaded(rows=loaded.rows_loaded)
+            for counts in loaded.policy_changes.values():
+                for policy, count in counts.items():
+                    self._metrics.policy_changed(policy, count)
             self._log.info(
                 "table_loaded",
                 table=str(name),
@@ -642,6 +646,7 @@ class _Session:
                 capture=tables,
                 output=output,
                 limits=self._settings.limits,
+                idle_xids=self._p._idle_xids,
             )
 
         return Reader(

@@ -162,7 +162,9 @@ class Assembler:
         capture: Capture,
         output: Output,
         limits: RunLimits,
+        idle_xids: set[str] | None = None,
     ) -> None:
+        """`idle_xids`: XA transactions known to be prepared without rows of captured tables; kept up to date here."""
         self.position = start
         """The end of the last whole group."""
         self.event_count = 0
@@ -178,7 +180,7 @@ class Assembler:
         self._group: _Group | None = None
         self._maps: dict[int, _MappedTable] = {}
         self._layouts: dict[TableName, tuple[bytes, TableDefinition, RowLayout]] = {}
-        self._idle_xids: set[str] = set()
+        self._idle_xids = idle_xids if idle_xids is not None else set()
         # The run being put together: buffers by table, batches already closed, ends of whole transactions.
         self._buffers: dict[TableName, ImageBuffer] = {}
         self._marks: dict[TableName, int] = {}
