@@ -48,7 +48,7 @@ class ExistingTable:
     columns: dict[str, tuple[str, bool, bool]]
     primary_key: tuple[str, ...]
     has_rows: bool
-    problems: tuple[str, ...] = ()  # triggers, foreign keys that cannot be deferred, an engine without transactions
+    problems: tuple[str, ...] = ()  # triggers, PostgreSQL's foreign keys, an engine without transactions
 
 
 class SinkTransaction(Protocol):
@@ -70,7 +70,7 @@ class SinkTransaction(Protocol):
         """Run one metadata statement; how many rows it *matched* (also where it changed nothing)."""
 
     def commit(self) -> None:
-        """Make it durable. Raises SinkUnavailable when the outcome is not known."""
+        """Make it durable. Raises SinkUnavailable (outcome not known), SinkRefused (a deferred constraint)."""
 
 
 class Sink(Protocol):

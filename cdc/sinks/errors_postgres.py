@@ -11,7 +11,7 @@ import psycopg2
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
 
-__all__ = ["is_refusal", "translate", "translate_connect"]
+__all__ = ["is_integrity_error", "is_refusal", "translate", "translate_connect"]
 
 # Try again later: the connection, the server's state, a lock, a full disk, a read-only server.
 _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
@@ -30,6 +30,11 @@ def is_refusal(error: psycopg2.Error) -> bool:
     """Did the server refuse a value, a key or a definition (as opposed to being away, or to wanting a right)?"""
     code = error.pgcode or ""
     return code in _REFUSED or (code.startswith(_REFUSED_CLASSES) and code not in _CONFIG)
+
+
+def is_integrity_error(error: psycopg2.Error) -> bool:
+    """Did a constraint refuse it?"""
+    return (error.pgcode or "").startswith("23")
 
 
 def translate(

@@ -19,14 +19,14 @@ import psycopg2
 import psycopg2.extensions
 import pyarrow as pa
 
-from cdc.errors import CdcError, InvariantBroken, SinkUnavailable
+from cdc.errors import CdcError, InvariantBroken, SinkRefused, SinkUnavailable
 from cdc.model import ChangeBatch
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_postgres as sql
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
 from cdc.sinks.canonical import from_postgres
 from cdc.sinks.encode_postgres import copy_text
-from cdc.sinks.errors_postgres import is_refusal, translate, translate_connect
+from cdc.sinks.errors_postgres import is_integrity_error, is_refusal, translate, translate_connect
 from cdc.sinks.narrowing import first_refused
 from cdc.sinks.values import PolicyCounter, key_text
 
@@ -475,6 +475,7 @@ class _PostgresTransaction:
         self._connection = connection
         self._dirty: set[str] = set()  # staging tables that this transaction has filled
         self._is_deferred = False
+        self._touched: dict[tuple[str, str], str] = {}  # place on the sink → source table
         self.new_stages: set[tuple[str, str]] = set()
         self.is_committed = False
 
@@ -508,6 +509,7 @@ class _PostgresTransaction:
         return ApplyResult(sum(rows.num_rows for rows, _ in there), deleted, counter.changes)
 
     def _prepare(self, cursor: psycopg2.extensions.cursor, target: TargetTable) -> _Facts:
+        self._touched[target.namespace, target.name] = str(target.definition.name)
         facts = self._sink.facts(target, cursor)
         if facts.has_deferrable and not self._is_deferred:
             cursor.execute("SET CONSTRAINTS ALL DEFERRED")
@@ -661,10 +663,12 @@ class _PostgresTransaction:
         try:
             self._connection.commit()
         except psycopg2.Error as error:
+            if is_integrity_error(error):  # of a deferred constraint: trying again would meet it again
+                raise self._commit_refused(error) from error
             if error.pgcode and is_refusal(error):
                 raise SinkUnavailable(
                     f"sink {self._sink.name}: the commit was refused: {error.diag.message_primary}",
-                    hint="a deferred constraint of the sink's tables does not hold; the transaction is tried again",
+                    hint="something on the sink objects to the transaction; it is tried again",
                 ) from error
             raise SinkUnavailable(
                 f"sink {self._sink.name}: the connection was lost while committing: it is not known whether the "
@@ -672,6 +676,28 @@ class _PostgresTransaction:
                 hint="the pipeline reads the checkpoint from the sink and goes on from there",
             ) from error
         self.is_committed = True
+
+    def _commit_refused(self, error: psycopg2.Error) -> SinkRefused:
+        """Which table a deferred constraint refused: the one that has it, or the one that its rows refer to."""
+        diag = error.diag
+        constraint = (diag.schema_name or "", diag.table_name or "", diag.constraint_name or "")
+        places = [constraint[:2]]
+        if places[0] not in self._touched:
+            with contextlib.suppress(psycopg2.Error), self._connection.cursor() as cursor:
+                self._connection.rollback()
+                cursor.execute(_REFERRED, constraint)
+                places += cursor.fetchall()
+        touched = [self._touched[place] for place in places if place in self._touched]
+        table = touched[0] if touched else ".".join(places[0])
+        if not touched and len(self._touched) == 1:
+            (table,) = self._touched.values()
+        drop = f"ALTER TABLE {sql.qualified(*constraint[:2])} DROP CONSTRAINT {sql.quote(constraint[2])};"
+        return SinkRefused(
+            f"sink {self._sink.name}: the commit was refused: {diag.message_primary} (SQLSTATE {error.pgcode})",
+            table=table,
+            hint=f"the constraint is not the source's: run {drop} on the sink, then load the table again: "
+            f"cdc snapshot {table}",
+        )
 
     # ------------------------------------------------------------ border
 
@@ -783,16 +809,20 @@ WHERE tgrelid = %(oid)s AND NOT tgisinternal AND tgenabled IN ('O', 'A')
 UNION ALL
 SELECT 'it has the rule ' || rulename FROM pg_rewrite WHERE ev_class = %(oid)s AND rulename <> '_RETURN'
 UNION ALL
-SELECT 'its foreign key ' || conname || ' is not DEFERRABLE' FROM pg_constraint
-WHERE conrelid = %(oid)s AND contype = 'f' AND NOT condeferrable
-UNION ALL
-SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass::text || ' refers to it and is not DEFERRABLE'
-FROM pg_constraint WHERE confrelid = %(oid)s AND contype = 'f' AND NOT condeferrable
-UNION ALL
-SELECT 'the foreign key ' || conname || ' of ' || conrelid::regclass::text || ' changes rows there when one here goes'
-FROM pg_constraint WHERE confrelid = %(oid)s AND contype = 'f' AND (confdeltype <> 'a' OR confupdtype <> 'a')"""
+SELECT CASE WHEN k.conrelid = %(oid)s THEN 'it has the foreign key ' || k.conname
+       ELSE format('the foreign key %%s of %%I.%%I refers to it', k.conname, n.nspname, c.relname) END
+       || format(', which refuses a table that comes before the one it refers to: '
+                 'ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname)
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE (k.conrelid = %(oid)s OR k.confrelid = %(oid)s) AND k.contype = 'f'"""
 
-# Deferrable are also the constraints that other tables' foreign keys put on this one.
+# The table that a foreign key refers to: what an error tells is the table that has it.
+_REFERRED = """
+SELECT n.nspname, c.relname
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE k.conrelid = to_regclass(format('%%I.%%I', %s, %s)) AND k.conname = %s"""
+
+# Deferrable are also unique constraints, and foreign keys (of other tables too) that came after `inspect`.
 _FACTS = """
 SELECT EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique
                AND (NOT i.indisprimary OR NOT i.indimmediate)),
