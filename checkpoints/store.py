@@ -29,6 +29,9 @@ __all__ = ["Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "T
 MetadataSink = Any
 
 
+_CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
+
+
 class LeaseHeld(CdcError):
     """Another live instance holds the pipeline."""
 
@@ -159,7 +162,9 @@ class InSinkStore:
             sql = "SELECT to_regclass(%s)"
             parameters: tuple[str, ...] = (self._table("checkpoint"),)
         else:
-            database, _, table = self._table("checkpoint").replace("`", "").rpartition(".")
+            # The name is made for `execute`: in backticks, and with each `%` doubled.
+            database, _, table = self._table("checkpoint")[1:-1].rpartition("`.`")
+            database = database.replace("``", "`").replace("%%", "%")
             sql = "SELECT max(TABLE_NAME) FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
             parameters = (database, table)
         with self.sink.transaction() as tx:
@@ -168,6 +173,18 @@ class InSinkStore:
 
     def create(self) -> None:
         """Make the metadata tables where missing. Raises ConfigError when we may not."""
+        for _ in range(_CREATE_ATTEMPTS - 1):
+            try:
+                self._create()
+            except CdcError as error:
+                # IF NOT EXISTS does not see what another instance makes at the same moment.
+                if not self.sink.has_lost_race(error):
+                    raise
+            else:
+                return
+        self._create()
+
+    def _create(self) -> None:
         self.sink.create_metadata_namespace()
         if self.exists():
             return
@@ -243,39 +260,50 @@ class InSinkStore:
             if before.is_live and (was_renewed or self.is_holder_alive(before)):
                 raise self.held(before)
             self._end_sessions(before)
-        session = orjson.dumps(list(sessions)).decode()
+        try:
+            self._write_lease(before, holder, orjson.dumps(list(sessions)).decode(), seconds)
+        except CdcError as error:
+            if not self.sink.has_lost_race(error):
+                raise
+            raise self._taken("another instance") from error  # the first row: it was not there to be locked
+
+    def _write_lease(self, before: LeaseRow | None, holder: str, session: str, seconds: float) -> None:
         with self.sink.transaction() as tx:
             lease = self._read_lease(tx, " FOR UPDATE")
-            if lease is not None and before is not None and lease.epoch != before.epoch:
-                raise LeaseHeld(
-                    f"{self.pipeline} was taken by {lease.holder} on sink {self.sink.name} at the same moment",
-                    hint="one of two instances that started together goes on; stop the other",
-                )
-            self.epoch = (lease.epoch if lease else 0) + 1
+            if lease is not None and lease.epoch != (before.epoch if before else 0):
+                raise self._taken(lease.holder)
+            epoch = (lease.epoch if lease else 0) + 1
             expires = f"{self._dialect.now_us} + {int(seconds * 1_000_000)}"
             if lease is None:
                 tx.execute(
                     f"INSERT INTO {self._table('lease')} (pipeline, holder, epoch, expires_us, session, status) "
                     f"VALUES (%s, %s, %s, {expires}, %s, '{{}}')",
-                    (self.pipeline, holder, self.epoch, session),
+                    (self.pipeline, holder, epoch, session),
                 )
             else:
                 tx.execute_count(
                     f"UPDATE {self._table('lease')} SET holder = %s, epoch = %s, expires_us = {expires}, "
                     f"session = %s WHERE pipeline = %s",
-                    (holder, self.epoch, session, self.pipeline),
+                    (holder, epoch, session, self.pipeline),
                 )
             fenced = tx.execute_count(
-                f"UPDATE {self._table('checkpoint')} SET epoch = %s WHERE pipeline = %s", (self.epoch, self.pipeline)
+                f"UPDATE {self._table('checkpoint')} SET epoch = %s WHERE pipeline = %s", (epoch, self.pipeline)
             )
             if not fenced:
                 tx.execute(
                     f"INSERT INTO {self._table('checkpoint')} "
                     f"(pipeline, format, sequence, position, epoch, committed_us) "
                     f"VALUES (%s, %s, 0, '', %s, {self._dialect.now_us})",
-                    (self.pipeline, CHECKPOINT_FORMAT, self.epoch),
+                    (self.pipeline, CHECKPOINT_FORMAT, epoch),
                 )
+            self.epoch = epoch
             tx.commit()
+
+    def _taken(self, holder: str) -> LeaseHeld:
+        return LeaseHeld(
+            f"{self.pipeline} was taken by {holder} on sink {self.sink.name} at the same moment",
+            hint="one of two instances that started together goes on; stop the other",
+        )
 
     def renew_lease(self, epoch: int, *, seconds: float, status: Mapping[str, Any]) -> None:
         """Stay the holder; `status` is what `cdc status` shows. Raises LeaseLost."""

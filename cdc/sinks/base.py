@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from cdc.errors import CdcError
 from cdc.model import ChangeBatch
 from cdc.schema.target import SinkKind, TargetTable
 
@@ -89,6 +90,9 @@ class Sink(Protocol):
 
     def create_metadata_namespace(self) -> None:
         """Make the place for the metadata tables when missing. Raises ConfigError with the GRANT that is missing."""
+
+    def has_lost_race(self, error: CdcError) -> bool:
+        """Was another session faster: is the row or object there already, or was it a dead-lock?"""
 
     def open(self) -> None:
         """Connect, or raise SinkUnavailable / ConfigError. Sets UTC, strict mode, timeouts, no autocommit."""

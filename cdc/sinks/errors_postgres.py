@@ -11,7 +11,7 @@ import psycopg2
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
 
-__all__ = ["is_integrity_error", "is_refusal", "translate", "translate_connect"]
+__all__ = ["is_integrity_error", "is_refusal", "translate", "translate_connect", "translate_set_up"]
 
 # Try again later: the connection, the server's state, a lock, a full disk, a read-only server.
 _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
@@ -113,3 +113,13 @@ def translate_connect(error: psycopg2.Error, *, sink: str, where: str, user: str
     if "server closed the connection" not in text and _BAD_TLS.search(text):
         return ConfigError(message, hint="check ssl_mode, ssl_ca, ssl_cert and ssl_key of the sink")
     return SinkUnavailable(message, hint="check that the server runs and that host and port are right")
+
+
+def translate_set_up(error: psycopg2.Error, *, sink: str, where: str) -> CdcError:
+    """The error of ours for a session that could not be set up. `where` is `host:port`."""
+    if error.pgcode == "0A000":  # READ WRITE "during recovery": the only thing of the setup that a server may not have
+        return ConfigError(
+            f"sink {sink}: the server at {where} is a standby (in recovery) and takes no writes: {_text(error)}",
+            hint="name the primary in the sink's url",
+        )
+    return translate(error, sink=sink, doing="set up the session")

@@ -25,6 +25,7 @@ from pymysql.constants import CLIENT
 
 from cdc.errors import CdcError, ConfigError, InvariantBroken, ProtocolError, SinkRefused, SinkUnavailable
 from cdc.model import ChangeBatch, ValueKind
+from cdc.schema.grants import grant_pattern
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_mysql as sql
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
@@ -51,6 +52,10 @@ _STRICT = "STRICT_ALL_TABLES"
 _MODES = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION"
 # What the server says beside the point: 1592 is about its own binlog, should that be in STATEMENT format.
 _BENIGN_WARNINGS = frozenset({1592})
+
+
+_LOST_RACES = frozenset({1007, 1050, 1062, 1213})  # a database, a table, a row; CREATE TABLEs dead-lock with each other
+CANCEL_SECONDS = 2  # for each step of a KILL QUERY: whoever cancels wants to leave
 
 
 def _no_hook(point: str) -> None:
@@ -89,6 +94,7 @@ class MysqlSink:
         self._connection: Connection | None = None
         self._session = ""
         self._transaction: _MysqlTransaction | None = None
+        self._is_abandoned = False  # the connection was dropped with a result on its way: `_live` makes another
         self._kind: SinkKind = "mysql"
         self.version: tuple[int, ...] = ()
         self.packet_bytes_max = 0
@@ -117,6 +123,10 @@ class MysqlSink:
         """MariaDB 10.11 stores -0 in a DOUBLE as 0, 11.8 as it is."""
         return self._kind == "mysql" or self.version >= (11, 8)
 
+    def has_lost_race(self, error: CdcError) -> bool:
+        cause = error.__cause__
+        return isinstance(cause, pymysql.err.MySQLError) and error_number(cause) in _LOST_RACES
+
     def open(self) -> None:
         self.close()
         self._connection = self._connect()
@@ -126,7 +136,7 @@ class MysqlSink:
             self.close()
             raise self._translated(error, "set up the session") from error
 
-    def _connect(self) -> Connection:
+    def _connect(self, timeout_seconds: float | None = None) -> Connection:
         settings = self._settings
         where = f"connect to {settings.host}:{settings.port} as {settings.user}"
         try:
@@ -139,8 +149,9 @@ class MysqlSink:
                 client_flag=CLIENT.FOUND_ROWS,
                 local_infile=False,
                 autocommit=False,
-                connect_timeout=max(1, round(settings.connect_timeout_seconds)),
-                read_timeout=settings.statement_timeout_seconds or None,
+                connect_timeout=timeout_seconds or max(1, round(settings.connect_timeout_seconds)),
+                read_timeout=timeout_seconds or settings.statement_timeout_seconds or None,
+                write_timeout=timeout_seconds,
                 program_name=settings.application_name,
                 **self._ssl_parameters(),
             )
@@ -213,6 +224,7 @@ class MysqlSink:
                 raise
 
     def close(self) -> None:
+        self._is_abandoned = False
         connection, self._connection = self._connection, None
         if connection is not None:
             with contextlib.suppress(pymysql.err.MySQLError, OSError):
@@ -238,7 +250,7 @@ class MysqlSink:
         if connection is None:
             return
         try:
-            other = self._connect()
+            other = self._connect(CANCEL_SECONDS)
             try:
                 other.query(f"KILL QUERY {int(connection.thread_id())}")
             finally:
@@ -296,6 +308,8 @@ class MysqlSink:
             self.close()  # the server rolls back what it no longer hears of
 
     def _live(self) -> Connection:
+        if self._is_abandoned and self._transaction is None:
+            self.open()
         if self._connection is None or not self._connection.open:
             raise SinkUnavailable(
                 f"sink {self.name}: the connection is closed", hint="the pipeline connects again by itself"
@@ -353,7 +367,7 @@ class MysqlSink:
         self.create_namespace(self._metadata_database)
 
     def create_namespace(self, namespace: str) -> None:
-        grant = f"GRANT CREATE ON {sql.quote(namespace)}.* TO {self._account()};"
+        grant = f"GRANT CREATE ON {grant_pattern(namespace)}.* TO {self._account()};"
         with self._definition_statement(f"make the database {namespace}", grant=grant):
             if not self._query("SELECT 1 FROM information_schema.SCHEMATA WHERE SCHEMA_NAME = %s", (namespace,)):
                 self._refuse_open_transaction()
@@ -390,7 +404,7 @@ class MysqlSink:
     def table_grant(self, target: TargetTable) -> str:
         """The rights on a target's database."""
         rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX"
-        return f"GRANT {rights} ON {sql.quote(target.namespace)}.* TO {self._account()};"
+        return f"GRANT {rights} ON {grant_pattern(target.namespace)}.* TO {self._account()};"
 
     def inspect(self, target: TargetTable) -> ExistingTable | None:
         place = (target.namespace, target.name)
@@ -439,8 +453,14 @@ class MysqlSink:
                 while rows := cursor.fetchmany(batch_rows):
                     yield from_mysql(rows, target, self._kind)
             finally:
-                cursor.close()  # reads what is left
-                self._end_own_transaction()  # also where the reader left early: it would hold a lock on the definition
+                result = cursor._result
+                if result is not None and result.unbuffered_active:  # left early: closing would read all that is left
+                    result.unbuffered_active = False
+                    connection._force_close()
+                    self._is_abandoned = True
+                else:
+                    cursor.close()
+                    self._end_own_transaction()
 
 
 class _MysqlTransaction:

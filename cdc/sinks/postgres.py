@@ -26,7 +26,13 @@ from cdc.sinks import sql_postgres as sql
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
 from cdc.sinks.canonical import from_postgres
 from cdc.sinks.encode_postgres import copy_text
-from cdc.sinks.errors_postgres import is_integrity_error, is_refusal, translate, translate_connect
+from cdc.sinks.errors_postgres import (
+    is_integrity_error,
+    is_refusal,
+    translate,
+    translate_connect,
+    translate_set_up,
+)
 from cdc.sinks.narrowing import first_refused
 from cdc.sinks.values import PolicyCounter, key_text
 
@@ -39,6 +45,10 @@ METADATA_SCHEMA = "_cdc"
 STAGED_TARGETS_MAX = 32
 COPY_BYTES = 1 << 20  # of COPY text handed to libpq at a time
 LOCK_TIMEOUT_SECONDS = 60  # an ALTER TABLE beside us: give way and try again rather than hang
+
+# A unique index of a table or of the catalogue; a schema, table or type of that name; a dead-lock.
+_LOST_RACES = frozenset({"23505", "42P06", "42P07", "42710", "40P01"})
+_CREATE_ATTEMPTS = 3
 
 _SSL_MODES = {
     "disabled": "disable",
@@ -116,6 +126,9 @@ class PostgresSink:
     def kind(self) -> SinkKind:
         return "postgresql"
 
+    def has_lost_race(self, error: CdcError) -> bool:
+        return getattr(error.__cause__, "pgcode", None) in _LOST_RACES
+
     def open(self) -> None:
         self.close()
         settings = self._settings
@@ -139,7 +152,8 @@ class PostgresSink:
             connection.commit()
         except psycopg2.Error as error:
             self.close()
-            raise self._translated(error, "set up the session") from error
+            where = f"{settings.host}:{settings.port}"
+            raise translate_set_up(error, sink=settings.name, where=where) from error
 
     def _connect_parameters(self) -> dict[str, Any]:
         settings = self._settings
@@ -298,6 +312,17 @@ class PostgresSink:
         self.create_namespace(METADATA_SCHEMA)
 
     def create_namespace(self, namespace: str) -> None:
+        for _ in range(_CREATE_ATTEMPTS - 1):
+            try:
+                self._create_namespace(namespace)
+            except CdcError as error:  # another session made it meanwhile, which IF NOT EXISTS does not see
+                if self._transaction is not None or not self.has_lost_race(error):
+                    raise
+            else:
+                return
+        self._create_namespace(namespace)
+
+    def _create_namespace(self, namespace: str) -> None:
         with self._definition_statement(f"make the schema {namespace}", grant=self._database_grant("CREATE")) as cursor:
             cursor.execute("SELECT 1 FROM pg_namespace WHERE nspname = %s", (namespace,))
             if cursor.fetchone() is None:  # IF NOT EXISTS would ask for the right to make it even so

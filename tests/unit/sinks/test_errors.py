@@ -10,8 +10,9 @@ import pytest
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
 from cdc.sinks import errors_mysql, errors_postgres
-from cdc.sinks.mysql import MysqlSettings
+from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings
+from tests.unit.sinks.builders import ID, table, target_of
 
 
 def postgres_error(code: str | None, text: str = "it failed", **diag: Any) -> psycopg2.Error:
@@ -187,3 +188,17 @@ def test_settings_do_not_show_their_password() -> None:
     for settings in (PostgresSettings("s", "h", 1, "u", "d", "s3cret"), MysqlSettings("s", "h", 1, "u", "d", "s3cret")):
         assert settings.password == "s3cret"
         assert "s3cret" not in repr(settings)
+
+
+def test_a_standby_is_the_operators_business() -> None:
+    raised = postgres_error("0A000", "cannot set transaction read-write mode during recovery")
+    error = errors_postgres.translate_set_up(raised, sink="s", where="h:1")
+    assert isinstance(error, ConfigError)
+    assert "standby" in error.message
+    assert "primary" in error.hint
+    assert isinstance(errors_postgres.translate_set_up(postgres_error(None), sink="s", where="h:1"), SinkUnavailable)
+
+
+def test_wildcards_in_the_name_of_a_database_are_escaped_in_a_grant() -> None:
+    sink = MysqlSink(MysqlSettings("s", "h", 1, "u"))
+    assert r"ON `a\_b\%`.* TO" in sink.table_grant(target_of(table(ID), "mysql", "a_b%"))
