@@ -32,6 +32,7 @@ from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
 from cdc.sinks.canonical import from_mysql
 from cdc.sinks.encode_mysql import error_members, key_literals, row_literals
 from cdc.sinks.errors_mysql import error_number, is_refusal, translate
+from cdc.sinks.hang_up import shut_down
 from cdc.sinks.narrowing import first_refused
 from cdc.sinks.values import PolicyCounter, key_text
 
@@ -259,8 +260,7 @@ class MysqlSink:
             # The server cannot be asked: end the conversation from this side.
             sock = getattr(connection, "_sock", None)
             if sock is not None:
-                with contextlib.suppress(OSError):
-                    sock.shutdown(socket.SHUT_RDWR)
+                shut_down(sock.fileno())
 
     def is_session_alive(self, session: str) -> bool | None:
         """Does that session (`session()`, perhaps of another process) still live? None when it cannot be told."""

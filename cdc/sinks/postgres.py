@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import socket
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +32,7 @@ from cdc.sinks.errors_postgres import (
     translate_connect,
     translate_set_up,
 )
+from cdc.sinks.hang_up import shut_down
 from cdc.sinks.narrowing import first_refused
 from cdc.sinks.values import PolicyCounter, key_text
 
@@ -49,6 +49,7 @@ LOCK_TIMEOUT_SECONDS = 60  # an ALTER TABLE beside us: give way and try again ra
 # A unique index of a table or of the catalogue; a schema, table or type of that name; a dead-lock.
 _LOST_RACES = frozenset({"23505", "42P06", "42P07", "42710", "40P01"})
 _CREATE_ATTEMPTS = 3
+CANCEL_SECONDS = 2  # whoever cancels wants to leave
 
 _SSL_MODES = {
     "disabled": "disable",
@@ -230,15 +231,26 @@ class PostgresSink:
         connection = self._connection
         if connection is None or connection.closed:
             return
-        try:
-            connection.cancel()
-        except psycopg2.Error:
-            # The server cannot be asked: end the conversation from this side.
-            with (
-                contextlib.suppress(psycopg2.Error, OSError),
-                socket.socket(fileno=os.dup(connection.fileno())) as sock,
-            ):
-                sock.shutdown(socket.SHUT_RDWR)
+        is_cancelled = threading.Event()
+
+        def cancel() -> None:
+            # Not `connection.cancel()`: libpq's request waits for the server without a time limit.
+            parameters = {**self._connect_parameters(), "connect_timeout": CANCEL_SECONDS}
+            with contextlib.suppress(psycopg2.Error):
+                other = psycopg2.connect(**parameters)
+                try:
+                    with other.cursor() as cursor:
+                        cursor.execute("SELECT pg_cancel_backend(%s)", (int(self._session.partition("/")[0]),))
+                    is_cancelled.set()
+                finally:
+                    other.close()
+
+        thread = threading.Thread(target=cancel, name=f"cancel-{self.name}", daemon=True)
+        thread.start()
+        thread.join(CANCEL_SECONDS)
+        if not is_cancelled.is_set():  # the server cannot be asked: end the conversation from this side
+            with contextlib.suppress(psycopg2.Error):
+                shut_down(connection.fileno())
 
     def is_session_alive(self, session: str) -> bool | None:
         """Does that session (`session()`, perhaps of another process) still live? None when it cannot be told."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -1039,6 +1041,19 @@ def test_reading_can_be_left_in_the_middle(place: Place) -> None:
     assert len(place.rows(target)) == 49
 
 
+def test_a_read_of_mysql_that_is_left_does_not_read_the_rest(mysql_place: Place) -> None:
+    source = table(ID)
+    target = mysql_place.create(source)
+    mysql_place.load(source, target, [(n,) for n in range(50)])
+    session = mysql_place.sink.session()
+    batches = mysql_place.sink.read_rows(target, batch_rows=10)
+    next(batches)
+    batches.close()  # type: ignore[attr-defined]  # a generator
+    assert not mysql_place.sink.is_open()
+    assert len(mysql_place.rows(target)) == 50
+    assert mysql_place.sink.session() != session
+
+
 # ---------------------------------------------------------------- transactions and sessions
 
 
@@ -1162,6 +1177,30 @@ def test_cancel_aborts_the_statement_that_runs(place: Place) -> None:
         assert transaction.execute(sleep)[0][0] == 1
     thread.join()
     place.sink.ping()
+
+
+def test_cancel_does_not_wait_for_a_server_that_does_not_answer(place: Place) -> None:
+    """A listener that takes connections and says nothing stands for the server that hangs."""
+    sink = place.another()
+    sink.open()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        sink._settings = replace(sink._settings, host="127.0.0.1", port=silent.getsockname()[1])
+        sleep = "SELECT pg_sleep(30)" if sink.kind == "postgresql" else "SELECT sleep(30)"
+        seconds: list[float] = []
+
+        def cancel() -> None:
+            time.sleep(0.3)
+            began = time.monotonic()
+            sink.cancel()
+            seconds.append(time.monotonic() - began)
+
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        with pytest.raises(SinkUnavailable), sink.transaction() as transaction:
+            transaction.execute(sleep)
+        thread.join()
+    assert seconds[0] < 4
+    sink.close()
 
 
 def test_a_statement_over_its_time_is_sink_unavailable(place: Place) -> None:
