@@ -638,16 +638,26 @@ def _as_server_user() -> dict[str, Any]:
 
 
 def _server_account() -> pwd.struct_passwd:
+    """The system user that servers run as, made when missing.
+
+    One at a time on this machine: two `useradd` of one name that run together both succeed, and the second gives the
+    name another number than the one that files were given to meanwhile.
+    """
     with contextlib.suppress(KeyError):
         return pwd.getpwnam(SERVER_USER)
-    command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
-    made = subprocess.run(
-        [*command, "--shell", "/usr/sbin/nologin", SERVER_USER], capture_output=True, text=True, check=False
-    )
-    try:
-        return pwd.getpwnam(SERVER_USER)  # also when another process was the one that made it
-    except KeyError:
-        raise ServerUnavailable(f"no system user {SERVER_USER} to run servers as: {made.stderr.strip()}") from None
+    directory = server_places()[0]
+    _make_directory(directory)
+    with _locked(directory / ".lock-account"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(SERVER_USER)
+        command = ["useradd", "--system", "--user-group", "--no-create-home", "--home-dir", "/nonexistent"]
+        made = subprocess.run(
+            [*command, "--shell", "/usr/sbin/nologin", SERVER_USER], capture_output=True, text=True, check=False
+        )
+        try:
+            return pwd.getpwnam(SERVER_USER)
+        except KeyError:
+            raise ServerUnavailable(f"no system user {SERVER_USER} to run servers as: {made.stderr.strip()}") from None
 
 
 def _give_to_server_user(path: Path) -> None:
