@@ -167,7 +167,6 @@ class Assembler:
         """`idle_xids`: XA transactions known to be prepared without rows of captured tables; kept up to date here."""
         self.position = start
         """The end of the last whole group."""
-        self.event_count = 0
         self._at: FilePos | None = start.file
         self._skip_until = start.file if start.gtid is None and start.file and start.file.pos >= _U32 else None
         self._flavor = flavor
@@ -226,7 +225,6 @@ class Assembler:
 
         Raises ProtocolError, ResyncRequired, UnsupportedData; with the position of the event.
         """
-        self.event_count += 1
         try:
             event = self._framer.frame(content)
             self._advance(event)
