@@ -44,6 +44,7 @@ __all__ = [
     "EventFrame",
     "FilePos",
     "Flavor",
+    "OpenTransaction",
     "Operation",
     "RowBatch",
     "SchemaChange",
@@ -51,6 +52,7 @@ __all__ = [
     "SourcePosition",
     "TableDefinition",
     "TableName",
+    "TransactionEnds",
     "TransactionRun",
     "UniqueKey",
     "ValueKind",
@@ -296,14 +298,18 @@ class RowBatch:
 
     `images` has one row an image and the table's columns in source order (types: module docstring). `operation`
     (uint8, `Operation`) and `transaction_index` (uint32, into the run's transactions) have one value an image.
-    `absent` names the columns that are in no image of this batch (absent is not NULL).
+
+    Under `binlog_row_image` MINIMAL or NOBLOB an image lacks columns (absent is not NULL, though it is null in
+    `images`). Then `shape_index` (uint16, one value an image) says which of `shapes` an image has; a shape names the
+    columns that are *absent*. None: every image has every column.
     """
 
     definition: TableDefinition
     operation: pa.UInt8Array
     transaction_index: pa.UInt32Array
     images: pa.RecordBatch
-    absent: frozenset[str] = frozenset()
+    shape_index: pa.UInt16Array | None = None
+    shapes: tuple[frozenset[str], ...] = ()
 
     @property
     def row_count(self) -> int:
@@ -312,12 +318,45 @@ class RowBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class TransactionEnds:
+    """Where each finished transaction of a run ends, and what it is called: one value a transaction, in stream order.
+
+    `offset` (uint64) counts in the file of the run's `end` (no run crosses files). A transaction's GTID is
+    `sources[gtid_source]` and `gtid_number` (uint64); `gtid_source` (int32) is -1 where it has none. A source is
+    MySQL's `uuid` or `uuid:tag`, or MariaDB's `domain-server_id`.
+    """
+
+    offset: pa.UInt64Array
+    gtid_source: pa.Int32Array
+    gtid_number: pa.UInt64Array
+    sources: tuple[str, ...]
+    flavor: Flavor
+
+    def gtid(self, index: int) -> str | None:
+        """The transaction's GTID as its server prints it."""
+        source = self.gtid_source[index].as_py()
+        if source < 0:
+            return None
+        return f"{self.sources[source]}{':' if self.flavor == 'mysql' else '-'}{self.gtid_number[index].as_py()}"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTransaction:
+    """The transaction that a part belongs to; `start` is where its group begins."""
+
+    gtid: str | None
+    start: FilePos | None
+    commit_time_us: int
+
+
+@dataclass(frozen=True, slots=True)
 class TransactionRun:
     """Consecutive whole transactions, or one numbered part of a large one (only the last part carries its end).
 
     `end` is the position after the last whole transaction in this run; for a part that is not the last one it is
     the position before the transaction, which no checkpoint may pass. `commit_times_us` (int64) has one
-    value a finished transaction. The GTID set advances once per run, in `end`.
+    value a finished transaction, and so have `ends`. The GTID set advances once per run, in `end`. `open_transaction`
+    is set in a part that is not the last one.
     """
 
     batches: tuple[RowBatch, ...]
@@ -326,6 +365,8 @@ class TransactionRun:
     byte_count: int
     part_number: int = 0
     is_last_part: bool = True
+    ends: TransactionEnds | None = None
+    open_transaction: OpenTransaction | None = None
 
     @property
     def transaction_count(self) -> int:

@@ -45,11 +45,13 @@ from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import (
     FilePos,
     Flavor,
+    OpenTransaction,
     RowBatch,
     SchemaChange,
     SourcePosition,
     TableDefinition,
     TableName,
+    TransactionEnds,
     TransactionRun,
 )
 from cdc.schema.statements import Statement, StatementKind, classify_statement
@@ -186,6 +188,7 @@ class Assembler:
         self._closed: list[RowBatch] = []
         self._open: list[RowBatch] = []
         self._commit_times: list[int] = []
+        self._ends: list[tuple[int, str, int]] = []
         self._row_count = 0
         self._byte_count = 0
         self._open_bytes = 0
@@ -377,6 +380,7 @@ class Assembler:
         group = self._group
         assert group is not None
         self.position = self._end_position()
+        self._ends.append((self._at.pos if self._at else 0, *_gtid_parts(group.gtid)))
         if self._part_number:
             self._commit_times.append(group.commit_us)
             self._group = None
@@ -747,6 +751,7 @@ class Assembler:
             byte_count=self._open_bytes,
             part_number=self._part_number,
             is_last_part=False,
+            open_transaction=self._open_transaction(),
         )
         self._reset_run()
         self._open.clear()
@@ -772,11 +777,20 @@ class Assembler:
             byte_count=byte_count,
             part_number=self._part_number,
             is_last_part=True,
+            ends=_transaction_ends(self._ends, self._flavor),
         )
+
+    def _open_transaction(self) -> OpenTransaction | None:
+        group = self._group
+        if group is None:
+            return None
+        gtid = str(group.gtid) if group.gtid and _gtid_parts(group.gtid)[0] else None
+        return OpenTransaction(gtid, group.start, group.commit_us)
 
     def _reset_run(self) -> None:
         self._closed = []
         self._commit_times = []
+        self._ends = []
         self._row_count = 0
         self._byte_count = 0
 
@@ -811,13 +825,34 @@ def _xid_key(text: str) -> str:
     return "".join(text.split()).lower()
 
 
+def _gtid_parts(gtid: Gtid | MariadbGtid | None) -> tuple[str, int]:
+    """What `TransactionEnds` counts it by; ('', 0) where there is none."""
+    if isinstance(gtid, MariadbGtid):
+        return f"{gtid.domain}-{gtid.server_id}", gtid.sequence
+    if gtid is None or gtid.uuid is None:
+        return "", 0
+    return (f"{gtid.uuid}:{gtid.tag}" if gtid.tag else gtid.uuid), gtid.number
+
+
+def _transaction_ends(ends: list[tuple[int, str, int]], flavor: Flavor) -> TransactionEnds:
+    sources = {source: index for index, source in enumerate(dict.fromkeys(s for _, s, _ in ends if s))}
+    return TransactionEnds(
+        offset=pa.array([offset for offset, _, _ in ends], pa.uint64()),
+        gtid_source=pa.array([sources.get(source, -1) for _, source, _ in ends], pa.int32()),
+        gtid_number=pa.array([number for _, _, number in ends], pa.uint64()),
+        sources=tuple(sources),
+        flavor=flavor,
+    )
+
+
 def _slice(batch: RowBatch, offset: int, length: int) -> RowBatch:
     return RowBatch(
         definition=batch.definition,
         operation=batch.operation.slice(offset, length),
         transaction_index=batch.transaction_index.slice(offset, length),
         images=batch.images.slice(offset, length),
-        absent=batch.absent,
+        shape_index=None if batch.shape_index is None else batch.shape_index.slice(offset, length),
+        shapes=batch.shapes,
     )
 
 
@@ -828,5 +863,6 @@ def _at_transaction(batch: RowBatch, index: int) -> RowBatch:
         operation=batch.operation,
         transaction_index=pa.array([index] * batch.row_count, type=pa.uint32()),
         images=batch.images,
-        absent=batch.absent,
+        shape_index=batch.shape_index,
+        shapes=batch.shapes,
     )
