@@ -7,16 +7,16 @@
 
 FROM debian:bookworm-slim AS build
 RUN apt-get update \
- && apt-get install -y --no-install-recommends ca-certificates python3 python3-venv
+ && apt-get install -y --no-install-recommends ca-certificates gcc libc6-dev python3 python3-dev python3-venv
 WORKDIR /src
-# The build back end, pinned and with its hash like the rest; it stays in this stage.
+# The build back end and the compiler of the kernel, pinned and with hashes like the rest; they stay in this stage.
 COPY requirements.lock requirements-dev.lock ./
-RUN sed -n '/^setuptools==/,/[^\\]$/p' requirements-dev.lock >build.lock \
+RUN sed -n -E '/^(cython|setuptools)==/,/[^\\]$/p' requirements-dev.lock >build.lock \
  && python3 -m venv /tools \
  && /tools/bin/pip install --quiet --no-cache-dir --require-hashes -r build.lock \
  && python3 -m venv --without-pip /opt/cdc \
  && /tools/bin/pip --python /opt/cdc/bin/python install --quiet --no-cache-dir --require-hashes -r requirements.lock
-COPY pyproject.toml LICENSE ./
+COPY pyproject.toml setup.py LICENSE ./
 COPY checkpoints checkpoints
 COPY snapshot snapshot
 COPY cdc cdc

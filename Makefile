@@ -1,6 +1,6 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint type format lock test test-unit test-integration test-crash image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -12,15 +12,20 @@ help: ## print this list
 	@echo "make TARGET, where TARGET is"
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## fetch what is missing: compiler, headers, database servers, .venv (quick when all is there)
+setup: ## fetch what is missing: compiler, headers, database servers, .venv; compile the kernel where it changed
 	@tools/bootstrap
 
+kernel: ## .venv and the compiled modules of cdc/binlog/kernel, no database servers
+	@tools/bootstrap system venv kernel
+
 build: setup ## build the wheel into dist/
+	rm -rf build/lib* build/bdist* dist/*.whl
 	$(PY) -m pip wheel -q --no-deps --no-build-isolation --wheel-dir dist .
 
-lint: setup ## ruff: rules and format
+lint: setup ## ruff: rules and format; cython-lint
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
+	PATH="$$PWD/.venv/bin:$$PATH" cython-lint cdc
 
 type: setup ## mypy, strict
 	$(PY) -m mypy
@@ -59,6 +64,7 @@ down: ## stop what `make up` started, and drop its volumes
 
 clean: ## remove what make made here (the servers, kept per machine, stay)
 	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis htmlcov .coverage
+	find cdc -name '*.so*' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 release-check: test build ## all that must hold before a release is tagged

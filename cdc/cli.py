@@ -83,6 +83,13 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except ImportError as error:
+        if not (error.name or "").startswith("cdc.binlog.kernel"):
+            raise
+        _say_error(
+            ConfigError(f"the compiled part of cdc is not built: {error}", hint="run `make kernel` in the clone")
+        )
+        sys.exit(ConfigError.exit_code)
     except Exception as error:
         show = getattr(error, "show", None)
         if show is None:
