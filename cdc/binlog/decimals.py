@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-__all__ = ["PRECISION_MAX", "SCALE_MAX", "decimal_reader", "decimal_text"]
+__all__ = ["PRECISION_MAX", "SCALE_MAX", "decimal_groups", "decimal_reader", "decimal_text"]
 
 # The servers' limits of DECIMAL(precision, scale).
 PRECISION_MAX = 65
 SCALE_MAX = 30
 # Bytes of a group of 0 to 9 decimal digits (dig2bytes).
 _DIGIT_BYTES = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
+
+
+def decimal_groups(precision: int, scale: int) -> tuple[tuple[int, int], ...]:
+    """The groups of digits of a DECIMAL(precision, scale), the high one first: bytes, and 10 to the count of digits."""
+    whole = precision - scale
+    digit_counts = [whole % 9] * bool(whole % 9) + [9] * (whole // 9)
+    digit_counts += [9] * (scale // 9) + [scale % 9] * bool(scale % 9)
+    return tuple((_DIGIT_BYTES[count], 10**count) for count in digit_counts)
 
 
 def decimal_reader(precision: int, scale: int) -> tuple[int, Callable[[bytes], int]]:
@@ -22,10 +30,7 @@ def decimal_reader(precision: int, scale: int) -> tuple[int, Callable[[bytes], i
 
     Source: MySQL strings/decimal.cc, decimal2bin and bin2decimal.
     """
-    whole = precision - scale
-    digit_counts = [whole % 9] * bool(whole % 9) + [9] * (whole // 9)
-    digit_counts += [9] * (scale // 9) + [scale % 9] * bool(scale % 9)
-    groups = tuple((_DIGIT_BYTES[count], 10**count) for count in digit_counts)
+    groups = decimal_groups(precision, scale)
     size = sum(group_size for group_size, _ in groups)
     all_ones = (1 << 8 * size) - 1
     sign_bit = 1 << (8 * size - 1)

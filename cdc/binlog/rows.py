@@ -20,7 +20,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from cdc.binlog import json_text as json_documents
 from cdc.binlog.charsets import text_decoder
+from cdc.binlog.cursor import Cursor
 from cdc.binlog.decimals import decimal_reader
 from cdc.binlog.events import RowsEvent, RowsKind, inflate
 from cdc.binlog.json_text import json_text
@@ -57,104 +59,208 @@ def _shortened(raw: bytes) -> str:
     return f"0x{raw[:32].hex()}{f'… ({len(raw)} bytes)' if len(raw) > 32 else ''}"
 
 
-class ImageBuffer:
-    """Collects the images of one table and layout until they are taken as one batch."""
+# binlog_row_value_options=PARTIAL_JSON, as it stands in an after image
+_PARTIAL_JSON_UPDATES = 1
+# Distinct shapes of a batch: their numbers are 16 bits
+_SHAPES_MAX = 65535
 
-    def __init__(self, layout: RowLayout) -> None:
+
+class ImageBuffer:
+    """Collects the images of one table and layout until they are taken as one batch.
+
+    `needs_all_columns`: refuse images that lack columns; else they are taken in, and `RowBatch.shapes` says what they
+    lack. `whole_count` is the caller's: how many images, from the first on, belong to transactions that have ended.
+    """
+
+    def __init__(self, layout: RowLayout, *, needs_all_columns: bool = True) -> None:
         self.layout = layout
+        self.needs_all_columns = needs_all_columns
         self._decoders = tuple(column_decoder(column) for column in layout.columns)
-        self._null_bytes = (layout.column_count + 7) // 8
+        # of JSON columns, what gives the bytes of a document, or of the diffs in its place
+        self._documents = tuple(
+            _bytes(column.size, column.width) if column.codec is Codec.JSON else None for column in layout.columns
+        )
         self._all_present = (1 << layout.column_count) - 1
+        widths = [_item_bytes(column.definition.arrow_type) for column in layout.columns]
+        # operation, transaction, a value or an offset a column, and their validity
+        self._row_bytes = 5 + sum(widths) + (layout.column_count + 7) // 8
         self._reset()
 
     def _reset(self) -> None:
         self._columns: tuple[list[Any], ...] = tuple([] for _ in self._decoders)
         self._operations: list[int] = []
         self._transactions: list[int] = []
-        self.byte_count = 0
+        # of each image, the bitmap of the columns that it has
+        self._present: list[int] = []
+        self.whole_count = 0
 
     @property
     def image_count(self) -> int:
         """How many images are held."""
         return len(self._operations)
 
+    @property
+    def byte_count(self) -> int:
+        """About the memory that they take in Arrow."""
+        values = (
+            len(value.encode()) if isinstance(value, str) else len(value)
+            for column in self._columns
+            for value in column
+            if isinstance(value, (str, bytes))
+        )
+        return self.image_count * self._row_bytes + sum(values)
+
     def append(self, event: RowsEvent, transaction_index: int) -> int:
         """Decode every image of `event`; returns how many there were.
 
-        Raises (and the buffer is then of no further use):
+        Raises (and nothing of the event is held then):
             MalformedEvent: it ends inside a value, has bytes left over, or has other columns than the layout.
-            UnsupportedData: images without all columns, partial JSON updates, text that is none in its charset.
+            UnsupportedData: images without all columns where they are needed, partial JSON updates without the
+                document before, text that is none in its charset.
         """
         self._check(event)
         data = event.rows
         pos, end = 0, len(data)
-        operations: tuple[Operation, ...]
+        before = {RowsKind.INSERT: Operation.INSERT, RowsKind.DELETE: Operation.DELETE}.get(
+            event.kind, Operation.UPDATE_BEFORE
+        )
+        images = [(before, event.present_after if event.kind is RowsKind.INSERT else event.present_before)]
         if event.kind is RowsKind.UPDATE:
-            operations = (Operation.UPDATE_BEFORE, Operation.UPDATE_AFTER)
-        else:
-            operations = (Operation.INSERT if event.kind is RowsKind.INSERT else Operation.DELETE,)
-        before = len(self._operations)
-        while pos < end:
-            for operation in operations:
-                pos = self._append_image(data, pos)
-                self._operations.append(operation)
-        count = len(self._operations) - before
+            images.append((Operation.UPDATE_AFTER, event.present_after))
+        held = self.image_count
+        try:
+            while pos < end:
+                documents: dict[int, bytes] = {}
+                for operation, present in images:
+                    has_options = event.is_partial and operation is Operation.UPDATE_AFTER
+                    pos = self._append_image(data, pos, present, documents, self.image_count - held, has_options)
+                    self._operations.append(operation)
+                    self._present.append(present)
+        except BaseException:
+            self.truncate(held)
+            raise
+        count = self.image_count - held
         self._transactions.extend([transaction_index] * count)
-        self.byte_count += end
         return count
 
-    def _append_image(self, data: bytes, pos: int) -> int:
-        start, pos = pos, pos + self._null_bytes
+    def truncate(self, row_count: int) -> None:
+        """Forget all images but the first `row_count`."""
+        for column in (*self._columns, self._operations, self._transactions, self._present):
+            del column[row_count:]
+        self.whole_count = min(self.whole_count, row_count)
+
+    def _append_image(
+        self, data: bytes, pos: int, present: int, documents: dict[int, bytes], image: int, has_options: bool
+    ) -> int:
+        """One image, number `image` of its event; gives the offset after it.
+
+        `options[lenenc] · bitmap, one bit a JSON column of the table, of those that hold diffs: if bit 0 of the
+        options is set`, both in the after images of partial updates only (`has_options`); then `null bitmap, one bit
+        a present column · values`. `documents` are the JSON documents of the before image, by column.
+
+        Source: MySQL sql/rpl_record.cc, unpack_row.
+        """
+        partial = 0
+        if has_options:
+            partial, pos = self._read_options(data, pos, image)
+        start, pos = pos, pos + (present.bit_count() + 7) // 8
         if pos > len(data):
-            raise self._malformed(None, "the event ends inside a null bitmap")
-        nulls = int.from_bytes(data[start:pos], "little") & self._all_present
+            raise self._malformed(None, "the event ends inside a null bitmap", image)
+        nulls = int.from_bytes(data[start:pos], "little")
         index = 0
         try:
-            if nulls:
-                for index, decode in enumerate(self._decoders):
-                    if nulls >> index & 1:
-                        self._columns[index].append(None)
-                    else:
+            for index, decode in enumerate(self._decoders):
+                read_document = self._documents[index]
+                is_partial = False
+                if read_document is not None:
+                    is_partial = bool(partial & 1)
+                    partial >>= 1
+                value = None
+                if present >> index & 1:
+                    is_null = nulls & 1
+                    nulls >>= 1
+                    if not is_null and is_partial:
+                        assert read_document is not None
+                        diffs, pos = read_document(data, pos)
+                        value = self._changed_document(documents, index, diffs)
+                    elif not is_null:
+                        if read_document is not None:
+                            documents[index] = read_document(data, pos)[0]
                         value, pos = decode(data, pos)
-                        self._columns[index].append(value)
-            else:
-                for index, decode in enumerate(self._decoders):
-                    value, pos = decode(data, pos)
-                    self._columns[index].append(value)
+                self._columns[index].append(value)
         except _BadValue as problem:
-            raise self._malformed(index, str(problem)) from None
+            raise self._malformed(index, str(problem), image) from None
         except _NotText as problem:
             raise self._unsupported(str(problem), index) from None
         return pos
+
+    def _read_options(self, data: bytes, pos: int, image: int) -> tuple[int, int]:
+        """The bitmap of the JSON columns that hold diffs, bit 0 the first one; and the offset after it."""
+        cursor = Cursor(data, "row image")
+        cursor.pos = pos
+        try:
+            options = cursor.lenenc()
+            if options & ~_PARTIAL_JSON_UPDATES:
+                raise self._malformed(None, f"value options {options:#x}", image)
+            json_count = sum(document is not None for document in self._documents)
+            partial = cursor.uint((json_count + 7) // 8) if options else 0
+        except MalformedEvent as error:
+            raise (
+                error
+                if error.message.startswith(str(self.layout.definition.name))
+                else self._malformed(None, "the event ends inside the value options", image)
+            ) from None
+        return partial, cursor.pos
+
+    def _changed_document(self, documents: dict[int, bytes], index: int, diffs: bytes) -> str:
+        if index not in documents:
+            raise self._unsupported(
+                "a partial JSON update, and the document before is not in the event",
+                index,
+                hint="on the source: SET GLOBAL binlog_row_value_options='', reconnect the writers, then run "
+                f"`cdc snapshot {self.layout.definition.name}`",
+            )
+        document = documents[index]
+        return _as_value(diffs, lambda: json_documents.apply_json_diffs(document, diffs))
 
     def _check(self, event: RowsEvent) -> None:
         if event.column_count != self.layout.column_count:
             raise self._malformed(
                 None, f"the rows event has {event.column_count} columns, its table map {self.layout.column_count}"
             )
-        if event.is_partial:
-            raise self._unsupported(
-                "a partial JSON update",
-                hint="on the source: SET GLOBAL binlog_row_value_options='', reconnect the writers, then run "
-                f"`cdc snapshot {self.layout.definition.name}`",
-            )
         needs = {RowsKind.INSERT: (event.present_after,), RowsKind.DELETE: (event.present_before,)}.get(
             event.kind, (event.present_before, event.present_after)
         )
-        if any(present != self._all_present for present in needs):
+        if any(present & ~self._all_present for present in needs):
+            raise self._malformed(None, "images of more columns than the table has")
+        if self.needs_all_columns and any(present != self._all_present for present in needs):
             raise self._unsupported(
                 "row images without all columns (binlog_row_image is MINIMAL or NOBLOB in the writer's session)",
                 hint="on the source: SET GLOBAL binlog_row_image=FULL, reconnect the writers, then run "
                 f"`cdc snapshot {self.layout.definition.name}`",
             )
+        if self._all_present and not any(needs):
+            # such an image has no bytes: how many there were nobody can tell
+            raise self._unsupported(
+                "row images without any column (binlog_row_image=MINIMAL, and only defaults were written)",
+                hint="on the source: SET GLOBAL binlog_row_image=FULL, reconnect the writers, then run "
+                f"`cdc snapshot {self.layout.definition.name}`",
+            )
         if not self._all_present and event.rows:
             raise self._malformed(None, "rows without columns")
+        if event.rows:
+            self._check_shapes(needs)
 
-    def _malformed(self, index: int | None, problem: str) -> MalformedEvent:
+    def _check_shapes(self, needs: tuple[int, ...]) -> None:
+        shapes = {*self._present, *needs}
+        if len(shapes) > _SHAPES_MAX:
+            raise self._unsupported(f"images of more than {_SHAPES_MAX} different sets of columns in a batch")
+
+    def _malformed(self, index: int | None, problem: str, image: int | None = None) -> MalformedEvent:
         where = str(self.layout.definition.name)
         if index is not None:
             where += f".{self.layout.columns[index].definition.name}"
-        return MalformedEvent(f"{where}: {problem} (image {self.image_count} of the batch)")
+        return MalformedEvent(f"{where}: {problem}" + ("" if image is None else f" (image {image} of the event)"))
 
     def _unsupported(self, problem: str, index: int | None = None, hint: str = "") -> UnsupportedData:
         table = str(self.layout.definition.name)
@@ -168,17 +274,38 @@ class ImageBuffer:
         arrays = [
             _arrow_array(column, values) for column, values in zip(self.layout.columns, self._columns, strict=True)
         ]
+        shape_index = None
+        shapes: tuple[frozenset[str], ...] = ()
+        if any(present != self._all_present for present in self._present):
+            numbers = {present: number for number, present in enumerate(dict.fromkeys(self._present))}
+            shape_index = pa.array([numbers[present] for present in self._present], pa.uint16())
+            shapes = tuple(map(self._absent, numbers))
         batch = RowBatch(
             definition=definition,
             operation=pa.array(self._operations, pa.uint8()),
             transaction_index=pa.array(self._transactions, pa.uint32()),
             images=pa.RecordBatch.from_arrays(arrays, schema=definition.arrow_schema),
+            shape_index=shape_index,
+            shapes=shapes,
         )
         self._reset()
         return batch
 
+    def _absent(self, present: int) -> frozenset[str]:
+        """The names of the columns that a bitmap of present ones lacks."""
+        return frozenset(
+            column.definition.name for index, column in enumerate(self.layout.columns) if not present >> index & 1
+        )
+
 
 # ---------------------------------------------------------------- Arrow
+
+
+def _item_bytes(arrow_type: pa.DataType) -> int:
+    """Bytes a row of the array's fixed-width buffer: the value, or the offset of one that varies in length."""
+    if pa.types.is_large_string(arrow_type) or pa.types.is_large_binary(arrow_type):
+        return 8
+    return int(arrow_type.byte_width)
 
 
 def _arrow_array(column: ColumnLayout, values: list[Any]) -> pa.Array:
@@ -344,15 +471,15 @@ def _date(data: bytes, pos: int) -> tuple[int, int]:
 
 
 # Fraction digits: bytes that they take, and what a unit of the stored number is in microseconds.
-_FRACTION_BYTES = (0, 1, 1, 2, 2, 3, 3)
-_FRACTION_UNIT = (0, 10000, 10000, 100, 100, 1, 1)
+FRACTION_BYTES = (0, 1, 1, 2, 2, 3, 3)
+FRACTION_UNIT = (0, 10000, 10000, 100, 100, 1, 1)
 
 
 def _datetime(digits: int) -> Decoder:
     """`[0:5] big-endian, offset 2**39: (year * 13 + month) << 22 | day << 17 | hour << 12 | minute << 6 | second ·
     fraction, 0 to 3 bytes, big-endian, in 1/100, 1/10000 or 1/1000000 seconds`
     """
-    fraction_bytes, unit = _FRACTION_BYTES[digits], _FRACTION_UNIT[digits]
+    fraction_bytes, unit = FRACTION_BYTES[digits], FRACTION_UNIT[digits]
 
     def decode(data: bytes, pos: int) -> tuple[int, int]:
         middle = pos + 5
@@ -384,16 +511,18 @@ def _datetime_number(data: bytes, pos: int) -> tuple[int, int]:
 
 
 # MariaDB's own fraction formats (sql/field.cc: time_hires_bytes, datetime_hires_bytes, sec_part_bytes).
-_TIME_HIRES_BYTES = (3, 4, 4, 5, 5, 5, 6)
-_DATETIME_HIRES_BYTES = (5, 6, 6, 7, 7, 7, 8)
-_SECOND_PART_BYTES = (0, 1, 1, 2, 2, 3, 3)
+TIME_HIRES_BYTES = (3, 4, 4, 5, 5, 5, 6)
+DATETIME_HIRES_BYTES = (5, 6, 6, 7, 7, 7, 8)
+SECOND_PART_BYTES = (0, 1, 1, 2, 2, 3, 3)
+# What the zero time is stored as: 838:59:60.
+TIME_HIRES_ZERO_SECONDS = 838 * 3600 + 59 * 60 + 60
 
 
 def _datetime_hires(digits: int) -> Decoder:
     """`[0:6..8] big-endian: ((((year * 13 + month) * 32 + day) * 24 + hour) * 60 + minute) * 60 + second, and the
     fraction digits appended`
     """
-    size, unit = _DATETIME_HIRES_BYTES[digits], 10 ** (6 - digits)
+    size, unit = DATETIME_HIRES_BYTES[digits], 10 ** (6 - digits)
 
     def decode(data: bytes, pos: int) -> tuple[int, int]:
         end = pos + size
@@ -416,7 +545,7 @@ def _timestamp_value(seconds: int, micros: int, seconds_max: int) -> int:
 
 def _timestamp(digits: int, seconds_max: int) -> Decoder:
     """`[0:4] seconds, big-endian · fraction as DATETIME's`. Zero is the zero timestamp."""
-    fraction_bytes, unit = _FRACTION_BYTES[digits], _FRACTION_UNIT[digits]
+    fraction_bytes, unit = FRACTION_BYTES[digits], FRACTION_UNIT[digits]
 
     def decode(data: bytes, pos: int) -> tuple[int, int]:
         middle = pos + 4
@@ -443,7 +572,7 @@ def _timestamp_number(seconds_max: int) -> Decoder:
 
 def _timestamp_hires(digits: int, seconds_max: int) -> Decoder:
     """`[0:4] seconds, big-endian · the fraction digits as a number, 1 to 3 bytes, big-endian`"""
-    fraction_bytes, unit = _SECOND_PART_BYTES[digits], 10 ** (6 - digits)
+    fraction_bytes, unit = SECOND_PART_BYTES[digits], 10 ** (6 - digits)
 
     def decode(data: bytes, pos: int) -> tuple[int, int]:
         middle = pos + 4
@@ -469,7 +598,7 @@ def _time(digits: int) -> Decoder:
 
     Source: MySQL sql-common/my_time.cc, my_time_packed_from_binary.
     """
-    fraction_bytes, unit = _FRACTION_BYTES[digits], _FRACTION_UNIT[digits]
+    fraction_bytes, unit = FRACTION_BYTES[digits], FRACTION_UNIT[digits]
     size = 3 + fraction_bytes
     fraction_bits = 8 * fraction_bytes
     fraction_mask = (1 << fraction_bits) - 1
@@ -502,8 +631,8 @@ def _time_hires(digits: int) -> Decoder:
 
     Source: MariaDB sql/field.cc, Field_time_hires::store_TIME.
     """
-    size, unit = _TIME_HIRES_BYTES[digits], 10 ** (6 - digits)
-    zero = (838 * 3600 + 59 * 60 + 60) * 10**digits
+    size, unit = TIME_HIRES_BYTES[digits], 10 ** (6 - digits)
+    zero = TIME_HIRES_ZERO_SECONDS * 10**digits
 
     def decode(data: bytes, pos: int) -> tuple[int, int]:
         end = pos + size
@@ -562,47 +691,57 @@ def _text(inner: Decoder, charset: str) -> Decoder:
 
 
 def _uncompressed(inner: Decoder, width: int) -> Decoder:
-    """MariaDB's COLUMN FORMAT COMPRESSED: nothing for the empty value, or `[0] 0 · plain bytes`, or `[0] bits 4 to 7
-    the method (8, zlib), bit 3 set for a stream without zlib's wrapping, bits 0 to 2 the length's length · original
-    length, big-endian · stream`
-
-    Source: MariaDB sql/field_comp.cc.
-    """
+    """MariaDB's COLUMN FORMAT COMPRESSED."""
 
     def decode(data: bytes, pos: int) -> tuple[bytes, int]:
         raw, end = inner(data, pos)
-        if not raw:
-            return b"", end
-        head = raw[0]
-        if head == 0:
-            return raw[1:], end
-        length_bytes = head & 7
-        start = 1 + length_bytes
-        if head >> 4 != 8 or not 1 <= length_bytes <= 4 or start > len(raw):
-            raise _BadValue(f"head {head:#x} of a compressed value")
-        size = int.from_bytes(raw[1:start], "big")
-        if size > width:
-            raise _BadValue(f"compressed {size} bytes in a column of at most {width}")
-        window_bits = -zlib.MAX_WBITS if head & 8 else zlib.MAX_WBITS
-        try:
-            return inflate(raw[start:], size, "compressed value", window_bits=window_bits), end
-        except MalformedEvent as error:
-            raise _BadValue(error.message) from None
+        return uncompress(raw, width), end
 
     return decode
+
+
+def uncompress(raw: bytes, width: int) -> bytes:
+    """A value of a compressed column, of at most `width` bytes: nothing for the empty value, or `[0] 0 · plain bytes`,
+    or `[0] bits 4 to 7 the method (8, zlib), bit 3 set for a stream without zlib's wrapping, bits 0 to 2 the length's
+    length · original length, big-endian · stream`
+
+    Source: MariaDB sql/field_comp.cc.
+    """
+    if not raw:
+        return b""
+    head = raw[0]
+    if head == 0:
+        return raw[1:]
+    length_bytes = head & 7
+    start = 1 + length_bytes
+    if head >> 4 != 8 or not 1 <= length_bytes <= 4 or start > len(raw):
+        raise _BadValue(f"head {head:#x} of a compressed value")
+    size = int.from_bytes(raw[1:start], "big")
+    if size > width:
+        raise _BadValue(f"compressed {size} bytes in a column of at most {width}")
+    window_bits = -zlib.MAX_WBITS if head & 8 else zlib.MAX_WBITS
+    try:
+        return inflate(raw[start:], size, "compressed value", window_bits=window_bits)
+    except MalformedEvent as error:
+        raise _BadValue(error.message) from None
 
 
 def _json(inner: Decoder) -> Decoder:
     def decode(data: bytes, pos: int) -> tuple[str, int]:
         raw, end = inner(data, pos)
-        try:
-            return json_text(raw), end
-        except MalformedEvent as error:
-            raise _BadValue(error.message) from None
-        except ValueError:
-            raise _NotText(raw, "JSON's utf8mb4") from None
+        return _as_value(raw, lambda: json_text(raw)), end
 
     return decode
+
+
+def _as_value(raw: bytes, make_text: Callable[[], str]) -> str:
+    """The text of a JSON value, its errors as a value's."""
+    try:
+        return make_text()
+    except MalformedEvent as error:
+        raise _BadValue(error.message) from None
+    except ValueError:
+        raise _NotText(raw, "JSON's utf8mb4") from None
 
 
 def _member(size: int, highest: int) -> Decoder:

@@ -1,4 +1,4 @@
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from cdc.binlog.kernel.memory cimport bytes_t
 
@@ -15,8 +15,39 @@ cdef enum:
     ROWS_UPDATE = 1
     ROWS_DELETE = 2
 
+cdef enum:
+    DECIMAL_GROUPS_MAX = 16
 
-cdef struct column_t
+
+cdef struct decimal_t:
+    # The groups of digits of a DECIMAL, the high one first.
+    uint8_t group_count
+    uint8_t bytes[DECIMAL_GROUPS_MAX]
+    uint8_t shift[DECIMAL_GROUPS_MAX]   # where the group is in the whole, where that is at most eight bytes
+    uint32_t limit[DECIMAL_GROUPS_MAX]  # 10 ** digits
+
+
+cdef struct column_t:
+    # How to read a value of the column, and the values read. Which fields count is `op`'s business (rows.pyx).
+    uint8_t op
+    uint8_t size             # bytes on the wire; of the length, where the values vary in length
+    uint8_t item             # bytes a row in `values`
+    uint8_t fraction_bits
+    uint8_t text             # of text: which charset machine
+    bint is_variable
+    bint is_ascii_compatible
+    uint32_t unit            # what one unit of the fraction is, in microseconds (or its power of ten)
+    uint64_t limit           # the largest value, or length
+    bytes_t values           # fixed-width values; where they vary in length, int64 offsets: one more than rows
+    bytes_t bytes            # the values that vary in length, end to end
+    bytes_t validity         # bitmap, 1 is not NULL; empty while there is no NULL. Bits of rows to come are set.
+    size_t bytes_hint        # how large `bytes` was when the last batch was taken
+    decimal_t* decimal
+    const uint32_t* characters  # single-byte charsets: UTF-8 in the low 24 bits, its length in the high 8; 0 is none
+    void* decode             # bytes -> str, borrowed
+    const uint8_t* document  # JSON: the last value read, inside the event; NULL for NULL
+    size_t document_size
+
 
 cdef struct images_t:
     # The images of one table and layout, column by column.
@@ -29,7 +60,13 @@ cdef struct images_t:
     bytes_t operation     # uint8 an image
     bytes_t transaction   # uint32 an image
     bytes_t shape         # uint16 an image: which columns are absent; empty while no image lacks any
-    # more fields as needed by rows.pyx
+    bytes_t shapes        # bitmaps of absent columns, `bitmap_bytes` each
+    size_t shape_count
+    size_t bitmap_bytes   # of a bitmap with one bit a column
+    size_t row_bytes      # what an image adds to `byte_count`, apart from values that vary in length
+    size_t rows_hint      # how many images the last batch had
+    bint needs_all_columns
+    bint has_no_memory    # why the last call refused
 
 
 cdef int images_append(
@@ -53,3 +90,6 @@ cdef void images_truncate(images_t* images, size_t row_count) noexcept nogil
 cdef class ImageBuffer:
     cdef images_t images
     cdef readonly object layout
+    cdef readonly bint needs_all_columns
+    cdef object _kept        # what the plan borrows from: decimal plans, charset tables, decoders
+    cdef object _schema

@@ -1,0 +1,1463 @@
+"""Row images to Arrow columns, compiled: the twin of cdc/binlog/rows.py, which says what the bytes mean.
+
+An image is read column by column into buffers that Arrow takes over as they are. What the kernel refuses, the twin
+is asked about (`ImageBuffer.append`): it raises the error, and both must refuse the same images
+(tests/unit/binlog/test_kernel_rows.py). What is not worth compiling (rare charsets, MariaDB's compressed columns) asks
+Python for that one value.
+
+Every value's bytes are known to lie before `end` before they are read; every buffer has room before it is written.
+Nothing of a call that refuses stays.
+"""
+
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcmp, memcpy, memset
+from cpython.bytearray cimport PyByteArray_AS_STRING
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
+
+from functools import cache
+
+import pyarrow as pa
+
+from cdc.binlog import json_text as json_reference
+from cdc.binlog import rows as reference
+from cdc.binlog.charset_tables import MULTI_BYTE, SINGLE_BYTE
+from cdc.binlog.charsets import charset_name, text_decoder
+from cdc.binlog.decimals import decimal_groups
+from cdc.binlog.events import RowsKind
+from cdc.binlog.kernel.memory cimport Block, block_take_over, bytes_free, bytes_grow, bytes_reserve, bytes_t
+from cdc.binlog.layout import Codec
+from cdc.errors import InvariantBroken
+from cdc.model import Operation, RowBatch
+
+__all__ = ["ImageBuffer"]
+
+cdef extern from "rows.h" nogil:
+    ctypedef unsigned long long uint128_t
+    enum:
+        UTF8_ACCEPT
+    uint64_t load_64(const uint8_t* at)
+    uint32_t load_32(const uint8_t* at)
+    uint16_t load_16(const uint8_t* at)
+    uint64_t load_little(const uint8_t* at, size_t size, const uint8_t* end)
+    uint64_t load_big(const uint8_t* at, size_t size, const uint8_t* end)
+    int lowest_bit(uint64_t value)
+    size_t bit_count(uint64_t value)
+    bint copy_blocks(uint8_t* out, const uint8_t* at, size_t size, const uint8_t* end)
+    void utf8_prepare()
+    bint is_utf8(const uint8_t* at, size_t size, int plane)
+
+utf8_prepare()
+
+# How a value is read: `Codec`, and where that pays, its size.
+cdef enum:
+    OP_8 = 1
+    OP_16
+    OP_24_SIGNED
+    OP_24_UNSIGNED
+    OP_32
+    OP_64
+    OP_FLOAT
+    OP_DOUBLE
+    OP_DECIMAL_SHORT   # at most eight bytes, hence 18 digits
+    OP_DECIMAL         # at most 38 digits
+    OP_DECIMAL_LONG
+    OP_BIT
+    OP_YEAR
+    OP_DATE
+    OP_DATETIME
+    OP_DATETIME_NUMBER
+    OP_DATETIME_HIRES
+    OP_TIMESTAMP
+    OP_TIMESTAMP_NUMBER
+    OP_TIMESTAMP_HIRES
+    OP_TIME
+    OP_TIME_NUMBER
+    OP_TIME_HIRES
+    OP_TEXT
+    OP_BYTES
+    OP_PADDED_BYTES
+    OP_COMPRESSED
+    OP_JSON
+    OP_ENUM
+    OP_SET
+
+# What text is made of (`column_t.text`).
+cdef enum:
+    TEXT_NONE = 0      # bytes
+    TEXT_UTF8MB4
+    TEXT_UTF8MB3
+    TEXT_ASCII
+    TEXT_SINGLE_BYTE   # by `characters`
+    TEXT_PYTHON        # by `decode`
+
+cdef enum:
+    # A first block of 4 KiB holds as many eight-byte values.
+    ROWS_FIRST = 512
+    SHAPES_MAX = 65535
+    COPY_SLACK = 32
+    NO_SHAPE = 65535
+
+cdef enum:
+    OPERATION_INSERT = 1
+    OPERATION_UPDATE_BEFORE = 2
+    OPERATION_UPDATE_AFTER = 3
+    OPERATION_DELETE = 4
+
+cdef enum:
+    PARTIAL_JSON_UPDATES = 1
+
+assert (OPERATION_INSERT, OPERATION_UPDATE_BEFORE) == (Operation.INSERT, Operation.UPDATE_BEFORE)
+assert (OPERATION_UPDATE_AFTER, OPERATION_DELETE) == (Operation.UPDATE_AFTER, Operation.DELETE)
+
+
+# ---------------------------------------------------------------- values that vary in length
+
+
+cdef int _make_room(images_t* images, column_t* column, size_t more) noexcept nogil:
+    """Room for `more` bytes: at once as much as the last batch needed, where that is more."""
+    cdef size_t size = column.bytes.size
+    if column.bytes_hint > size + more:
+        more = column.bytes_hint - size
+    if bytes_grow(&column.bytes, more) < 0:
+        images.has_no_memory = True
+        return -1
+    return 0
+
+
+cdef inline uint8_t* _room(images_t* images, column_t* column, size_t more) noexcept nogil:
+    """Where the next `more` > 0 bytes go; NULL when there is no memory."""
+    if column.bytes.capacity - column.bytes.size < more and _make_room(images, column, more) < 0:
+        return NULL
+    return column.bytes.data + column.bytes.size
+
+
+cdef inline void _added(images_t* images, column_t* column, size_t size) noexcept nogil:
+    column.bytes.size += size
+    images.byte_count += size
+
+
+cdef int _python_text(images_t* images, column_t* column, const uint8_t* raw, size_t size) noexcept with gil:
+    """The value by the charset's Python decoder. What it raises, the twin will raise again."""
+    cdef uint8_t* out
+    cdef bytes encoded
+    try:
+        encoded = (<object> column.decode)(PyBytes_FromStringAndSize(<const char*> raw, size)).encode()
+    except MemoryError:
+        images.has_no_memory = True
+        return -1
+    except BaseException:
+        return -1
+    out = _room(images, column, PyBytes_GET_SIZE(encoded) + COPY_SLACK)
+    if out == NULL:
+        return -1
+    memcpy(out, PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
+    _added(images, column, PyBytes_GET_SIZE(encoded))
+    return 0
+
+
+cdef int _single_byte_text(images_t* images, column_t* column, const uint8_t* raw, size_t size) noexcept nogil:
+    """By the table; a character takes at most three bytes, and is written as four."""
+    cdef uint8_t* out = _room(images, column, 3 * size + 4)
+    cdef uint8_t* start = out
+    cdef size_t index
+    cdef uint32_t character
+    if out == NULL:
+        return -1
+    for index in range(size):
+        character = column.characters[raw[index]]
+        if not character:
+            return -1
+        memcpy(out, &character, 4)
+        out += character >> 24
+    _added(images, column, out - start)
+    return 0
+
+
+cdef inline int _plain(
+    images_t* images, column_t* column, const uint8_t* raw, size_t size, const uint8_t* end
+) noexcept nogil:
+    """Bytes as they are; `end` is where reading must stop."""
+    cdef uint8_t* out = _room(images, column, size + COPY_SLACK)
+    if out == NULL:
+        return -1
+    copy_blocks(out, raw, size, end)
+    _added(images, column, size)
+    return 0
+
+
+cdef inline int _text(
+    images_t* images, column_t* column, const uint8_t* raw, size_t size, const uint8_t* end
+) noexcept nogil:
+    """A whole value in the column's charset, as UTF-8."""
+    cdef uint8_t* out
+    if column.is_ascii_compatible:
+        out = _room(images, column, size + COPY_SLACK)
+        if out == NULL:
+            return -1
+        # copied before it is known to be text: most is ASCII, and what is not is written over or refused
+        if copy_blocks(out, raw, size, end):
+            _added(images, column, size)
+            return 0
+        if column.text <= TEXT_UTF8MB3:
+            if column.text != TEXT_NONE and not is_utf8(raw, size, column.text == TEXT_UTF8MB3):
+                return -1
+            _added(images, column, size)
+            return 0
+    if column.text == TEXT_SINGLE_BYTE:
+        return _single_byte_text(images, column, raw, size)
+    if column.text == TEXT_PYTHON:
+        return _python_text(images, column, raw, size)
+    return -1
+
+
+cdef int _inflated(images_t* images, column_t* column, const uint8_t* raw, size_t size) noexcept with gil:
+    """MariaDB's compressed value, which is not plain: by the twin."""
+    cdef bytes value
+    cdef const uint8_t* start
+    cdef size_t length
+    try:
+        value = reference.uncompress(PyBytes_FromStringAndSize(<const char*> raw, size), column.limit)
+    except MemoryError:
+        images.has_no_memory = True
+        return -1
+    except BaseException:
+        return -1
+    start = <const uint8_t*> PyBytes_AS_STRING(value)
+    length = PyBytes_GET_SIZE(value)
+    return _text(images, column, start, length, start + length)
+
+
+cdef int _padded(
+    images_t* images, column_t* column, const uint8_t* raw, size_t size, const uint8_t* end
+) noexcept nogil:
+    """`size` is at most the column's length: zero bytes up to that."""
+    cdef uint8_t* out = _room(images, column, column.limit + COPY_SLACK)
+    if out == NULL:
+        return -1
+    copy_blocks(out, raw, size, end)
+    memset(out + size, 0, column.limit - size)
+    _added(images, column, column.limit)
+    return 0
+
+
+cdef int _json_print(images_t* images, column_t* column, const uint8_t* document, size_t size) noexcept nogil:
+    cdef size_t before = column.bytes.size
+    if json_print(document, size, &column.bytes) < 0:
+        return -1
+    images.byte_count += column.bytes.size - before
+    return 0
+
+
+cdef int _json_apply(
+    images_t* images, column_t* column, const uint8_t* diffs, size_t size
+) noexcept nogil:
+    cdef size_t before = column.bytes.size
+    if json_apply(column.document, column.document_size, diffs, size, &column.bytes) < 0:
+        return -1
+    images.byte_count += column.bytes.size - before
+    return 0
+
+
+cdef int json_print(const uint8_t* document, size_t size, bytes_t* out) noexcept with gil:
+    cdef bytes encoded
+    try:
+        encoded = json_reference.json_text(PyBytes_FromStringAndSize(<const char*> document, size)).encode()
+    except BaseException:
+        return -1
+    if bytes_reserve(out, PyBytes_GET_SIZE(encoded)) < 0:
+        return -1
+    memcpy(out.data + out.size, PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
+    out.size += PyBytes_GET_SIZE(encoded)
+    return 0
+
+
+cdef int json_apply(
+    const uint8_t* document, size_t size, const uint8_t* diffs, size_t diffs_size, bytes_t* out
+) noexcept with gil:
+    cdef bytes encoded
+    try:
+        encoded = json_reference.apply_json_diffs(
+            PyBytes_FromStringAndSize(<const char*> document, size),
+            PyBytes_FromStringAndSize(<const char*> diffs, diffs_size),
+        ).encode()
+    except BaseException:
+        return -1
+    if bytes_reserve(out, PyBytes_GET_SIZE(encoded)) < 0:
+        return -1
+    memcpy(out.data + out.size, PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
+    out.size += PyBytes_GET_SIZE(encoded)
+    return 0
+
+
+# ---------------------------------------------------------------- numbers
+
+
+cdef inline bint _decimal_short(column_t* column, const uint8_t* at, const uint8_t* end, uint64_t* out) noexcept nogil:
+    """A DECIMAL of at most eight bytes, as 128 bits: groups, high first; the first bit inverted, and all bits of a
+    negative number."""
+    cdef decimal_t* plan = column.decimal
+    cdef uint64_t whole = load_big(at, column.size, end)
+    cdef uint64_t mask = ~(<uint64_t> 0) >> (64 - 8 * column.size)
+    cdef uint64_t sign = (mask >> 1) + 1
+    cdef uint64_t value = 0, group
+    cdef uint64_t negative
+    cdef uint8_t index
+    # all ones where the number is negative
+    negative = <uint64_t> 0 - <uint64_t> ((whole & sign) == 0)
+    whole = (whole ^ sign ^ negative) & mask
+    for index in range(plan.group_count):
+        group = whole >> plan.shift[index]
+        whole ^= group << plan.shift[index]
+        if group >= plan.limit[index]:
+            return False
+        value = value * plan.limit[index] + group
+    # a negative zero is zero
+    value = (value ^ negative) - negative
+    out[0] = value
+    out[1] = negative if value else 0
+    return True
+
+
+cdef bint _decimal(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
+    """A DECIMAL of at most 38 digits, as 128 bits."""
+    cdef decimal_t* plan = column.decimal
+    cdef bint is_negative = not at[0] & 0x80
+    cdef uint8_t inverted = 0xFF if is_negative else 0
+    cdef uint8_t flipped = 0x80
+    cdef uint128_t value = 0
+    cdef uint32_t group
+    cdef uint8_t index, byte
+    for index in range(plan.group_count):
+        group = 0
+        for byte in range(plan.bytes[index]):
+            group = group << 8 | (at[0] ^ flipped ^ inverted)
+            flipped = 0
+            at += 1
+        if group >= plan.limit[index]:
+            return False
+        value = value * plan.limit[index] + group
+    if is_negative:
+        value = ~value + 1
+    out[0] = <uint64_t> value
+    out[1] = <uint64_t> (value >> 64)
+    return True
+
+
+cdef bint _decimal_long(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
+    """A DECIMAL of any length, as 256 bits: four limbs, the low one first."""
+    cdef decimal_t* plan = column.decimal
+    cdef bint is_negative = not at[0] & 0x80
+    cdef uint8_t inverted = 0xFF if is_negative else 0
+    cdef uint8_t flipped = 0x80
+    cdef uint128_t carry
+    cdef uint32_t group
+    cdef uint8_t index, byte, limb
+    for limb in range(4):
+        out[limb] = 0
+    for index in range(plan.group_count):
+        group = 0
+        for byte in range(plan.bytes[index]):
+            group = group << 8 | (at[0] ^ flipped ^ inverted)
+            flipped = 0
+            at += 1
+        if group >= plan.limit[index]:
+            return False
+        carry = group
+        for limb in range(4):
+            carry += <uint128_t> out[limb] * plan.limit[index]
+            out[limb] = <uint64_t> carry
+            carry >>= 64
+    if is_negative:
+        carry = 1
+        for limb in range(4):
+            carry += ~out[limb]
+            out[limb] = <uint64_t> carry
+            carry >>= 64
+    return True
+
+
+# ---------------------------------------------------------------- dates and times: the packed forms of cdc/model.py
+
+
+cdef inline bint _is_datetime(uint64_t year_month, uint64_t hour, uint64_t minute, uint64_t second) noexcept nogil:
+    return year_month < 130000 and hour <= 23 and minute <= 59 and second <= 59
+
+
+cdef inline bint _datetime(column_t* column, const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
+    cdef uint64_t whole = load_big(at, column.size, end)
+    cdef uint64_t micros = (whole & (((<uint64_t> 1) << column.fraction_bits) - 1)) * column.unit
+    whole >>= column.fraction_bits
+    if not whole >> 39 & 1:
+        return False
+    whole ^= (<uint64_t> 1) << 39
+    if micros > 999999 or not _is_datetime(whole >> 22, whole >> 12 & 31, whole >> 6 & 63, whole & 63):
+        return False
+    out[0] = <int64_t> (whole << 24 | micros)
+    return True
+
+
+cdef inline int64_t _packed(
+    uint64_t year_month, uint64_t day, uint64_t hour, uint64_t minute, uint64_t second, uint64_t micros
+) noexcept nogil:
+    return <int64_t> ((year_month << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | micros)
+
+
+cdef bint _datetime_number(const uint8_t* at, int64_t* out) noexcept nogil:
+    cdef uint64_t number = load_64(at)
+    cdef uint64_t date = number / 1000000, time = number % 1000000
+    cdef uint64_t year = date / 10000, month = date / 100 % 100, day = date % 100
+    if year > 9999 or month > 12 or day > 31:
+        return False
+    if not _is_datetime(year * 13 + month, time / 10000, time / 100 % 100, time % 100):
+        return False
+    out[0] = _packed(year * 13 + month, day, time / 10000, time / 100 % 100, time % 100, 0)
+    return True
+
+
+cdef bint _datetime_hires(column_t* column, const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
+    # `unit` is a fraction digit in microseconds, `limit` how many of them are a second
+    cdef uint64_t number = load_big(at, column.size, end)
+    cdef uint64_t micros = number % column.limit * column.unit
+    cdef uint64_t seconds = number / column.limit
+    cdef uint64_t minutes = seconds / 60, hours = seconds / 3600, days = seconds / 86400
+    if (days >> 5) >= 130000:
+        return False
+    out[0] = _packed(days >> 5, days & 31, hours % 24, minutes % 60, seconds % 60, micros)
+    return True
+
+
+cdef inline bint _time(column_t* column, const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
+    cdef int64_t whole = <int64_t> load_big(at, column.size, end) - ((<int64_t> 1) << (23 + column.fraction_bits))
+    cdef uint64_t absolute = <uint64_t> (-whole if whole < 0 else whole)
+    cdef uint64_t micros = (absolute & (((<uint64_t> 1) << column.fraction_bits) - 1)) * column.unit
+    cdef int64_t value
+    absolute >>= column.fraction_bits
+    if absolute >> 12 > 838 or (absolute >> 6 & 63) > 59 or (absolute & 63) > 59 or micros > 999999:
+        return False
+    value = <int64_t> (((absolute >> 12) * 3600 + (absolute >> 6 & 63) * 60 + (absolute & 63)) * 1000000 + micros)
+    out[0] = -value if whole < 0 else value
+    return True
+
+
+cdef bint _time_number(const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
+    cdef int64_t number = <int64_t> load_little(at, 3, end)
+    cdef int64_t absolute
+    if number >> 23:
+        number -= 1 << 24
+    absolute = -number if number < 0 else number
+    if absolute / 10000 > 838 or absolute / 100 % 100 > 59 or absolute % 100 > 59:
+        return False
+    absolute = ((absolute / 10000) * 3600 + (absolute / 100 % 100) * 60 + absolute % 100) * 1000000
+    out[0] = -absolute if number < 0 else absolute
+    return True
+
+
+cdef bint _time_hires(column_t* column, const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
+    # `limit` is the zero time; `unit` a fraction digit in microseconds
+    cdef int64_t number = <int64_t> load_big(at, column.size, end) - <int64_t> column.limit
+    if number >= <int64_t> column.limit or -number >= <int64_t> column.limit:
+        return False
+    out[0] = number * column.unit
+    return True
+
+
+cdef inline bint _timestamp(column_t* column, uint64_t seconds, uint64_t micros, int64_t* out) noexcept nogil:
+    if seconds > column.limit or micros > 999999:
+        return False
+    out[0] = <int64_t> (seconds * 1000000 + micros)
+    return True
+
+
+# ---------------------------------------------------------------- images
+
+
+cdef const uint8_t* _values(
+    images_t* images, uint32_t first, uint32_t last, size_t row, const uint8_t* at, const uint8_t* end
+) noexcept nogil:
+    """The values of columns [first, last), none of which is NULL, of image `row`; where they end, or NULL for bytes
+    that are none. The only loop over values."""
+    cdef column_t* column = images.columns + first
+    cdef column_t* stop = images.columns + last
+    cdef uint8_t op
+    cdef uint8_t* values
+    cdef uint64_t whole
+    cdef size_t size
+    while column != stop:
+        size = column.size
+        # fixed sizes: the value is there; others: its length is
+        if <size_t> (end - at) < size:
+            return NULL
+        op = column.op
+        values = column.values.data
+        if op == OP_64:
+            (<uint64_t*> values)[row] = load_64(at)
+            at += 8
+        elif op == OP_32:
+            (<uint32_t*> values)[row] = load_32(at)
+            at += 4
+        elif op == OP_16:
+            (<uint16_t*> values)[row] = load_16(at)
+            at += 2
+        elif op == OP_8:
+            values[row] = at[0]
+            at += 1
+        elif op == OP_TEXT or op == OP_BYTES or op == OP_PADDED_BYTES or op == OP_JSON or op == OP_COMPRESSED:
+            if size == 1:
+                whole = at[0]
+            elif size == 2:
+                whole = load_16(at)
+            else:
+                whole = load_little(at, size, end)
+            at += size
+            size = whole
+            if size > column.limit or size > <size_t> (end - at):
+                return NULL
+            if op == OP_TEXT:
+                if _text(images, column, at, size, end) < 0:
+                    return NULL
+            elif op == OP_BYTES:
+                if _plain(images, column, at, size, end) < 0:
+                    return NULL
+            elif op == OP_PADDED_BYTES:
+                if _padded(images, column, at, size, end) < 0:
+                    return NULL
+            elif op == OP_JSON:
+                column.document = at
+                column.document_size = size
+                if _json_print(images, column, at, size) < 0:
+                    return NULL
+            elif size and at[0]:
+                if _inflated(images, column, at, size) < 0:
+                    return NULL
+            elif size and _text(images, column, at + 1, size - 1, end) < 0:
+                return NULL
+            (<int64_t*> values)[row + 1] = <int64_t> column.bytes.size
+            at += size
+        elif op == OP_DECIMAL_SHORT:
+            if not _decimal_short(column, at, end, <uint64_t*> values + 2 * row):
+                return NULL
+            at += size
+        elif op == OP_DATETIME:
+            if not _datetime(column, at, end, <int64_t*> values + row):
+                return NULL
+            at += size
+        elif op == OP_TIMESTAMP:
+            whole = load_big(at, size, end)
+            if not _timestamp(
+                column,
+                whole >> column.fraction_bits,
+                (whole & (((<uint64_t> 1) << column.fraction_bits) - 1)) * column.unit,
+                <int64_t*> values + row,
+            ):
+                return NULL
+            at += size
+        elif op == OP_DATE:
+            whole = load_little(at, 3, end)
+            if whole >> 9 > 9999 or (whole >> 5 & 15) > 12:
+                return NULL
+            (<uint32_t*> values)[row] = <uint32_t> whole
+            at += 3
+        elif op == OP_DOUBLE:
+            whole = load_64(at)
+            # NaN and the infinities: all bits of the exponent
+            if (whole >> 52 & 0x7FF) == 0x7FF:
+                return NULL
+            (<uint64_t*> values)[row] = whole
+            at += 8
+        elif op == OP_BIT:
+            whole = load_big(at, size, end)
+            if whole > column.limit:
+                return NULL
+            (<uint64_t*> values)[row] = whole
+            at += size
+        elif op == OP_ENUM:
+            whole = load_little(at, size, end)
+            if whole > column.limit:
+                return NULL
+            (<uint16_t*> values)[row] = <uint16_t> whole
+            at += size
+        elif op == OP_SET:
+            whole = load_little(at, size, end)
+            if whole > column.limit:
+                return NULL
+            (<uint64_t*> values)[row] = whole
+            at += size
+        elif op == OP_FLOAT:
+            whole = load_32(at)
+            if (whole >> 23 & 0xFF) == 0xFF:
+                return NULL
+            (<uint32_t*> values)[row] = <uint32_t> whole
+            at += 4
+        elif op == OP_24_SIGNED:
+            # the sign is the top bit of three bytes: move it up, and back by division, which is exact
+            (<int32_t*> values)[row] = <int32_t> (<uint32_t> load_little(at, 3, end) << 8) / 256
+            at += 3
+        elif op == OP_24_UNSIGNED:
+            (<uint32_t*> values)[row] = <uint32_t> load_little(at, 3, end)
+            at += 3
+        elif op == OP_YEAR:
+            (<uint16_t*> values)[row] = <uint16_t> (at[0] + 1900) if at[0] else 0
+            at += 1
+        elif op == OP_TIME:
+            if not _time(column, at, end, <int64_t*> values + row):
+                return NULL
+            at += size
+        elif op == OP_DECIMAL:
+            if not _decimal(column, at, <uint64_t*> values + 2 * row):
+                return NULL
+            at += size
+        elif op == OP_DECIMAL_LONG:
+            if not _decimal_long(column, at, <uint64_t*> values + 4 * row):
+                return NULL
+            at += size
+        elif op == OP_DATETIME_NUMBER:
+            if not _datetime_number(at, <int64_t*> values + row):
+                return NULL
+            at += 8
+        elif op == OP_DATETIME_HIRES:
+            if not _datetime_hires(column, at, end, <int64_t*> values + row):
+                return NULL
+            at += size
+        elif op == OP_TIMESTAMP_NUMBER:
+            if not _timestamp(column, load_32(at), 0, <int64_t*> values + row):
+                return NULL
+            at += 4
+        elif op == OP_TIMESTAMP_HIRES:
+            whole = load_big(at, size, end)
+            if not _timestamp(
+                column,
+                whole >> column.fraction_bits,
+                (whole & (((<uint64_t> 1) << column.fraction_bits) - 1)) * column.unit,
+                <int64_t*> values + row,
+            ):
+                return NULL
+            at += size
+        elif op == OP_TIME_NUMBER:
+            if not _time_number(at, end, <int64_t*> values + row):
+                return NULL
+            at += 3
+        elif op == OP_TIME_HIRES:
+            if not _time_hires(column, at, end, <int64_t*> values + row):
+                return NULL
+            at += size
+        else:
+            return NULL
+        column += 1
+    return at
+
+
+cdef int _make_validity(images_t* images, column_t* column) noexcept nogil:
+    """The bitmap, with every row that there is room for valid."""
+    cdef size_t size = (images.capacity + 7) // 8
+    if bytes_reserve(&column.validity, size) < 0:
+        images.has_no_memory = True
+        return -1
+    memset(column.validity.data, 0xFF, size)
+    column.validity.size = size
+    return 0
+
+
+cdef int _null(images_t* images, column_t* column, size_t row) noexcept nogil:
+    """NULL, or no value at all, in image `row`. The slot holds zeroes: never what the memory held before."""
+    if column.validity.data == NULL and _make_validity(images, column) < 0:
+        return -1
+    column.validity.data[row >> 3] &= <uint8_t> ~(1 << (row & 7))
+    column.document = NULL
+    if column.is_variable:
+        (<int64_t*> column.values.data)[row + 1] = <int64_t> column.bytes.size
+    else:
+        memset(column.values.data + row * column.item, 0, column.item)
+    return 0
+
+
+cdef inline const uint8_t* _image(
+    images_t* images, size_t row, const uint8_t* at, const uint8_t* end
+) noexcept nogil:
+    """An image with every column; where it ends, or NULL."""
+    cdef uint32_t count = images.column_count, base, first = 0, index
+    cdef size_t null_bytes = images.bitmap_bytes, word_bytes
+    cdef const uint8_t* bitmap = at
+    cdef uint64_t nulls
+    if <size_t> (end - at) < null_bytes:
+        return NULL
+    at += null_bytes
+    for base in range(0, count, 64):
+        word_bytes = null_bytes - base // 8
+        if word_bytes > 8:
+            word_bytes = 8
+        nulls = load_little(bitmap + base // 8, word_bytes, end)
+        if count - base < 64:
+            # the bits after the last column's are set on MariaDB
+            nulls &= ((<uint64_t> 1) << (count - base)) - 1
+        while nulls:
+            index = base + lowest_bit(nulls)
+            at = _values(images, first, index, row, at, end)
+            if at == NULL or _null(images, images.columns + index, row) < 0:
+                return NULL
+            first = index + 1
+            nulls &= nulls - 1
+    return _values(images, first, count, row, at, end)
+
+
+cdef inline bint _bit(const uint8_t* bitmap, size_t index) noexcept nogil:
+    return bitmap[index >> 3] >> (index & 7) & 1
+
+
+cdef const uint8_t* _read_length(const uint8_t* at, const uint8_t* end, uint64_t* value) noexcept nogil:
+    """A length-encoded integer; NULL where it is none, or ends early."""
+    cdef size_t size
+    if at == end:
+        return NULL
+    if at[0] < 251:
+        value[0] = at[0]
+        return at + 1
+    if at[0] == 252:
+        size = 2
+    elif at[0] == 253:
+        size = 3
+    elif at[0] == 254:
+        size = 8
+    else:
+        return NULL
+    at += 1
+    if <size_t> (end - at) < size:
+        return NULL
+    value[0] = load_little(at, size, end)
+    return at + size
+
+
+cdef const uint8_t* _sparse_image(
+    images_t* images,
+    size_t row,
+    const uint8_t* present,
+    bint has_options,
+    const uint8_t* at,
+    const uint8_t* end,
+) noexcept nogil:
+    """An image that lacks columns, or (`has_options`) the after image of a PARTIAL_UPDATE_ROWS event.
+
+    The null bitmap has one bit a column that is present; the bitmap of partial values, which comes before it, one a
+    JSON column of the table, present or not.
+    """
+    cdef uint64_t options = 0
+    cdef const uint8_t* partial = NULL
+    cdef const uint8_t* nulls
+    cdef size_t json_index = 0, present_count = 0, null_index = 0, json_count = 0, size
+    cdef uint32_t index
+    cdef column_t* column
+    cdef bint is_partial
+    for index in range(images.column_count):
+        present_count += _bit(present, index)
+        json_count += images.columns[index].op == OP_JSON
+    if has_options:
+        at = _read_length(at, end, &options)
+        if at == NULL or options & ~(<uint64_t> PARTIAL_JSON_UPDATES):
+            return NULL
+        if options & PARTIAL_JSON_UPDATES:
+            partial = at
+            if <size_t> (end - at) < (json_count + 7) // 8:
+                return NULL
+            at += (json_count + 7) // 8
+    nulls = at
+    if <size_t> (end - at) < (present_count + 7) // 8:
+        return NULL
+    at += (present_count + 7) // 8
+    for index in range(images.column_count):
+        column = images.columns + index
+        is_partial = False
+        if column.op == OP_JSON:
+            is_partial = partial != NULL and _bit(partial, json_index)
+            json_index += 1
+        if not _bit(present, index):
+            if _null(images, column, row) < 0:
+                return NULL
+            continue
+        null_index += 1
+        if _bit(nulls, null_index - 1):
+            if _null(images, column, row) < 0:
+                return NULL
+        elif is_partial:
+            if column.document == NULL or <size_t> (end - at) < column.size:
+                return NULL
+            size = load_little(at, column.size, end)
+            at += column.size
+            if size > column.limit or size > <size_t> (end - at) or _json_apply(images, column, at, size) < 0:
+                return NULL
+            (<int64_t*> column.values.data)[row + 1] = <int64_t> column.bytes.size
+            at += size
+        else:
+            at = _values(images, index, index + 1, row, at, end)
+            if at == NULL:
+                return NULL
+    return at
+
+
+cdef int _grow(images_t* images, size_t row) noexcept nogil:
+    """Room for more images; `row` are there, of which some may not count yet.
+
+    A buffer starts with one small block a column, and then grows to what the last batch needed: a run of one row is
+    not charged with megabytes, a bulk load does not grow step by step each time.
+    """
+    cdef size_t capacity = images.capacity * 2
+    cdef size_t slots
+    cdef uint32_t index
+    cdef column_t* column
+    if images.capacity == 0:
+        capacity = ROWS_FIRST
+    elif images.rows_hint > capacity:
+        capacity = (images.rows_hint + 63) & ~(<size_t> 63)
+    images.has_no_memory = True
+    for index in range(images.column_count):
+        column = images.columns + index
+        # offsets: one more than rows
+        slots = row + column.is_variable if row else 0
+        column.values.size = slots * column.item
+        if bytes_reserve(&column.values, (capacity + column.is_variable) * column.item - column.values.size) < 0:
+            return -1
+        if column.is_variable and not row:
+            (<int64_t*> column.values.data)[0] = 0
+        if column.validity.data != NULL:
+            if bytes_reserve(&column.validity, capacity // 8 - column.validity.size) < 0:
+                return -1
+            memset(column.validity.data + column.validity.size, 0xFF, capacity // 8 - column.validity.size)
+            column.validity.size = capacity // 8
+    images.operation.size = images.row_count
+    images.transaction.size = images.row_count * 4
+    if bytes_reserve(&images.operation, capacity - images.operation.size) < 0:
+        return -1
+    if bytes_reserve(&images.transaction, capacity * 4 - images.transaction.size) < 0:
+        return -1
+    if images.shape.data != NULL:
+        images.shape.size = images.row_count * 2
+        if bytes_reserve(&images.shape, capacity * 2 - images.shape.size) < 0:
+            return -1
+    images.has_no_memory = False
+    images.capacity = capacity
+    return 0
+
+
+cdef void _set_bits(uint8_t* bitmap, size_t start, size_t stop) noexcept nogil:
+    while start < stop and start & 7:
+        bitmap[start >> 3] |= <uint8_t> (1 << (start & 7))
+        start += 1
+    if start < stop:
+        memset(bitmap + (start >> 3), 0xFF, (stop - start + 7) >> 3)
+
+
+cdef void _roll_back(images_t* images, size_t row_count, size_t touched) noexcept nogil:
+    """Images from `row_count` on, `touched` not included, are as if they had never been read."""
+    cdef uint32_t index
+    cdef column_t* column
+    images.row_count = row_count
+    images.byte_count = row_count * images.row_bytes
+    for index in range(images.column_count):
+        column = images.columns + index
+        column.document = NULL
+        if column.is_variable and column.values.data != NULL:
+            column.bytes.size = <size_t> (<int64_t*> column.values.data)[row_count]
+            images.byte_count += column.bytes.size
+        if column.validity.data != NULL:
+            _set_bits(column.validity.data, row_count, touched)
+
+
+cdef void images_truncate(images_t* images, size_t row_count) noexcept nogil:
+    """Forget all images but the first `row_count`."""
+    if row_count >= images.row_count:
+        return
+    _roll_back(images, row_count, images.row_count)
+    if images.whole_count > row_count:
+        images.whole_count = row_count
+
+
+# ---------------------------------------------------------------- which columns an image lacks
+
+
+cdef bint _is_full(images_t* images, const uint8_t* present) noexcept nogil:
+    """Does the bitmap name every column? Unused bits do not count."""
+    cdef uint32_t count = images.column_count
+    cdef size_t index
+    for index in range(<size_t> (count // 8)):
+        if present[index] != 0xFF:
+            return False
+    return count % 8 == 0 or (present[count // 8] | 0xFF << (count % 8)) & 0xFF == 0xFF
+
+
+cdef bint _is_none(images_t* images, const uint8_t* present) noexcept nogil:
+    """Does the bitmap name no column?"""
+    cdef uint32_t index
+    for index in range(images.column_count):
+        if _bit(present, index):
+            return False
+    return True
+
+
+cdef int _shape_of(images_t* images, const uint8_t* present, bint is_full) noexcept nogil:
+    """The number of the shape; -1 when there are too many, or no memory."""
+    cdef size_t size = images.bitmap_bytes, index
+    cdef uint8_t* shape
+    if bytes_reserve(&images.shapes, size) < 0:
+        images.has_no_memory = True
+        return -1
+    shape = images.shapes.data + images.shapes.size
+    for index in range(size):
+        shape[index] = 0 if is_full else <uint8_t> ~present[index]
+    if images.column_count % 8:
+        shape[size - 1] &= <uint8_t> ((1 << images.column_count % 8) - 1)
+    # the newest first: consecutive events are mostly of one statement
+    index = images.shape_count
+    while index:
+        index -= 1
+        if memcmp(images.shapes.data + index * size, shape, size) == 0:
+            return <int> index
+    if images.shape_count == SHAPES_MAX:
+        return -1
+    images.shapes.size += size
+    images.shape_count += 1
+    return <int> images.shape_count - 1
+
+
+cdef int _start_shapes(images_t* images) noexcept nogil:
+    """From here on shapes are kept; the images before lack nothing."""
+    cdef int full
+    cdef size_t row
+    cdef uint16_t* shape
+    if bytes_reserve(&images.shape, images.capacity * 2) < 0:
+        images.has_no_memory = True
+        return -1
+    if images.row_count:
+        full = _shape_of(images, NULL, True)
+        if full < 0:
+            bytes_free(&images.shape)
+            return -1
+        shape = <uint16_t*> images.shape.data
+        for row in range(images.row_count):
+            shape[row] = <uint16_t> full
+    return 0
+
+
+# ---------------------------------------------------------------- events
+
+
+cdef int _append(
+    images_t* images,
+    int kind,
+    bint is_partial,
+    const uint8_t* present_first,
+    const uint8_t* present_second,
+    const uint8_t** position,
+    const uint8_t* end,
+    uint32_t transaction_index,
+    size_t rows_stop,
+    size_t bytes_stop,
+) noexcept nogil:
+    """The images of an event from `position` on; see `images_append`. `present_second` counts in updates only."""
+    cdef const uint8_t* at = position[0]
+    cdef size_t start = images.row_count, row = start, index
+    cdef bint is_update = kind == ROWS_UPDATE, is_stopped = False
+    cdef bint first_full = _is_full(images, present_first), second_full = True
+    cdef bint has_options = is_update and is_partial
+    cdef int first_shape = -1, second_shape = -1
+    cdef uint32_t* transactions
+    cdef uint16_t* shapes
+    images.has_no_memory = False
+    if is_update:
+        second_full = _is_full(images, present_second)
+    if not (first_full and second_full):
+        # an image of no columns has no bytes: how many there were nobody can tell
+        if images.needs_all_columns or (
+            _is_none(images, present_first) and (not is_update or _is_none(images, present_second))
+        ):
+            return IMAGES_REFUSED
+    if at == end:
+        return IMAGES_TAKEN
+    if not images.column_count:
+        return IMAGES_REFUSED
+    if row + 2 > images.capacity and _grow(images, row) < 0:
+        return IMAGES_REFUSED
+    if not (first_full and second_full) or images.shape.data != NULL:
+        if images.shape.data == NULL and _start_shapes(images) < 0:
+            return IMAGES_REFUSED
+        first_shape = _shape_of(images, present_first, first_full)
+        second_shape = _shape_of(images, present_second, second_full) if is_update else 0
+        if first_shape < 0 or second_shape < 0:
+            return IMAGES_REFUSED
+    while at != end:
+        if row + 2 > images.capacity and _grow(images, row) < 0:
+            at = NULL
+            break
+        if has_options:
+            for index in range(images.column_count):
+                images.columns[index].document = NULL
+        if first_full:
+            at = _image(images, row, at, end)
+        else:
+            at = _sparse_image(images, row, present_first, False, at, end)
+        row += 1
+        images.byte_count += images.row_bytes
+        if at == NULL:
+            break
+        if is_update:
+            if second_full and not has_options:
+                at = _image(images, row, at, end)
+            else:
+                at = _sparse_image(images, row, present_second, has_options, at, end)
+            row += 1
+            images.byte_count += images.row_bytes
+            if at == NULL:
+                break
+        if (row >= rows_stop or images.byte_count >= bytes_stop) and at != end:
+            is_stopped = True
+            break
+    if at == NULL:
+        _roll_back(images, start, row)
+        return IMAGES_REFUSED
+    transactions = <uint32_t*> images.transaction.data
+    for index in range(start, row):
+        transactions[index] = transaction_index
+    if is_update:
+        for index in range(start, row, 2):
+            images.operation.data[index] = OPERATION_UPDATE_BEFORE
+            images.operation.data[index + 1] = OPERATION_UPDATE_AFTER
+    else:
+        memset(
+            images.operation.data + start, OPERATION_INSERT if kind == ROWS_INSERT else OPERATION_DELETE, row - start
+        )
+    if images.shape.data != NULL:
+        shapes = <uint16_t*> images.shape.data
+        for index in range(start, row):
+            shapes[index] = <uint16_t> (second_shape if is_update and (index - start) & 1 else first_shape)
+    images.row_count = row
+    position[0] = at
+    return IMAGES_STOPPED if is_stopped else IMAGES_TAKEN
+
+
+cdef int images_append(
+    images_t* images,
+    int kind,
+    bint is_partial,
+    const uint8_t* body,
+    size_t size,
+    size_t* offset,
+    uint32_t transaction_index,
+    size_t rows_stop,
+    size_t bytes_stop,
+) noexcept nogil:
+    """`column count[lenenc] · bitmap of present columns, in updates a second one · images`"""
+    cdef const uint8_t* end = body + size
+    cdef uint64_t count = 0
+    cdef const uint8_t* at = _read_length(body, end, &count)
+    cdef const uint8_t* first = at
+    cdef const uint8_t* second = at
+    cdef size_t bitmaps = images.bitmap_bytes
+    cdef int result
+    images.has_no_memory = False
+    if at == NULL or count != images.column_count:
+        return IMAGES_REFUSED
+    if kind == ROWS_UPDATE:
+        bitmaps *= 2
+        second = first + images.bitmap_bytes
+    if <size_t> (end - at) < bitmaps:
+        return IMAGES_REFUSED
+    at += bitmaps
+    if offset[0]:
+        if offset[0] < <size_t> (at - body) or offset[0] > size:
+            return IMAGES_REFUSED
+        at = body + offset[0]
+    result = _append(
+        images, kind, is_partial, first, second, &at, end, transaction_index, rows_stop, bytes_stop
+    )
+    if result == IMAGES_STOPPED:
+        offset[0] = at - body
+    return result
+
+
+# ---------------------------------------------------------------- plans
+
+
+# Codecs of fixed width: the operation, and the bytes of an Arrow value.
+_FIXED = {
+    Codec.FLOAT: (OP_FLOAT, 4, 4),
+    Codec.DOUBLE: (OP_DOUBLE, 8, 8),
+    Codec.YEAR: (OP_YEAR, 1, 2),
+    Codec.DATE: (OP_DATE, 3, 4),
+    Codec.DATETIME_NUMBER: (OP_DATETIME_NUMBER, 8, 8),
+    Codec.TIMESTAMP_NUMBER: (OP_TIMESTAMP_NUMBER, 4, 8),
+    Codec.TIME_NUMBER: (OP_TIME_NUMBER, 3, 8),
+}
+_INTEGERS = {
+    (Codec.SIGNED, 1): (OP_8, 1),
+    (Codec.SIGNED, 2): (OP_16, 2),
+    (Codec.SIGNED, 3): (OP_24_SIGNED, 4),
+    (Codec.SIGNED, 4): (OP_32, 4),
+    (Codec.SIGNED, 8): (OP_64, 8),
+    (Codec.UNSIGNED, 1): (OP_8, 1),
+    (Codec.UNSIGNED, 2): (OP_16, 2),
+    (Codec.UNSIGNED, 3): (OP_24_UNSIGNED, 4),
+    (Codec.UNSIGNED, 4): (OP_32, 4),
+    (Codec.UNSIGNED, 8): (OP_64, 8),
+}
+# Codecs with fraction digits: the operation, and the bytes before those of the fraction.
+_FRACTIONS = {
+    Codec.DATETIME: (OP_DATETIME, 5),
+    Codec.TIMESTAMP: (OP_TIMESTAMP, 4),
+    Codec.TIME: (OP_TIME, 3),
+}
+_VARIABLE = {
+    Codec.TEXT: OP_TEXT,
+    Codec.BYTES: OP_BYTES,
+    Codec.PADDED_BYTES: OP_PADDED_BYTES,
+    Codec.COMPRESSED_TEXT: OP_COMPRESSED,
+    Codec.COMPRESSED_BYTES: OP_COMPRESSED,
+    Codec.JSON: OP_JSON,
+}
+_TEXT_CODECS = (Codec.TEXT, Codec.COMPRESSED_TEXT)
+
+
+@cache
+def _characters(charset):
+    """A single-byte charset as `column_t.characters` wants it, and whether its lower half is ASCII."""
+    decode = text_decoder(charset)
+    table = bytearray()
+    for code in range(256):
+        try:
+            sequence = decode(bytes((code,))).encode()
+        except ValueError:
+            sequence = b""
+        table += sequence.ljust(3, b"\0") + bytes((len(sequence),))
+    is_ascii_compatible = all(table[4 * code : 4 * code + 4] == bytes((code, 0, 0, 1)) for code in range(128))
+    return bytes(table), is_ascii_compatible
+
+
+cdef object _plan_text(column_t* column, str charset):
+    """How text of the charset is read; returns what the plan borrows from."""
+    charset = charset_name(charset)
+    column.is_ascii_compatible = True
+    if charset == "utf8mb4":
+        column.text = TEXT_UTF8MB4
+    elif charset == "utf8mb3":
+        column.text = TEXT_UTF8MB3
+    elif charset == "ascii":
+        column.text = TEXT_ASCII
+    elif charset in SINGLE_BYTE:
+        table, column.is_ascii_compatible = _characters(charset)
+        column.text = TEXT_SINGLE_BYTE
+        column.characters = <const uint32_t*> PyBytes_AS_STRING(table)
+        return table
+    else:
+        decode = text_decoder(charset)
+        column.is_ascii_compatible = charset in MULTI_BYTE or charset == "gb18030"
+        column.text = TEXT_PYTHON
+        column.decode = <void*> decode
+        return decode
+    return None
+
+
+cdef int _plan_decimal(column_t* column, int precision, int scale) except -1:
+    cdef decimal_t* plan = <decimal_t*> calloc(1, sizeof(decimal_t))
+    cdef int size = 0, at = 0
+    if plan == NULL:
+        raise MemoryError
+    column.decimal = plan
+    groups = decimal_groups(precision, scale)
+    assert len(groups) <= DECIMAL_GROUPS_MAX
+    for group_bytes, limit in groups:
+        plan.bytes[plan.group_count] = group_bytes
+        plan.limit[plan.group_count] = limit
+        plan.group_count += 1
+        size += group_bytes
+    column.size = size
+    if precision > 38:
+        column.op, column.item = OP_DECIMAL_LONG, 32
+    else:
+        column.op, column.item = OP_DECIMAL_SHORT if size <= 8 else OP_DECIMAL, 16
+    if size <= 8:
+        for index in range(plan.group_count):
+            at += plan.bytes[index]
+            plan.shift[index] = 8 * (size - at)
+    return 0
+
+
+cdef object _plan(column_t* column, object layout):
+    """How to read the column; returns what the plan borrows from."""
+    codec, digits = layout.codec, layout.size
+    column.size = layout.size
+    column.limit = layout.width
+    kept = None
+    if (codec, layout.size) in _INTEGERS:
+        column.op, column.item = _INTEGERS[codec, layout.size]
+    elif codec in _FIXED:
+        column.op, column.size, column.item = _FIXED[codec]
+    elif codec is Codec.DECIMAL:
+        _plan_decimal(column, layout.definition.precision, layout.definition.scale)
+    elif codec in _FRACTIONS:
+        fraction_bytes = reference.FRACTION_BYTES[digits]
+        column.op, before = _FRACTIONS[codec]
+        column.size, column.item = before + fraction_bytes, 8
+        column.fraction_bits, column.unit = 8 * fraction_bytes, reference.FRACTION_UNIT[digits]
+    elif codec is Codec.DATETIME_HIRES:
+        column.op, column.size, column.item = OP_DATETIME_HIRES, reference.DATETIME_HIRES_BYTES[digits], 8
+        column.limit, column.unit = 10**digits, 10 ** (6 - digits)
+    elif codec is Codec.TIME_HIRES:
+        column.op, column.size, column.item = OP_TIME_HIRES, reference.TIME_HIRES_BYTES[digits], 8
+        column.limit, column.unit = reference.TIME_HIRES_ZERO_SECONDS * 10**digits, 10 ** (6 - digits)
+    elif codec is Codec.TIMESTAMP_HIRES:
+        fraction_bytes = reference.SECOND_PART_BYTES[digits]
+        column.op, column.size, column.item = OP_TIMESTAMP_HIRES, 4 + fraction_bytes, 8
+        column.fraction_bits, column.unit = 8 * fraction_bytes, 10 ** (6 - digits)
+    elif codec is Codec.BIT:
+        column.op, column.item, column.limit = OP_BIT, 8, (1 << layout.width) - 1
+    elif codec is Codec.ENUM:
+        column.op, column.item = OP_ENUM, 2
+    elif codec is Codec.SET:
+        column.op, column.item, column.limit = OP_SET, 8, (1 << layout.width) - 1
+    elif codec in _VARIABLE:
+        column.op, column.item, column.is_variable = _VARIABLE[codec], 8, True
+        column.is_ascii_compatible = True
+        if codec in _TEXT_CODECS:
+            kept = _plan_text(column, layout.charset or "")
+    else:
+        raise InvariantBroken(f"{layout.definition.name}: no way to read {codec} of {layout.size} bytes")
+    width = _arrow_width(layout.definition.arrow_type)
+    if not 1 <= column.size <= (30 if codec is Codec.DECIMAL else 8) or column.item != (width or 8):
+        raise InvariantBroken(f"{layout.definition.name}: {codec} of {layout.size} bytes is no {layout.definition.kind}")
+    if (width is None) != column.is_variable:
+        raise InvariantBroken(f"{layout.definition.name}: {codec} is no {layout.definition.kind}")
+    return kept
+
+
+def _arrow_width(arrow_type):
+    """Bytes of a value; None where they vary."""
+    if pa.types.is_large_string(arrow_type) or pa.types.is_large_binary(arrow_type):
+        return None
+    return arrow_type.byte_width
+
+
+# ---------------------------------------------------------------- the buffer
+
+
+_NO_BYTES = pa.py_buffer(b"")
+_KINDS = {RowsKind.INSERT: ROWS_INSERT, RowsKind.UPDATE: ROWS_UPDATE, RowsKind.DELETE: ROWS_DELETE}
+
+
+cdef object _buffer(bytes_t* held, size_t size):
+    """The first `size` bytes as an Arrow buffer, which they belong to from now on."""
+    held.size = size
+    if not size:
+        return _NO_BYTES
+    return pa.py_buffer(block_take_over(held))
+
+
+cdef size_t _null_count(column_t* column, size_t row_count) noexcept nogil:
+    """How many of the first rows are NULL. Bits of rows to come are set."""
+    cdef size_t valid = 0, index
+    for index in range(row_count // 8):
+        valid += bit_count(column.validity.data[index])
+    if row_count % 8:
+        valid += bit_count(column.validity.data[row_count // 8] & ((1 << row_count % 8) - 1))
+    return row_count - valid
+
+
+cdef void _forget(images_t* images) noexcept nogil:
+    """Give back all memory; what was learned about sizes stays."""
+    cdef column_t* column
+    cdef uint32_t index
+    for index in range(images.column_count):
+        column = images.columns + index
+        bytes_free(&column.values)
+        bytes_free(&column.bytes)
+        bytes_free(&column.validity)
+        column.document = NULL
+    bytes_free(&images.operation)
+    bytes_free(&images.transaction)
+    bytes_free(&images.shape)
+    bytes_free(&images.shapes)
+    images.shape_count = images.capacity = images.row_count = images.byte_count = images.whole_count = 0
+
+
+cdef tuple _take_shapes(images_t* images, object layout):
+    """`shape_index` and `shapes` of the batch: None where no image lacks a column. Shapes are numbered by first use,
+    whatever was truncated in between."""
+    cdef uint16_t* held = <uint16_t*> images.shape.data
+    cdef size_t row
+    cdef uint32_t index
+    cdef bytearray numbers
+    cdef uint16_t* number
+    cdef const uint8_t* bitmap
+    if held == NULL:
+        return None, ()
+    # NO_SHAPE: not used so far; there are never as many
+    numbers = bytearray(b"\xff" * (2 * images.shape_count))
+    number = <uint16_t*> PyByteArray_AS_STRING(numbers)
+    names = [column.definition.name for column in layout.columns]
+    shapes = []
+    for row in range(images.row_count):
+        if number[held[row]] == NO_SHAPE:
+            number[held[row]] = <uint16_t> len(shapes)
+            bitmap = images.shapes.data + held[row] * images.bitmap_bytes
+            shapes.append(frozenset([names[index] for index in range(images.column_count) if _bit(bitmap, index)]))
+        held[row] = number[held[row]]
+    if not any(shapes):
+        return None, ()
+    array = pa.Array.from_buffers(_UINT16, images.row_count, [None, _buffer(&images.shape, images.row_count * 2)], 0)
+    return array, tuple(shapes)
+
+
+cdef class ImageBuffer:
+    """Collects the images of one table and layout until they are taken as one batch.
+
+    Args:
+        needs_all_columns: refuse images that lack columns; else they are taken in, and `RowBatch.shapes` says what
+            they lack.
+        size_hint: about how many images a batch will have; later ones are expected to be as large as the last.
+    """
+
+    def __cinit__(self, layout, *, needs_all_columns=True, size_hint=0):
+        cdef images_t* images = &self.images
+        cdef size_t row_bytes = 5  # operation and transaction
+        cdef uint32_t index
+        memset(images, 0, sizeof(images_t))
+        self.layout = layout
+        self.needs_all_columns = images.needs_all_columns = needs_all_columns
+        images.rows_hint = size_hint
+        self._schema = layout.definition.arrow_schema
+        images.columns = <column_t*> calloc(layout.column_count or 1, sizeof(column_t))
+        if images.columns == NULL:
+            raise MemoryError
+        images.column_count = layout.column_count
+        images.bitmap_bytes = (images.column_count + 7) // 8
+        kept = []
+        for index, column in enumerate(layout.columns):
+            kept.append(_plan(images.columns + index, column))
+            row_bytes += images.columns[index].item
+        self._kept = kept
+        images.row_bytes = row_bytes + images.bitmap_bytes
+
+    def __dealloc__(self):
+        cdef uint32_t index
+        if self.images.columns == NULL:
+            return
+        _forget(&self.images)
+        for index in range(self.images.column_count):
+            free(self.images.columns[index].decimal)
+        free(self.images.columns)
+
+    @property
+    def image_count(self):
+        """How many images are held."""
+        return self.images.row_count
+
+    @property
+    def byte_count(self):
+        """About the memory that they take in Arrow."""
+        return self.images.byte_count
+
+    @property
+    def whole_count(self):
+        """How many of the images, from the first on, belong to transactions that have ended; kept by the caller."""
+        return self.images.whole_count
+
+    @whole_count.setter
+    def whole_count(self, value):
+        self.images.whole_count = value
+
+    def append(self, event, transaction_index):
+        """Decode every image of `event`; returns how many there were.
+
+        Raises (and nothing of the event is held then):
+            MalformedEvent: it ends inside a value, has bytes left over, or has other columns than the layout.
+            UnsupportedData: images without all columns where they are needed, partial JSON updates without the
+                document before, text that is none in its charset.
+            MemoryError
+        """
+        cdef images_t* images = &self.images
+        cdef bytes rows = event.rows, first, second
+        cdef const uint8_t* at = <const uint8_t*> PyBytes_AS_STRING(rows)
+        cdef const uint8_t* end = at + PyBytes_GET_SIZE(rows)
+        cdef const uint8_t* present_first
+        cdef const uint8_t* present_second
+        cdef int kind = _KINDS[event.kind], result = IMAGES_REFUSED
+        cdef bint is_partial = event.is_partial
+        cdef uint32_t index = transaction_index
+        cdef size_t before = images.row_count
+        images.has_no_memory = False
+        bitmaps = (event.present_before, event.present_after)
+        if event.column_count == images.column_count and not any(bits >> images.column_count for bits in bitmaps):
+            first, second = (bits.to_bytes(images.bitmap_bytes, "little") for bits in bitmaps)
+            if kind == ROWS_INSERT:
+                first = second
+            present_first = <const uint8_t*> PyBytes_AS_STRING(first)
+            present_second = <const uint8_t*> PyBytes_AS_STRING(second)
+            with nogil:
+                result = _append(
+                    images,
+                    kind,
+                    is_partial,
+                    present_first,
+                    present_second,
+                    &at,
+                    end,
+                    index,
+                    <size_t> -1,
+                    <size_t> -1,
+                )
+        if result == IMAGES_REFUSED:
+            self._raise(event, transaction_index)
+        return images.row_count - before
+
+    def _raise(self, event, transaction_index):
+        """Why the kernel refused the event, by the twin."""
+        if self.images.has_no_memory:
+            raise MemoryError
+        twin = reference.ImageBuffer(self.layout, needs_all_columns=self.needs_all_columns)
+        twin.append(event, transaction_index)
+        raise InvariantBroken(f"{self.layout.definition.name}: the kernel refuses an event that the reference accepts")
+
+    def truncate(self, row_count):
+        """Forget all images but the first `row_count`."""
+        images_truncate(&self.images, row_count)
+
+    def take(self):
+        """The images so far as one batch; the buffer is empty afterwards. Only where `image_count` is not 0."""
+        cdef images_t* images = &self.images
+        cdef size_t row_count = images.row_count, null_count
+        cdef column_t* column
+        cdef uint32_t index
+        definition = self.layout.definition
+        shape_index, shapes = _take_shapes(images, self.layout)
+        arrays = []
+        from_buffers = pa.Array.from_buffers
+        for index in range(images.column_count):
+            column = images.columns + index
+            null_count = 0
+            validity = None
+            if column.validity.data != NULL:
+                null_count = _null_count(column, row_count)
+                if null_count:
+                    validity = _buffer(&column.validity, (row_count + 7) // 8)
+            if column.is_variable:
+                column.bytes_hint = column.bytes.size
+                buffers = [
+                    validity,
+                    _buffer(&column.values, (row_count + 1) * 8),
+                    _buffer(&column.bytes, column.bytes.size),
+                ]
+            else:
+                buffers = [validity, _buffer(&column.values, row_count * column.item)]
+            arrays.append(from_buffers(self._schema.field(index).type, row_count, buffers, null_count))
+        batch = RowBatch(
+            definition=definition,
+            operation=from_buffers(_UINT8, row_count, [None, _buffer(&images.operation, row_count)], 0),
+            transaction_index=from_buffers(
+                _UINT32, row_count, [None, _buffer(&images.transaction, row_count * 4)], 0
+            ),
+            images=pa.RecordBatch.from_arrays(arrays, schema=self._schema),
+            shape_index=shape_index,
+            shapes=shapes,
+        )
+        images.rows_hint = row_count
+        _forget(&self.images)
+        return batch
+
+
+_UINT8, _UINT16, _UINT32 = pa.uint8(), pa.uint16(), pa.uint32()
