@@ -131,6 +131,10 @@ class MysqlGtidSet:
             grown = _normalized((*spans, (number, number)))
         return MysqlGtidSet({**self.intervals, source: grown})
 
+    def add_intervals(self, intervals: Mapping[Source, Iterable[Interval]]) -> MysqlGtidSet:
+        """This set and the transactions of these intervals, whatever their order."""
+        return self.union(MysqlGtidSet({source: _normalized(spans) for source, spans in intervals.items()}))
+
     def union(self, other: MysqlGtidSet) -> MysqlGtidSet:
         """Every transaction of either set."""
         merged = dict(self.intervals)

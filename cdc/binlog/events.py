@@ -990,6 +990,29 @@ def payload_events(payload: TransactionPayload, *, payload_bytes_max: int = PAYL
         raise MalformedEvent(f"transaction payload: {payload.uncompressed_size} bytes declared, {count} found")
 
 
+def inflated_payload(
+    payload: TransactionPayload, *, payload_bytes_max: int = PAYLOAD_BYTES_MAX, piece_bytes: int = _INFLATE_CHUNK_BYTES
+) -> Iterator[bytes]:
+    """The bytes of the events inside, in pieces of at most `piece_bytes`, inflated as they are asked for.
+
+    Raises:
+        MalformedEvent: the payload is damaged, or not of the declared size.
+        UnsupportedEvent: it is larger than `payload_bytes_max`.
+    """
+    declared = payload.uncompressed_size
+    if (declared or 0) > payload_bytes_max:
+        raise UnsupportedEvent(f"transaction payload of {declared} bytes; payload_bytes_max is {payload_bytes_max}")
+    stream = _payload_stream(payload)
+    count = 0
+    while piece := _read_payload(stream, piece_bytes):
+        count += len(piece)
+        if count > payload_bytes_max:
+            raise UnsupportedEvent(f"transaction payload grows past payload_bytes_max, {payload_bytes_max} bytes")
+        yield piece
+    if declared is not None and count != declared:
+        raise MalformedEvent(f"transaction payload: {declared} bytes declared, {count} found")
+
+
 def _payload_stream(payload: TransactionPayload) -> BinaryIO:
     source = pa.BufferReader(pa.py_buffer(payload.payload))
     if payload.compression == _PAYLOAD_PLAIN:

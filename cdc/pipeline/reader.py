@@ -107,37 +107,33 @@ class Reader(Output):
         assembler = self._make_assembler(self)
         heard_at = held_since = self._clock.monotonic()
         was_holding = False
-        events = received = 0
-        try:
-            while not self._is_stopping.is_set():
-                content = self._stream.read(_HELD_WAIT_SECONDS if assembler.has_rows else _IDLE_WAIT_SECONDS)
-                now = self._clock.monotonic()
-                if content is not None:
-                    self._hooks("after_fetch")
-                    heard_at = now
-                    events += 1
-                    received += len(content)
-                    if assembler.feed(content):
+        counted = 0
+        while not self._is_stopping.is_set():
+            received = self._stream.fill(_HELD_WAIT_SECONDS if assembler.has_rows else _IDLE_WAIT_SECONDS)
+            now = self._clock.monotonic()
+            if received:
+                self._hooks("after_fetch")
+                heard_at = now
+                try:
+                    if self._stream.deliver(assembler):
                         return
-                if events >= 256 or (events and content is None):
-                    self._on_received(events, received)
-                    events = received = 0
-                if content is None and now - heard_at > self._silence_seconds_max:
-                    raise SourceUnavailable(
-                        f"the source has sent nothing, not even a heartbeat, for {now - heard_at:.0f} s",
-                        hint="the connection is half open or the server hangs; the stream is opened again",
-                    )
-                if not assembler.has_transactions:
-                    was_holding = False
-                    continue
-                if not was_holding:
-                    was_holding, held_since = True, now
-                age = now - held_since
-                is_idle = content is None or not self._stream.has_event()
-                due = assembler.has_rows and (age >= self._age_seconds_max or (is_idle and self._channel.is_hungry))
-                if due or (not assembler.has_rows and age >= _EMPTY_RUN_SECONDS):
-                    assembler.flush()
-                    was_holding = False
-        finally:
-            self._on_received(events, received)
+                finally:
+                    self._on_received(assembler.event_count - counted, received)
+                    counted = assembler.event_count
+            elif now - heard_at > self._silence_seconds_max:
+                raise SourceUnavailable(
+                    f"the source has sent nothing, not even a heartbeat, for {now - heard_at:.0f} s",
+                    hint="the connection is half open or the server hangs; the stream is opened again",
+                )
+            if not assembler.has_transactions:
+                was_holding = False
+                continue
+            if not was_holding:
+                was_holding, held_since = True, now
+            age = now - held_since
+            # All that was received has been taken in: who waits for rows gets what there is.
+            due = assembler.has_rows and (age >= self._age_seconds_max or self._channel.is_hungry)
+            if due or (not assembler.has_rows and age >= _EMPTY_RUN_SECONDS):
+                assembler.flush()
+                was_holding = False
         raise Stopping("the reader was told to stop")

@@ -3,6 +3,9 @@
 Bytes in, values out through an `Output`; no socket, no SQL, no clock. Every event of the stream passes here and is
 either understood, known to carry nothing, or an error: there is no default branch that goes on.
 
+The events that plain transactions are made of are taken in by the compiled `Scanner`, which also holds the state of the
+open group and of the run. Whatever it leaves, and everything when it is told to leave all, comes to the handlers here.
+
 A *group* is what the server writes as a unit: GTID, BEGIN, rows, XID; or GTID and one statement. Only group ends are
 positions to resume from. Positions are counted in 64 bits from event lengths and corrected by the header's 32-bit
 `log_pos` where it is sent (MariaDB 11.4 and later send 0 inside groups; files may pass 4 GiB).
@@ -14,17 +17,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from cdc.binlog.constants import EventType, MariadbGtidExtraFlag
+from cdc.binlog.constants import EVENT_HEADER_BYTES, ChecksumAlgorithm, EventType, MariadbGtidExtraFlag
 from cdc.binlog.events import (
     EventClass,
     Gtid,
     MariadbGtid,
     Query,
     classify,
+    inflated_payload,
     parse_gtid,
     parse_heartbeat,
     parse_incident,
@@ -34,12 +38,12 @@ from cdc.binlog.events import (
     parse_rows,
     parse_transaction_payload,
     parse_xa_prepare,
-    payload_events,
 )
-from cdc.binlog.framing import Event, EventFramer
-from cdc.binlog.layout import LayoutMismatch, RowLayout, build_layout
-from cdc.binlog.rows import ImageBuffer
-from cdc.binlog.table_map import parse_table_map
+from cdc.binlog.framing import Event, EventFramer, parse_header
+from cdc.binlog.kernel.rows import ImageBuffer
+from cdc.binlog.kernel.scan import EVENT, EVENTS, ODD, PACKETS, PART, PAYLOAD, RUN, Scanner
+from cdc.binlog.layout import LayoutMismatch, build_layout
+from cdc.binlog.table_map import TableMap, parse_table_map
 from cdc.errors import CdcError, Incident, MalformedEvent, ProtocolError, UnsupportedData, UnsupportedEvent
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import (
@@ -56,13 +60,14 @@ from cdc.model import (
 )
 from cdc.schema.statements import Statement, StatementKind, classify_statement
 
-__all__ = ["Assembler", "Capture", "CapturedTable", "Output", "RunLimits"]
+__all__ = ["EVENTS", "PACKETS", "Assembler", "Capture", "CapturedTable", "DefiningCapture", "Output", "RunLimits"]
 
 _SQL_MODE_ANSI_QUOTES = 0x4
 _SQL_MODE_NO_BACKSLASH_ESCAPES = 0x100000
 # Rows events of this table id carry no rows: the server closes a statement with it.
 _DUMMY_TABLE_ID = 0xFFFFFF
 _U32 = 1 << 32
+_NO_SLOT = -1
 # How much of a statement an error shows.
 _STATEMENT_SHOWN_CHARS = 160
 
@@ -73,8 +78,11 @@ class RunLimits:
 
     rows_max: int = 10_000
     bytes_max: int = 8 << 20
+    """Of decoded rows. An open transaction of this size is handed over in parts, too."""
     part_rows_max: int = 40_000
     """How many images of one open transaction are held before they are handed over as a part of it."""
+    transactions_max: int = 65_536
+    """Transactions without captured rows fill a run as well."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +116,14 @@ class Capture(Protocol):
         """The captured tables of a database."""
 
 
+@runtime_checkable
+class DefiningCapture(Capture, Protocol):
+    """One that can make a definition out of what the stream itself says of a table."""
+
+    def define(self, table_map: TableMap) -> CapturedTable | None:
+        """The table of a map for which `find` gave None; None when its rows are not wanted."""
+
+
 class Output(Protocol):
     """Where the results go."""
 
@@ -125,29 +141,13 @@ class Output(Protocol):
 
 
 @dataclass(slots=True)
-class _Group:
-    """The group that is open."""
+class _Table:
+    """A captured table of this stream. `described_by`: its table map behind the id; `slot`: its place in the scanner."""
 
-    start: FilePos | None
-    gtid: Gtid | MariadbGtid | None
-    commit_us: int
-    is_standalone: bool = False
-    is_begun: bool = False
-    has_rows: bool = False
-    has_covered_rows: bool = False
-    saw_barrier: bool = False
-
-
-class _MappedTable:
-    """What a table id stands for until its statement ends. `is_covered`: captured, and its load is newer."""
-
-    __slots__ = ("body", "buffer", "is_covered", "name")
-
-    def __init__(self, name: TableName, body: bytes, buffer: ImageBuffer | None, *, is_covered: bool = False) -> None:
-        self.name = name
-        self.body = body
-        self.buffer = buffer
-        self.is_covered = is_covered
+    described_by: bytes
+    definition: TableDefinition
+    buffer: ImageBuffer
+    slot: int
 
 
 class Assembler:
@@ -165,34 +165,43 @@ class Assembler:
         output: Output,
         limits: RunLimits,
         idle_xids: set[str] | None = None,
+        needs_all_columns: bool = True,
+        is_fast: bool = True,
     ) -> None:
-        """`idle_xids`: XA transactions known to be prepared without rows of captured tables; kept up to date here."""
-        self.position = start
-        """The end of the last whole group."""
-        self._at: FilePos | None = start.file
+        """
+        Args:
+            idle_xids: XA transactions known to be prepared without rows of captured tables; kept up to date here.
+            needs_all_columns: refuse row images that lack columns (binlog_row_image MINIMAL and NOBLOB).
+            is_fast: off, every event goes through the handlers here, at their pace; the result is the same.
+        """
+        self._position = start
+        self._file = (start.file.number, start.file.file) if start.file else None
         self._skip_until = start.file if start.gtid is None and start.file and start.file.pos >= _U32 else None
         self._flavor = flavor
         self._version = server_version
         self._lower_case_names = lower_case_names
         self._capture = capture
         self._output = output
-        self._limits = limits
+        self._needs_all_columns = needs_all_columns
+        self._is_fast = is_fast
         self._framer = EventFramer(initial_checksum=checksum_negotiated)
-        self._group: _Group | None = None
-        self._maps: dict[int, _MappedTable] = {}
-        self._layouts: dict[TableName, tuple[bytes, TableDefinition, RowLayout]] = {}
+        self._tables: dict[TableName, _Table] = {}
+        self._by_slot: dict[int, _Table] = {}
         self._idle_xids = idle_xids if idle_xids is not None else set()
-        # The run being put together: buffers by table, batches already closed, ends of whole transactions.
-        self._buffers: dict[TableName, ImageBuffer] = {}
-        self._marks: dict[TableName, int] = {}
+        scan = self._scan = Scanner(is_mariadb=flavor == "mariadb")
+        scan.at = start.file.pos if start.file else 0
+        scan.rows_max = limits.rows_max
+        scan.bytes_max = scan.part_bytes_max = limits.bytes_max
+        scan.part_rows_max = limits.part_rows_max
+        scan.transactions_max = limits.transactions_max
+        # Batches that a change of layout, or a hand-over in the middle of a transaction, has closed.
         self._closed: list[RowBatch] = []
         self._open: list[RowBatch] = []
-        self._commit_times: list[int] = []
-        self._ends: list[tuple[int, str, int]] = []
-        self._row_count = 0
-        self._byte_count = 0
-        self._open_bytes = 0
         self._part_number = 0
+        self._slow_event_count = 0
+        self._is_odd = False
+        self.saw_barrier = False
+        """Was a barrier handed over? Feed no more then: what follows needs other definitions."""
         self._handlers: dict[EventClass, Callable[[Event], None]] = {
             EventClass.FORMAT: self._on_format,
             EventClass.ROTATE: self._on_rotate,
@@ -216,90 +225,206 @@ class Assembler:
     @property
     def has_rows(self) -> bool:
         """Are there rows of whole transactions that have not been handed over?"""
-        return self._row_count > 0
+        return self._scan.run_rows > 0
 
     @property
     def has_transactions(self) -> bool:
         """Have transactions ended that have not been handed over (with rows or without)?"""
-        return bool(self._commit_times)
+        return self._scan.transaction_count > 0
+
+    @property
+    def event_count(self) -> int:
+        """How many events have been taken in; a compressed transaction counts as one and its events."""
+        return self._scan.event_count + self._slow_event_count
+
+    @property
+    def file_pos(self) -> FilePos | None:
+        """The end of the last event."""
+        return None if self._file is None else FilePos(self._file[0], self._scan.at, self._file[1])
+
+    @property
+    def position(self) -> SourcePosition:
+        """The end of the last whole group."""
+        scan = self._scan
+        if scan.has_uncounted:
+            before = self._position
+            file = None if self._file is None else FilePos(self._file[0], scan.last_end, self._file[1])
+            self._position = SourcePosition(before.server, file, self._with_ended(before.gtid))
+        return self._position
+
+    def consume(self, window: memoryview | bytes, framing: int = PACKETS) -> int:
+        """Take in the events that are whole in `window`; returns how many of its bytes they were.
+
+        Stops behind the event of a barrier (`saw_barrier`), and before what is no event: a packet of another kind or
+        the first of an event's several (PACKETS), an event of an impossible size (EVENTS, `is_odd`).
+
+        Raises ProtocolError, ResyncRequired, UnsupportedData; with the position of the event.
+        """
+        scan = self._scan
+        done = 0
+        self._is_odd = False
+        while not self.saw_barrier:
+            code = scan.scan(window, done, framing)
+            done = scan.consumed
+            if code == EVENT:
+                self._take(bytes(window[scan.event_start : scan.event_end]), is_inner=framing == PAYLOAD)
+            elif code == RUN:
+                self._hand_over()
+            elif code == PART:
+                self._hand_over_part()
+            else:
+                self._is_odd = code == ODD
+                break
+        return done
+
+    @property
+    def is_odd(self) -> bool:
+        """Did `consume` stop before something that is no event, rather than for want of bytes?"""
+        return self._is_odd
 
     def feed(self, content: bytes) -> bool:
         """Take in one event, from its header on. True when a barrier was handed over: feed no more.
 
-        Raises ProtocolError, ResyncRequired, UnsupportedData; with the position of the event.
+        Raises as `consume`.
         """
-        try:
-            event = self._framer.frame(content)
-            self._advance(event)
-            if self._is_before_start(event):
-                return False
-            self._handlers[classify(event.header.event_type, event.header.flags)](event)
-        except CdcError as error:
-            if error.position is None:
-                error.position = f"{self.position} (event before {self._at})"
-            if isinstance(error, ProtocolError) and not error.frame:
-                error.frame = content[: 1 << 20]
-            raise
-        return self._group.saw_barrier if self._group else False
+        size = len(content)
+        is_framed = size >= EVENT_HEADER_BYTES and int.from_bytes(content[9:13], "little") == size
+        if not is_framed or self.consume(content, EVENTS) != size:
+            self._take(content, is_inner=False)
+        return self.saw_barrier
 
     def flush(self) -> None:
         """Hand over the whole transactions that have been read."""
-        if self._commit_times and self._part_number == 0:
+        if self._scan.transaction_count and self._part_number == 0:
             self._hand_over()
+
+    # ------------------------------------------------------------ event by event
+
+    def _take(self, content: bytes, *, is_inner: bool) -> None:
+        """One event that the scanner leaves to us. `is_inner`: it stood in a compressed transaction."""
+        try:
+            if is_inner:
+                # without a checksum, at the position of the event that it came in
+                event = Event(parse_header(content), content[EVENT_HEADER_BYTES:])
+                if event.header.event_type == EventType.TRANSACTION_PAYLOAD:
+                    raise MalformedEvent("transaction payload holds a transaction payload")
+            else:
+                event = self._framer.frame(content)
+                self._advance(event)
+            self._slow_event_count += 1
+            if not self._is_before_start(event):
+                self._handlers[classify(event.header.event_type, event.header.flags)](event)
+        except CdcError as error:
+            if error.position is None:
+                error.position = f"{self.position} (event before {self.file_pos})"
+            if isinstance(error, ProtocolError) and not error.frame:
+                error.frame = content[: 1 << 20]
+            raise
+        self._settle()
+
+    def _settle(self) -> None:
+        """Tell the scanner what it may take in without us from here on."""
+        format_ = self._framer.format
+        scan = self._scan
+        scan.has_slow_end = bool(self._part_number or self._open)
+        scan.is_fast = self._is_fast and format_ is not None and self._file is not None and self._skip_until is None
+        scan.has_checksum = format_ is not None and format_.checksum is ChecksumAlgorithm.CRC32
 
     # ------------------------------------------------------------ positions
 
     def _advance(self, event: Event) -> None:
         header = event.header
         kind = header.event_type
-        if self._at is None or header.is_artificial or kind in (EventType.HEARTBEAT, EventType.HEARTBEAT_V2):
+        scan = self._scan
+        if self._file is None or header.is_artificial or kind in (EventType.HEARTBEAT, EventType.HEARTBEAT_V2):
             return
         if kind == EventType.ROTATE and not header.log_pos:
             return
-        if kind == EventType.FORMAT_DESCRIPTION and header.log_pos <= self._at.pos:
+        if kind == EventType.FORMAT_DESCRIPTION and header.log_pos <= scan.at:
             return  # sent again at the beginning of a stream that starts further on in the file
-        expected = self._at.pos + header.event_size
+        expected = scan.at + header.event_size
         if header.log_pos:
+            ahead = (header.log_pos - expected) % _U32
+            if scan.group_is_open and ahead >= _U32 // 2:
+                raise MalformedEvent(
+                    f"{header.type_name} event ends at {header.log_pos}, the one before it in its transaction at "
+                    f"{scan.at}: events out of order",
+                    hint="the binlog is damaged, or a proxy mixes streams; `mysqlbinlog` on the source tells",
+                )
             # The header has 32 bits: the candidate next to where we are, never behind it.
-            expected = (self._at.pos & ~(_U32 - 1)) | header.log_pos
-            if expected < self._at.pos:
+            expected = (scan.at & ~(_U32 - 1)) | header.log_pos
+            if expected < scan.at:
                 expected += _U32
-        self._at = FilePos(self._at.number, expected, self._at.file)
+        scan.at = expected
 
     def _is_before_start(self, event: Event) -> bool:
         """Was it read only because the dump command cannot say a position past 4 GiB? (The start is a group's end.)"""
-        if self._skip_until is None or self._at is None:
+        at = self.file_pos
+        if self._skip_until is None or at is None:
             return False
         kind = classify(event.header.event_type, event.header.flags)
         if kind is EventClass.HEARTBEAT:
-            return self._at < self._skip_until
+            return at < self._skip_until
         if kind in (EventClass.FORMAT, EventClass.ROTATE):
             return False
-        if self._at <= self._skip_until:
+        if at <= self._skip_until:
             return True
         self._skip_until = None
         return False
 
+    def _with_ended(self, gtid: MysqlGtidSet | MariadbGtidList | None) -> MysqlGtidSet | MariadbGtidList | None:
+        """`gtid` and the transactions that ended since it was asked for last."""
+        scan = self._scan
+        ended = scan.take_gtids()
+        if isinstance(gtid, MysqlGtidSet):
+            spans: dict[tuple[str, str], list[tuple[int, int]]] = {}
+            for source, first, last in ended:
+                spans.setdefault(scan.source_key(source), []).append((first, last))
+            return gtid.add_intervals(spans)
+        if isinstance(gtid, MariadbGtidList):
+            for source, _, last in ended:
+                domain, server_id = scan.source_key(source)
+                gtid = gtid.add(domain, server_id, last)
+        return gtid
+
+    def _group_gtid(self) -> Gtid | MariadbGtid | None:
+        """The open group's."""
+        scan = self._scan
+        if not scan.group_is_open:
+            return None
+        if scan.group_gtid is not None:
+            return scan.group_gtid
+        if scan.group_source < 0:
+            return None
+        if self._flavor == "mariadb":
+            domain, server_id = scan.source_key(scan.group_source)
+            return MariadbGtid(domain, server_id, scan.group_number, scan.group_flags)
+        server, tag = scan.source_key(scan.group_source)
+        return Gtid(server, tag, scan.group_number, scan.group_flags)
+
+    def _group_start(self) -> FilePos | None:
+        return None if self._file is None else FilePos(self._file[0], self._scan.group_start, self._file[1])
+
     def _end_position(self) -> SourcePosition:
         """The position after the open group: its file position, and its GTID added."""
-        gtid = self.position.gtid
-        mine = self._group.gtid if self._group else None
+        position = self.position
+        gtid = position.gtid
+        mine = self._group_gtid()
         if isinstance(mine, Gtid) and mine.source is not None and isinstance(gtid, MysqlGtidSet):
             gtid = gtid.add(mine.source, mine.number)
         elif isinstance(mine, MariadbGtid) and isinstance(gtid, MariadbGtidList):
             gtid = gtid.add(mine.domain, mine.server_id, mine.sequence)
-        return SourcePosition(self.position.server, self._at, gtid)
+        return SourcePosition(position.server, self.file_pos, gtid)
 
     def _is_covered(self, upto: SourcePosition | None) -> bool:
         """Does the open group end at or before `upto`? (`upto` is a group boundary.)"""
         if upto is None:
             return False
-        group = self._group
-        gtid = group.gtid if group else None
+        gtid = self._group_gtid()
         if isinstance(upto.gtid, MysqlGtidSet) and isinstance(gtid, Gtid) and gtid.source is not None:
             return upto.gtid.contains(gtid.source, gtid.number)
-        start = group.start if group else self._at
-        if upto.file is not None and upto.server == self.position.server and start is not None:
+        start = self._group_start() if self._scan.group_is_open else self.file_pos
+        if upto.file is not None and upto.server == self._position.server and start is not None:
             return start < upto.file
         if isinstance(upto.gtid, MariadbGtidList) and isinstance(gtid, MariadbGtid):
             known = upto.gtid.positions.get(gtid.domain)
@@ -322,149 +447,151 @@ class Assembler:
 
     def _on_format(self, event: Event) -> None:
         """A file begins (or the sender describes the one it starts in): table ids mean nothing any more."""
-        self._maps.clear()
+        self._scan.forget_maps()
         if event.header.log_pos and not event.header.is_artificial:
             # The server crashed in the middle of a group: it is rolled back there, so it is here.
             self._discard_group()
 
     def _on_rotate(self, event: Event) -> None:
         rotate = parse_rotate(event)
-        self._maps.clear()
+        self._scan.forget_maps()
         try:
-            self._at = FilePos.of(rotate.file, rotate.position)
+            at = FilePos.of(rotate.file, rotate.position)
         except ValueError as error:
             raise MalformedEvent(f"binlog file {rotate.file!r} has no number") from error
-        if not rotate.is_artificial and event.header.timestamp:
+        is_real = not rotate.is_artificial and event.header.timestamp
+        if is_real:
             # A real one is at the end of its file, between groups: the next file's beginning is as good a position.
             self._discard_group()
             self.flush()
-            self.position = SourcePosition(self.position.server, self._at, self.position.gtid)
+        position = self.position  # in the old file
+        self._file = (at.number, at.file)
+        self._scan.at = at.pos
+        if is_real:
+            self._position = SourcePosition(position.server, at, position.gtid)
             self._output.run(self._make_run((), 0))  # so that an idle stream's checkpoint does not stay in an old file
-        elif self.position.file is None and self._group is None:
-            self.position = SourcePosition(self.position.server, self._at, self.position.gtid)
+        elif position.file is None and not self._scan.group_is_open:
+            self._position = SourcePosition(position.server, at, position.gtid)
 
     def _on_gtid(self, event: Event) -> None:
-        if self._group is not None:
+        scan = self._scan
+        if scan.group_is_open:
             raise UnsupportedEvent(
-                f"the transaction that begins at {self._group.start} has no end that is understood",
+                f"the transaction that begins at {self._group_start()} has no end that is understood",
                 hint="report it with the output of `mysqlbinlog` for that position",
             )
         start = self._before(event)
+        timestamp_us = event.header.timestamp * 1_000_000
         if event.header.event_type == EventType.MARIADB_GTID:
             gtid = parse_mariadb_gtid(event)
-            self._group = _Group(start, gtid, event.header.timestamp * 1_000_000, is_standalone=gtid.is_standalone)
-            self._group.is_begun = not gtid.is_standalone
+            scan.begin_group(
+                start=start,
+                commit_us=timestamp_us,
+                gtid=gtid,
+                is_standalone=gtid.is_standalone,
+                is_begun=not gtid.is_standalone,
+            )
             return
         mysql_gtid = parse_gtid(event)
-        commit_us = mysql_gtid.immediate_commit_us or event.header.timestamp * 1_000_000
-        self._group = _Group(start, mysql_gtid, commit_us)
+        scan.begin_group(start=start, commit_us=mysql_gtid.immediate_commit_us or timestamp_us, gtid=mysql_gtid)
 
-    def _before(self, event: Event) -> FilePos | None:
-        """Where this event begins."""
-        if self._at is None:
-            return None
-        return FilePos(self._at.number, self._at.pos - event.header.event_size, self._at.file)
+    def _before(self, event: Event) -> int:
+        """Where this event begins in its file."""
+        return max(0, self._scan.at - event.header.event_size)
 
-    def _need_group(self, event: Event) -> _Group:
-        if self._group is None:  # servers without GTID events: the statement itself opens the group
-            self._group = _Group(self._before(event), None, event.header.timestamp * 1_000_000)
-        return self._group
+    def _need_group(self, event: Event) -> None:
+        """Servers without GTID events: the statement itself opens the group."""
+        if not self._scan.group_is_open:
+            self._scan.begin_group(start=self._before(event), commit_us=event.header.timestamp * 1_000_000, gtid=None)
 
     def _on_commit(self, _event: Event) -> None:
-        if self._group is None:
+        if not self._scan.group_is_open:
             raise MalformedEvent("a commit without a transaction")
         self._finish_group()
 
     def _finish_group(self) -> None:
         """The open group is whole: its rows count."""
-        group = self._group
-        assert group is not None
-        self.position = self._end_position()
-        self._ends.append((self._at.pos if self._at else 0, *_gtid_parts(group.gtid)))
-        if self._part_number:
-            self._commit_times.append(group.commit_us)
-            self._group = None
-            self._maps.clear()
-            self._hand_over_last_part()
-            return
-        self._commit_times.append(group.commit_us)
+        is_full = self._scan.end_group()
         self._closed.extend(self._open)
         self._open.clear()
-        for table, buffer in self._buffers.items():
-            self._marks[table] = buffer.image_count
-        self._row_count = sum(b.row_count for b in self._closed) + sum(self._marks.values())
-        self._byte_count += self._open_bytes
-        self._open_bytes = 0
-        self._group = None
-        self._maps.clear()
-        if self._row_count >= self._limits.rows_max or self._byte_count >= self._limits.bytes_max:
+        if self._part_number:
+            self._hand_over_last_part()
+        elif is_full:
             self._hand_over()
 
     def _discard_group(self) -> None:
         """Drop the rows of the open group: it was never committed."""
-        group, self._group = self._group, None
-        if group is None or not group.has_rows:
+        scan = self._scan
+        had_rows = scan.group_is_open and scan.group_has_rows
+        scan.close_group()
+        if not had_rows:
             return
+        self._open.clear()
         if self._part_number:
             self._part_number = 0
             self._output.abandon()
-        complete, _ = self._take_buffers()
-        self._closed.extend(complete)
-        self._open.clear()
-        self._open_bytes = 0
 
     # ------------------------------------------------------------ statements
 
     def _on_query(self, event: Event) -> None:
         query = parse_query(event)
-        group = self._need_group(event)
+        self._need_group(event)
         text = query.statement
-        if text == "BEGIN":
-            group.is_begun = True
+        if text in ("BEGIN", "COMMIT"):
+            if event.header.event_type == EventType.QUERY:
+                # From the database's length on: the scanner may take the next one that begins like this for read.
+                self._scan.remember_beginning(bytes(event.body[8 : -len(query.statement_bytes)]))
+            if text == "BEGIN":
+                self._scan.group_is_begun = True
+            else:
+                self._finish_group()
             return
-        if text == "COMMIT":
-            self._finish_group()
-            return
-        self._on_statement(group, query, _classified(query))
+        self._on_statement(query, _classified(query))
 
-    def _on_statement(self, group: _Group, query: Query, statement: Statement) -> None:
+    def _on_statement(self, query: Query, statement: Statement) -> None:
         kind = statement.kind
+        scan = self._scan
         if kind is StatementKind.BEGIN:
-            group.is_begun = True
+            scan.group_is_begun = True
         elif kind is StatementKind.COMMIT:
             self._finish_group()
         elif kind is StatementKind.ROLLBACK:
-            self._on_rollback(group)
+            self._on_rollback()
         elif kind in (StatementKind.SAVEPOINT, StatementKind.XA_END):
             pass
         elif kind is StatementKind.ROLLBACK_TO:
-            if group.has_rows:
+            if scan.group_has_rows:
                 raise UnsupportedEvent(
                     "ROLLBACK TO SAVEPOINT inside a transaction with rows of captured tables "
                     "(it mixes tables with and without transactions)",
                     hint="use InnoDB for every table of such transactions; then load the tables again",
                 )
         elif kind is StatementKind.XA_START:
-            group.is_begun = True
+            scan.group_is_begun = True
         elif kind in (StatementKind.XA_COMMIT, StatementKind.XA_ROLLBACK):
             self._on_xa_end(query, kind)
         elif kind in (StatementKind.DDL, StatementKind.DATABASE):
-            self._on_ddl(group, query, statement)
+            self._on_ddl(query, statement)
         elif kind is StatementKind.HARMLESS:
-            self._end_if_single(group)
+            self._end_if_single()
         else:
-            self._on_other_statement(group, query, statement)
+            self._on_other_statement(query, statement)
 
-    def _end_if_single(self, group: _Group) -> None:
+    def _end_if_single(self) -> None:
         """A statement that stands for itself is its group's end; one inside BEGIN … COMMIT is not."""
-        if not group.is_begun:
+        if not self._scan.group_is_begun:
             self._finish_group()
 
-    def _on_rollback(self, group: _Group) -> None:
+    def _on_rollback(self) -> None:
         """The group is rolled back. Rows of tables without transactions stay, as they do at the source."""
-        if group.has_rows:
+        scan = self._scan
+        if scan.group_has_rows:
             tables = {batch.definition.name for batch in self._open}
-            tables |= {t for t, buffer in self._buffers.items() if buffer.image_count > self._marks.get(t, 0)}
+            tables |= {
+                buffer.layout.definition.name
+                for _, buffer in scan.run_slots()
+                if buffer.image_count > buffer.whole_count
+            }
             engines = {found.definition.engine for table in tables if (found := self._capture.find(table))}
             if {engine.lower() for engine in engines} - {"innodb", "rocksdb", "ndbcluster"}:
                 names = ", ".join(sorted(engines))
@@ -476,18 +603,20 @@ class Assembler:
         self._finish_group()
 
     def _discard_group_rows(self) -> None:
-        group = self._group
-        self._discard_group()
-        self._group = group
-        if group is not None:
-            group.has_rows = False
+        """The open group goes on without the rows that it has had so far."""
+        self._scan.drop_open_images()
+        self._open.clear()
+        if self._part_number:
+            self._part_number = 0
+            self._output.abandon()
 
-    def _on_ddl(self, group: _Group, query: Query, statement: Statement) -> None:
-        extra = group.gtid.extra_flags if isinstance(group.gtid, MariadbGtid) else 0
+    def _on_ddl(self, query: Query, statement: Statement) -> None:
+        gtid = self._group_gtid()
+        extra = gtid.extra_flags if isinstance(gtid, MariadbGtid) else 0
         if extra & (MariadbGtidExtraFlag.START_ALTER | MariadbGtidExtraFlag.ROLLBACK_ALTER):
             # Two phases: what START announces, COMMIT does. A statement that failed with an error code is taken as
             # one that was done: a DROP of several tables may have dropped some.
-            self._end_if_single(group)
+            self._end_if_single()
             return
         if statement.kind is StatementKind.DATABASE:
             touched = self._capture.in_database(self._case(statement.database))
@@ -497,7 +626,7 @@ class Assembler:
             touched = [t for t in names if self._is_touched(t)]
             gone = {TableName(self._case(t.database), self._case(t.table)) for t in statement.dropped}
             dropped = frozenset(t for t in touched if t in gone)
-        self._end_or_barrier(group, touched, dropped, query.statement)
+        self._end_or_barrier(touched, dropped, query.statement)
 
     def _case(self, name: str) -> str:
         return name.lower() if self._lower_case_names else name
@@ -512,20 +641,17 @@ class Assembler:
         """Must the table be loaded before its rows can be applied? (Rows of one that is gone since never are.)"""
         return self._capture.is_unknown(table) and not self._is_covered(self._capture.absent_at(table))
 
-    def _end_or_barrier(
-        self, group: _Group, touched: list[TableName], dropped: frozenset[TableName], statement: str
-    ) -> None:
+    def _end_or_barrier(self, touched: list[TableName], dropped: frozenset[TableName], statement: str) -> None:
         if not touched:
-            self._end_if_single(group)
+            self._end_if_single()
             return
-        self._barrier(touched, dropped, statement, group.commit_us, is_over=not group.is_begun)
+        self._barrier(touched, dropped, statement, is_over=not self._scan.group_is_begun)
 
     def _barrier(
         self,
         touched: list[TableName],
         dropped: frozenset[TableName],
         statement: str,
-        commit_us: int,
         *,
         is_over: bool = False,
     ) -> None:
@@ -535,16 +661,17 @@ class Assembler:
         the change means is recorded in the transaction that moves the checkpoint there. In the middle of a group the
         end is before the group, which comes again after the change.
         """
+        scan = self._scan
+        commit_us = scan.group_commit_us
         if self._part_number == 0:
-            if self._group is not None and self._group.has_rows:
+            if scan.group_is_open and scan.group_has_rows:
                 self._discard_group_rows()
             self.flush()
-        if is_over:
-            self.position = self._end_position()
-        self._output.change(SchemaChange(tuple(touched), self.position, statement, commit_us, dropped))
-        self._group = _Group(None, None, 0, saw_barrier=True)
+        end = self._end_position() if is_over else self.position
+        self._output.change(SchemaChange(tuple(touched), end, statement, commit_us, dropped))
+        self.saw_barrier = True
 
-    def _on_other_statement(self, group: _Group, query: Query, statement: Statement) -> None:
+    def _on_other_statement(self, query: Query, statement: Statement) -> None:
         """Rows changed by statement, or a statement that is not understood: only harmless when no captured table is
         named in it."""
         shown = " ".join(query.statement.split())[:_STATEMENT_SHOWN_CHARS]
@@ -567,11 +694,11 @@ class Assembler:
                 f"a statement that names {tables} is not understood: {shown}",
                 hint="report it; `cdc checkpoint reset` and `cdc run` load the tables anew",
             )
-        self._end_if_single(group)
+        self._end_if_single()
 
     def _on_statement_data(self, event: Event) -> None:
         """Variables and file blocks of a statement: the statement itself follows, and is judged by its text."""
-        group = self._need_group(event)
+        self._need_group(event)
         if event.header.event_type == EventType.EXECUTE_LOAD_QUERY:
             # A QUERY event with 13 more bytes (file id, two offsets, duplicate handling) after its fixed part.
             body = bytes(event.body)
@@ -579,7 +706,7 @@ class Assembler:
                 raise MalformedEvent("EXECUTE_LOAD_QUERY event ends inside its fixed part")
             header = replace(event.header, event_type=EventType.QUERY)
             query = parse_query(Event(header, body[:13] + body[26:]))
-            self._on_other_statement(group, query, _classified(query))
+            self._on_other_statement(query, _classified(query))
 
     def _on_incident(self, event: Event) -> None:
         notice = parse_incident(event)
@@ -593,12 +720,12 @@ class Assembler:
 
     def _on_xa_prepare(self, event: Event) -> None:
         prepared = parse_xa_prepare(event)
-        group = self._need_group(event)
+        self._need_group(event)
         if prepared.is_one_phase:
             self._finish_group()
             return
         # A load that is newer than the prepare has not seen its rows either: they are not committed yet.
-        if group.has_rows or group.has_covered_rows:
+        if self._scan.group_has_rows or self._scan.group_has_covered_rows:
             raise UnsupportedEvent(
                 f"XA transaction {prepared.xa} with rows of captured tables is prepared: not carried in this version",
                 hint="use plain transactions for captured tables, or XA COMMIT … ONE PHASE; then load them again",
@@ -620,88 +747,113 @@ class Assembler:
     # ------------------------------------------------------------ rows
 
     def _on_payload(self, event: Event) -> None:
-        """A compressed transaction: its events, one by one; their position is the payload's end."""
-        for inner in payload_events(parse_transaction_payload(event)):
-            self._handlers[classify(inner.header.event_type, inner.header.flags)](inner)
-            if self._group is not None and self._group.saw_barrier:
+        """A compressed transaction: its events, as they are inflated; their position is the payload's end."""
+        held = b""
+        wanted = EVENT_HEADER_BYTES
+        for piece in inflated_payload(parse_transaction_payload(event)):
+            held = held + piece if held else piece
+            if len(held) < wanted:
+                continue
+            done = self.consume(held, PAYLOAD)
+            if self.saw_barrier:
                 return
+            held = held[done:]
+            wanted = EVENT_HEADER_BYTES
+            if len(held) >= EVENT_HEADER_BYTES:
+                wanted = parse_header(held).event_size
+            if self._is_odd:
+                raise MalformedEvent(f"transaction payload: an event says {wanted} bytes")
+        if held:
+            raise MalformedEvent(f"transaction payload ends inside an event, {len(held)} bytes of which are there")
 
     def _on_table_map(self, event: Event) -> None:
         body = bytes(event.body)
-        table_id = int.from_bytes(body[:6], "little")
-        group = self._need_group(event)
-        mapped = self._maps.get(table_id)
-        if mapped is not None and mapped.body == body:
+        scan = self._scan
+        self._need_group(event)
+        if scan.find_map(int.from_bytes(body[:6], "little"), body) is not None:
             return
         table_map = parse_table_map(event)
         name = TableName(table_map.database, table_map.table)
         captured = self._capture.find(name)
+        if captured is None and isinstance(self._capture, DefiningCapture):
+            captured = self._capture.define(table_map)
         if captured is None:
             if self._is_new(name):
-                self._barrier([name], frozenset(), "", group.commit_us)
+                self._barrier([name], frozenset(), "")
                 return
-            self._maps[table_id] = _MappedTable(name, body, None)
+            # One that was dropped, or is not known yet, may come to count later in the stream.
+            is_lasting = not self._capture.is_unknown(name)
+            scan.map_table(body, _NO_SLOT, is_covered=False, is_lasting=is_lasting)
             return
         if self._is_covered(captured.loaded_from):
-            self._maps[table_id] = _MappedTable(name, body, None, is_covered=True)
+            scan.map_table(body, _NO_SLOT, is_covered=True, is_lasting=False)
             return
-        known = self._layouts.get(name)
-        if known is None or known[0] != body[6:] or known[1] is not captured.definition:
+        known = self._tables.get(name)
+        if known is None or known.described_by != body[6:] or known.definition is not captured.definition:
             try:
                 layout = build_layout(table_map, captured.definition, flavor=self._flavor, server_version=self._version)
             except LayoutMismatch:
                 if captured.is_ready:
                     raise
                 # Loaded under a definition that is newer than these rows: its DDL is still to come. Load again.
-                self._barrier([name], frozenset(), "", group.commit_us)
+                self._barrier([name], frozenset(), "")
                 return
             self._close_buffer(name)
-            self._layouts[name] = known = (body[6:], captured.definition, layout)
-        buffer = self._buffers.get(name)
-        if buffer is None:
-            buffer = self._buffers[name] = ImageBuffer(known[2])
-        self._maps[table_id] = _MappedTable(name, body, buffer)
+            buffer = ImageBuffer(layout, needs_all_columns=self._needs_all_columns)
+            known = _Table(body[6:], captured.definition, buffer, scan.add_buffer(buffer))
+            self._tables[name] = self._by_slot[known.slot] = known
+        scan.map_table(body, known.slot, is_covered=False, is_lasting=captured.loaded_from is None)
 
     def _on_rows(self, event: Event) -> None:
         rows = parse_rows(event)
+        scan = self._scan
         if rows.table_id == _DUMMY_TABLE_ID:
-            self._maps.clear()
+            scan.end_statement()
             return
-        mapped = self._maps.get(rows.table_id)
+        mapped = scan.find_map(rows.table_id)
         if mapped is None:
             raise MalformedEvent(f"rows of table id {rows.table_id}, which no table map has named")
-        if mapped.buffer is not None:
-            group = self._need_group(event)
-            before = mapped.buffer.byte_count
+        slot, is_covered = mapped
+        if slot != _NO_SLOT:
+            self._need_group(event)
+            buffer = self._by_slot[slot].buffer
+            before = buffer.image_count, buffer.byte_count
             try:
-                mapped.buffer.append(rows, len(self._commit_times))
+                buffer.append(rows, scan.transaction_count)
             except UnsupportedData as error:
                 error.position = error.position or str(self._end_position())
                 raise
-            group.has_rows = True
-            self._open_bytes += mapped.buffer.byte_count - before
-            if self._open_bytes >= self._limits.bytes_max or self._open_rows() >= self._limits.part_rows_max:
+            scan.touch(slot, *before)
+            if rows.is_statement_end:
+                scan.end_statement()
+            if scan.is_part_full:
                 self._hand_over_part()
-        elif mapped.is_covered:
-            self._need_group(event).has_covered_rows = True
+            return
+        if is_covered:
+            self._need_group(event)
+            scan.group_has_covered_rows = True
         if rows.is_statement_end:
-            self._maps.clear()
+            scan.end_statement()
 
     # ------------------------------------------------------------ runs
 
     def _close_buffer(self, table: TableName) -> None:
         """The table's layout changes: what it has buffered becomes batches of its own."""
-        if table in self._buffers:
-            complete, rest = self._split(table, self._buffers.pop(table))
-            self._closed.extend(complete)
-            self._open.extend(rest)
-            self._marks.pop(table, None)
+        known = self._tables.pop(table, None)
+        if known is None:
+            return
+        complete, rest = self._split(known.buffer)
+        self._closed.extend(complete)
+        self._open.extend(rest)
+        self._scan.drop_buffer(known.slot)
+        del self._by_slot[known.slot]
+        self._settle()
 
-    def _split(self, table: TableName, buffer: ImageBuffer) -> tuple[list[RowBatch], list[RowBatch]]:
-        """A buffer's images of whole transactions, and those of the open one."""
+    def _split(self, buffer: ImageBuffer) -> tuple[list[RowBatch], list[RowBatch]]:
+        """A buffer's images of whole transactions, and those of the open one; it is empty then."""
         if not buffer.image_count:
             return [], []
-        mark = self._marks.get(table, 0)
+        mark = buffer.whole_count
         batch = buffer.take()
         if mark >= batch.row_count:
             return [batch], []
@@ -711,101 +863,96 @@ class Assembler:
     def _take_buffers(self) -> tuple[list[RowBatch], list[RowBatch]]:
         complete: list[RowBatch] = []
         rest: list[RowBatch] = []
-        for table, buffer in self._buffers.items():
-            whole, part = self._split(table, buffer)
+        for _, buffer in self._scan.run_slots():
+            whole, part = self._split(buffer)
             complete.extend(whole)
             rest.extend(part)
-        self._buffers.clear()
-        self._marks.clear()
-        for mapped in self._maps.values():  # the maps of the open statement go on with new buffers
-            if mapped.buffer is not None:
-                layout = self._layouts[mapped.name][2]
-                mapped.buffer = self._buffers.setdefault(mapped.name, ImageBuffer(layout))
+        self._scan.reset_slots()
         return complete, rest
 
     def _hand_over(self) -> None:
         """A run of whole transactions; rows of the open one stay."""
+        byte_count = self._scan.run_bytes
         complete, rest = self._take_buffers()
-        batches = (*self._closed, *complete)
-        self._open.extend(rest)
-        self._open = [_at_transaction(batch, 0) for batch in self._open]
-        run = self._make_run(batches, self._byte_count)
-        self._reset_run()
+        run = self._make_run((*self._closed, *complete), byte_count)
+        self._closed = []
+        self._open = [_at_transaction(batch, 0) for batch in (*self._open, *rest)]
+        self._settle()
         self._output.run(run)
-
-    def _open_rows(self) -> int:
-        """Images of the open transaction that have not been handed over."""
-        buffered = sum(buffer.image_count - self._marks.get(table, 0) for table, buffer in self._buffers.items())
-        return buffered + sum(batch.row_count for batch in self._open)
 
     def _hand_over_part(self) -> None:
         """The open transaction is large: first what is whole before it, then what there is of it."""
-        if self._part_number == 0 and self._commit_times:
+        scan = self._scan
+        if self._part_number == 0 and scan.transaction_count:
             self._hand_over()
         complete, rest = self._take_buffers()
-        assert not complete or self._part_number, "whole transactions were handed over above"
+        assert not complete, "whole transactions were handed over above"
         run = TransactionRun(
-            batches=tuple(_at_transaction(batch, 0) for batch in (*self._closed, *complete, *self._open, *rest)),
+            batches=tuple(_at_transaction(batch, 0) for batch in (*self._open, *rest)),
             end=self.position,
             commit_times_us=pa.array([], type=pa.int64()),
-            byte_count=self._open_bytes,
+            byte_count=scan.open_bytes,
             part_number=self._part_number,
             is_last_part=False,
             open_transaction=self._open_transaction(),
         )
-        self._reset_run()
+        scan.forget_open_counts()
         self._open.clear()
-        self._open_bytes = 0
         self._part_number += 1
+        self._settle()
         self._output.run(run)
 
     def _hand_over_last_part(self) -> None:
+        byte_count = self._scan.run_bytes
         complete, rest = self._take_buffers()
-        batches = tuple(_at_transaction(batch, 0) for batch in (*self._closed, *complete, *self._open, *rest))
-        run = self._make_run(batches, self._open_bytes)
-        self._reset_run()
-        self._open.clear()
-        self._open_bytes = 0
+        assert not rest, "the transaction has ended"
+        run = self._make_run(tuple(_at_transaction(batch, 0) for batch in (*self._closed, *complete)), byte_count)
+        self._closed = []
         self._part_number = 0
+        self._settle()
         self._output.run(run)
 
     def _make_run(self, batches: tuple[RowBatch, ...], byte_count: int) -> TransactionRun:
+        """Of the transactions that have ended; the next run begins."""
+        end = self.position
+        scan = self._scan
+        times, offsets, sources, numbers, used, count = scan.take_transactions()
+        separator = "-" if self._flavor == "mariadb" else ":"
         return TransactionRun(
             batches=batches,
-            end=self.position,
-            commit_times_us=pa.array(self._commit_times, type=pa.int64()),
+            end=end,
+            commit_times_us=_array(pa.int64(), count, times),
             byte_count=byte_count,
             part_number=self._part_number,
             is_last_part=True,
-            ends=_transaction_ends(self._ends, self._flavor),
+            ends=TransactionEnds(
+                offset=_array(pa.uint64(), count, offsets),
+                gtid_source=_array(pa.int32(), count, sources),
+                gtid_number=_array(pa.uint64(), count, numbers),
+                sources=tuple(separator.join(str(part) for part in scan.source_key(one) if part != "") for one in used),
+                flavor=self._flavor,
+            ),
         )
 
     def _open_transaction(self) -> OpenTransaction | None:
-        group = self._group
-        if group is None:
+        scan = self._scan
+        if not scan.group_is_open:
             return None
-        gtid = str(group.gtid) if group.gtid and _gtid_parts(group.gtid)[0] else None
-        return OpenTransaction(gtid, group.start, group.commit_us)
-
-    def _reset_run(self) -> None:
-        self._closed = []
-        self._commit_times = []
-        self._ends = []
-        self._row_count = 0
-        self._byte_count = 0
+        gtid = str(self._group_gtid()) if scan.group_source >= 0 else None
+        return OpenTransaction(gtid, self._group_start(), scan.group_commit_us)
 
     # ------------------------------------------------------------ heartbeats
 
     def _on_heartbeat(self, event: Event) -> None:
         heartbeat = parse_heartbeat(event)
-        if self._group is not None:
+        if self._scan.group_is_open:
             return
         try:
             at = FilePos.of(heartbeat.file, heartbeat.position)
         except ValueError as error:
             raise MalformedEvent(f"binlog file {heartbeat.file!r} has no number") from error
-        if self._at is not None and at.number == self._at.number:
-            at = FilePos(at.number, max(at.pos, self._at.pos), at.file)  # v1 has 32 bits only
+        if self._file is not None and at.number == self._file[0]:
+            at = FilePos(at.number, max(at.pos, self._scan.at), at.file)  # v1 has 32 bits only
         self.flush()  # what is held back for a fuller run comes before "all up to here"
         self._output.progress(SourcePosition(self.position.server, at, self.position.gtid))
 
@@ -825,24 +972,8 @@ def _xid_key(text: str) -> str:
     return "".join(text.split()).lower()
 
 
-def _gtid_parts(gtid: Gtid | MariadbGtid | None) -> tuple[str, int]:
-    """What `TransactionEnds` counts it by; ('', 0) where there is none."""
-    if isinstance(gtid, MariadbGtid):
-        return f"{gtid.domain}-{gtid.server_id}", gtid.sequence
-    if gtid is None or gtid.uuid is None:
-        return "", 0
-    return (f"{gtid.uuid}:{gtid.tag}" if gtid.tag else gtid.uuid), gtid.number
-
-
-def _transaction_ends(ends: list[tuple[int, str, int]], flavor: Flavor) -> TransactionEnds:
-    sources = {source: index for index, source in enumerate(dict.fromkeys(s for _, s, _ in ends if s))}
-    return TransactionEnds(
-        offset=pa.array([offset for offset, _, _ in ends], pa.uint64()),
-        gtid_source=pa.array([sources.get(source, -1) for _, source, _ in ends], pa.int32()),
-        gtid_number=pa.array([number for _, _, number in ends], pa.uint64()),
-        sources=tuple(sources),
-        flavor=flavor,
-    )
+def _array(arrow_type: pa.DataType, count: int, block: object) -> pa.Array:
+    return pa.Array.from_buffers(arrow_type, count, [None, pa.py_buffer(block) if count else pa.py_buffer(b"")])
 
 
 def _slice(batch: RowBatch, offset: int, length: int) -> RowBatch:

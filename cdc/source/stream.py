@@ -13,7 +13,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import uuid
-from typing import Any
+from typing import Any, Protocol
 
 import pymysql
 
@@ -22,7 +22,7 @@ from cdc.gtid import MysqlGtidSet
 from cdc.model import Flavor, SourcePosition
 from cdc.source.connection import SourceSettings, check_encryption, ssl_arguments, translate_error
 
-__all__ = ["BinlogStream", "PacketReader"]
+__all__ = ["BinlogStream", "Consumer", "PacketReader"]
 
 _COM_REGISTER_SLAVE = 0x15
 _COM_BINLOG_DUMP = 0x12
@@ -31,51 +31,88 @@ _BINLOG_THROUGH_GTID = 0x04
 _PACKET_MAX = 0xFFFFFF
 # The largest event a server can write is max_allowed_packet's upper limit, 1 GiB, and its header.
 EVENT_BYTES_MAX = (1 << 30) + (1 << 20)
-_RECEIVE_BYTES = 256 * 1024
+# Larger ones bring nothing (measured from 64 KiB on); it is filled up to where less than the minimum is left.
+_BUFFER_BYTES = 512 * 1024
+_RECEIVE_BYTES_MIN = 128 * 1024
 _FIRST_POSITION = 4
 
 
 class PacketReader:
-    """Reads MySQL packets from a connected socket; payloads of 16 MiB and more are put together.
+    """Receives MySQL packets from a connected socket into one buffer, and shows what is in it.
 
-    One buffer, grown as packets need and cut back when they are done.
+    The buffer grows while a packet is larger than it, by what has been received, and is cut back afterwards.
     """
 
     def __init__(self, sock: Any) -> None:
         self._sock = sock
-        self._buffer = bytearray()
+        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
         self._start = 0
+        self._end = 0
         self._timeout: float | None = -1
 
-    def has_packet(self) -> bool:
-        """Is a whole packet buffered already?"""
-        return self._complete_at() is not None
+    @property
+    def window(self) -> memoryview:
+        """What has been received and not been taken; void after the next `fill`."""
+        return self._buffer[self._start : self._end]
 
-    def read(self, timeout_seconds: float) -> bytes | None:
-        """The next payload, or None when none came within the time.
+    def advance(self, count: int) -> None:
+        """`count` bytes of `window` have been taken."""
+        self._start += count
+        assert self._start <= self._end, "no more than there was"
 
-        Raises OSError when the connection is gone, ProtocolError for a payload larger than any event.
+    def fill(self, timeout_seconds: float) -> int:
+        """Receive what is there; how many bytes, 0 when none came within the time.
+
+        Raises OSError when the connection is gone.
         """
-        while (end := self._complete_at()) is None:
-            if self._timeout != timeout_seconds:
-                self._sock.settimeout(timeout_seconds)
-                self._timeout = timeout_seconds
-            try:
-                received = self._sock.recv(_RECEIVE_BYTES)
-            except TimeoutError:
-                return None
-            if not received:
-                raise ConnectionResetError("the source closed the connection")
-            if self._start:
-                del self._buffer[: self._start]
-                self._start = 0
-            self._buffer += received
-        return self._take(end)
+        if self._timeout != timeout_seconds:
+            self._sock.settimeout(timeout_seconds)
+            self._timeout = timeout_seconds
+        self._make_room()
+        try:
+            received: int = self._sock.recv_into(self._buffer[self._end :])
+        except TimeoutError:
+            return 0
+        if not received:
+            raise ConnectionResetError("the source closed the connection")
+        self._end += received
+        return received
+
+    def _make_room(self) -> None:
+        held = self._end - self._start
+        if not held:
+            self._start = self._end = 0
+            if len(self._buffer) > _BUFFER_BYTES:
+                self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        if len(self._buffer) - self._end >= _RECEIVE_BYTES_MIN:
+            return
+        target = self._buffer
+        if held > len(self._buffer) // 2:
+            target = memoryview(bytearray(2 * len(self._buffer)))
+        target[:held] = self._buffer[self._start : self._end]
+        self._buffer, self._start, self._end = target, 0, held
+
+    def packet(self) -> bytes | None:
+        """The payload at the front, put together from its packets and taken; None while it is not whole.
+
+        Raises ProtocolError for one larger than any event.
+        """
+        end = self._complete_at()
+        if end is None:
+            return None
+        parts = []
+        at = self._start
+        while at < end:
+            length = int.from_bytes(self._buffer[at : at + 3], "little")
+            parts.append(bytes(self._buffer[at + 4 : at + 4 + length]))
+            at += 4 + length
+        self._start = end
+        return parts[0] if len(parts) == 1 else b"".join(parts)
 
     def _complete_at(self) -> int | None:
         """Where the payload that begins at `_start` ends, if all of it is there."""
         at, total = self._start, 0
-        while len(self._buffer) - at >= 4:
+        while self._end - at >= 4:
             length = int.from_bytes(self._buffer[at : at + 3], "little")
             total += length
             if total > EVENT_BYTES_MAX:
@@ -84,28 +121,27 @@ class PacketReader:
                     hint="this is no binlog event; check that source.url names a MySQL or MariaDB server",
                 )
             at += 4 + length
-            if len(self._buffer) < at:
+            if self._end < at:
                 return None
             if length < _PACKET_MAX:
                 return at
         return None
 
-    def _take(self, end: int) -> bytes:
-        parts = []
-        at = self._start
-        while at < end:
-            length = int.from_bytes(self._buffer[at : at + 3], "little")
-            parts.append(bytes(self._buffer[at + 4 : at + 4 + length]))
-            at += 4 + length
-        self._start = end
-        if self._start == len(self._buffer):
-            self._buffer.clear()
-            self._start = 0
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+class Consumer(Protocol):
+    """Who takes the events: the assembler."""
+
+    saw_barrier: bool
+
+    def consume(self, window: memoryview) -> int:
+        """Take whole packets of events off the front of `window`; returns their bytes."""
+
+    def feed(self, content: bytes) -> bool:
+        """Take one event that came in several packets. True at a barrier."""
 
 
 class BinlogStream:
-    """One dump session, from a position on. Yields the events' bytes; interprets nothing but OK, ERR and EOF."""
+    """One dump session, from a position on. Hands on the events' bytes; interprets nothing but OK, ERR and EOF."""
 
     def __init__(
         self,
@@ -223,29 +259,38 @@ class BinlogStream:
             _COM_BINLOG_DUMP, struct.pack("<IHI", offset, 0, self.server_id) + file
         )
 
-    def has_event(self) -> bool:
-        """Is a whole event buffered already?"""
-        return self._packets is not None and self._packets.has_packet()
+    def fill(self, timeout_seconds: float) -> int:
+        """Receive what the source has sent; how many bytes, 0 when none came within the time.
 
-    def read(self, timeout_seconds: float) -> bytes | None:
-        """One event's bytes, or None when none came within the time.
-
-        Raises SourceUnavailable when the connection is gone or the server ended the stream, and what error 1236
-        stands for.
+        Raises SourceUnavailable when the connection is gone.
         """
         assert self._packets is not None, "open() first"
         try:
-            payload = self._packets.read(timeout_seconds)
+            return self._packets.fill(timeout_seconds)
         except (OSError, pymysql.err.Error) as error:
             raise SourceUnavailable(
                 f"source {self.settings.address} cut the stream: {error}", hint="see the server's error log"
             ) from error
-        if payload is None:
-            return None
-        marker = payload[:1]
-        if marker == b"\0":
-            return payload[1:]
-        raise self._end_of_stream(payload)
+
+    def deliver(self, consumer: Consumer) -> bool:
+        """Hand over all events that have been received whole. True at a barrier: the consumer takes no more.
+
+        Raises what the consumer raises; SourceUnavailable when the server ended the stream, and what error 1236 stands
+        for.
+        """
+        packets = self._packets
+        assert packets is not None, "open() first"
+        while True:
+            packets.advance(consumer.consume(packets.window))
+            if consumer.saw_barrier:
+                return True
+            payload = packets.packet()
+            if payload is None:
+                return False
+            if payload[:1] != b"\0":
+                raise self._end_of_stream(payload)
+            if consumer.feed(payload[1:]):
+                return True
 
     def _end_of_stream(self, payload: bytes) -> CdcError:
         if payload[:1] == b"\xff":

@@ -24,6 +24,7 @@ from cdc.schema.findings import Finding
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.preflight import Captured, read_source
 from cdc.source.stream import BinlogStream
+from tests.support.collector import Collector, next_event
 from tests.support.databases import unique_name
 from tests.support.deployment import deployment
 
@@ -515,7 +516,7 @@ def test_a_stream_of_our_own_that_no_live_instance_holds_is_a_warning(
     )
     stream.open()
     try:
-        assert stream.read(10) is not None
+        assert next_event(stream, Collector(), 10) is not None
         assert "92001" in one(check(config), "source.replica_ids", "warning").problem
     finally:
         stream.close()

@@ -16,6 +16,7 @@ from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, Flavor, ServerIdentity, SourcePosition
 from cdc.source.connection import SourceSettings
 from cdc.source.stream import BinlogStream
+from tests.support.collector import Collector, next_event
 from tests.support.waiting import wait_until
 
 StartServer = Callable[..., Server]
@@ -45,10 +46,11 @@ def dump(
 def received(stream: BinlogStream) -> list[str]:
     """The GTIDs of all that the server sends, until it has nothing more and says so by a heartbeat."""
     framer = EventFramer(initial_checksum=stream.checksum_negotiated)
+    collector = Collector()
     found: list[str] = []
     last_end = 0
     while True:
-        content = stream.read(30)
+        content = next_event(stream, collector, 30)
         assert content is not None, "no event and no heartbeat for 30 s"
         event = framer.frame(content)
         kind = classify(event.header.event_type, event.header.flags)
@@ -199,17 +201,19 @@ def test_a_second_dump_with_the_same_id_ends_the_first_and_is_not_an_error_itsel
     file, position = server.execute("SHOW BINARY LOG STATUS" if name == "mysql97" else "SHOW MASTER STATUS")[0][:2]
     at = FilePos.of(file, int(position))
 
+    collector = Collector()
+
     def reads(stream: BinlogStream) -> CdcError | bool:
         try:
-            stream.read(1)
+            next_event(stream, collector, 1)
         except CdcError as error:
             return error
         return False
 
     with dump(server, None, at) as first:
-        assert first.read(10) is not None
+        assert next_event(first, Collector(), 10) is not None
         with dump(server, None, at) as second:
-            assert second.read(10) is not None
+            assert next_event(second, Collector(), 10) is not None
             error = wait_until(lambda: reads(first), 20, "the first dump to be ended")
             assert isinstance(error, CdcError)
-            assert second.read(10) is not None
+            assert next_event(second, Collector(), 10) is not None

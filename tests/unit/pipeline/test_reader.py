@@ -14,6 +14,7 @@ from cdc.pipeline.channel import Channel, Failure, Item, Progress
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.reader import Reader
 from cdc.source.assembler import Assembler, CapturedTable, Output, RunLimits
+from cdc.source.stream import Consumer
 from tests.support.waiting import wait_until
 from tests.unit.pipeline.clocks import FakeClock
 from tests.unit.source.streams import A, B, Stream, Tables, at, definition, images
@@ -29,6 +30,7 @@ class Script:
         self.steps = steps
         self.is_open = False
         self.close_count = 0
+        self.received: list[bytes] = []
         self.open_error: BaseException | None = None
 
     def open(self) -> None:
@@ -36,22 +38,27 @@ class Script:
             raise self.open_error
         self.is_open = True
 
-    def has_event(self) -> bool:
-        return bool(self.steps) and isinstance(self.steps[0], bytes)
-
-    def read(self, timeout_seconds: float) -> bytes | None:
+    def fill(self, timeout_seconds: float) -> int:
         if not self.steps:
             self.clock.wait(threading.Event(), timeout_seconds)
-            return None
+            return 0
         step = self.steps.pop(0)
-        if callable(step):
-            step()
-            return None
+        if isinstance(step, bytes):
+            self.received.append(step)
+            return len(step)
         if isinstance(step, BaseException):
             raise step
         if step is None:
             self.clock.wait(threading.Event(), timeout_seconds)
-        return step
+        else:
+            step()
+        return 0
+
+    def deliver(self, consumer: Consumer) -> bool:
+        while self.received:
+            if consumer.feed(self.received.pop(0)):
+                return True
+        return False
 
     def close(self) -> None:
         self.close_count += 1

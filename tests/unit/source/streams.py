@@ -9,7 +9,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from cdc.binlog.constants import EventFlag, EventType
+from cdc.errors import CdcError
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import (
     FilePos,
@@ -262,7 +265,10 @@ class Tables(Capture):
 
 
 class Session:
-    """An assembler, what it is fed, and what came out."""
+    """An assembler, what it is fed, and what came out.
+
+    A second one, which takes every event one by one, is fed the same and must always be where the first one is.
+    """
 
     def __init__(
         self,
@@ -273,30 +279,57 @@ class Session:
         limits: RunLimits | None = None,
         lower_case_names: bool = False,
     ) -> None:
-        self.out = Listener()
         self.tables = tables or Tables([CapturedTable(definition(A)), CapturedTable(definition(B))])
-        self.assembler = Assembler(
-            start=start or at(4),
-            flavor=flavor,
-            server_version=(8, 4, 0) if flavor == "mysql" else (11, 8, 6),
-            checksum_negotiated=True,
-            lower_case_names=lower_case_names,
-            capture=self.tables,
-            output=self.out,
-            limits=limits or RunLimits(),
-        )
+
+        def assembler(output: Listener, *, is_fast: bool) -> Assembler:
+            return Assembler(
+                start=start or at(4),
+                flavor=flavor,
+                server_version=(8, 4, 0) if flavor == "mysql" else (11, 8, 6),
+                checksum_negotiated=True,
+                lower_case_names=lower_case_names,
+                capture=self.tables,
+                output=output,
+                limits=limits or RunLimits(),
+                is_fast=is_fast,
+            )
+
+        self.out = Listener()
+        self.assembler = assembler(self.out, is_fast=True)
+        self.slow_out = Listener()
+        self.slow = assembler(self.slow_out, is_fast=False)
 
     def feed(self, *events: bytes | list[bytes]) -> bool:
         """True when a barrier came; what follows it is not fed."""
         for event in events:
             for content in [event] if isinstance(event, bytes) else event:
-                if self.assembler.feed(content):
+                try:
+                    is_barrier = self.assembler.feed(content)
+                except CdcError as error:
+                    with pytest.raises(type(error)) as slow:
+                        self.slow.feed(content)
+                    assert slow.value.to_dict() == error.to_dict()
+                    raise
+                assert self.slow.feed(content) == is_barrier
+                self._compare()
+                if is_barrier:
                     return True
         return False
 
-    def finish(self) -> list[TransactionRun]:
+    def flush(self) -> None:
         self.assembler.flush()
+        self.slow.flush()
+        self._compare()
+
+    def finish(self) -> list[TransactionRun]:
+        self.flush()
         return self.out.runs
+
+    def _compare(self) -> None:
+        assert self.slow.position == self.assembler.position
+        assert self.slow.file_pos == self.assembler.file_pos
+        assert self.slow.has_rows == self.assembler.has_rows
+        assert self.slow_out.items == self.out.items
 
     @property
     def position(self) -> SourcePosition:

@@ -20,6 +20,7 @@ from cdc.model import FilePos, Flavor, ServerIdentity, SourcePosition
 from cdc.source import stream as stream_module
 from cdc.source.connection import SourceSettings
 from cdc.source.stream import EVENT_BYTES_MAX, BinlogStream, PacketReader
+from tests.support.collector import Collector, next_event
 
 FULL = 0xFFFFFF
 SETTINGS = SourceSettings("db.example", 3306, "repl", "secret", server_id=4242)
@@ -48,18 +49,27 @@ class Chunks:
     def settimeout(self, seconds: float) -> None:
         self.timeouts.append(seconds)
 
-    def recv(self, size: int) -> bytes:
+    def recv_into(self, target: memoryview) -> int:
         if self.pieces:
-            assert len(self.pieces[0]) <= size
-            return self.pieces.pop(0)
+            piece = self.pieces.pop(0)
+            assert 0 < len(piece) <= len(target)
+            target[: len(piece)] = piece
+            return len(piece)
         if self.is_closed:
-            return b""
+            return 0
         raise TimeoutError
+
+
+def read(reader: PacketReader, seconds: float) -> bytes | None:
+    while (payload := reader.packet()) is None:
+        if not reader.fill(seconds):
+            return None
+    return payload
 
 
 def read_all(reader: PacketReader) -> list[bytes]:
     found = []
-    while (payload := reader.read(0.01)) is not None:
+    while (payload := read(reader, 0.01)) is not None:
         found.append(payload)
     return found
 
@@ -83,7 +93,7 @@ def test_a_timeout_in_any_place_loses_nothing(data: st.DataObject) -> None:
     source = Chunks([wire[:cut]] if cut else [])
     reader = PacketReader(source)
     found = read_all(reader)
-    assert reader.read(0.01) is None
+    assert read(reader, 0.01) is None
     source.pieces = [wire[cut:]] if cut < len(wire) else []
     assert found + read_all(reader) == payloads
 
@@ -97,43 +107,56 @@ def test_payloads_around_multiples_of_16_mib_come_whole(size: int) -> None:
         sender = threading.Thread(target=theirs.sendall, args=(packets(payload) + packets(b"next"),))
         sender.start()
         reader = PacketReader(ours)
-        assert reader.read(10) == payload
-        assert reader.read(10) == b"next"
+        assert read(reader, 10) == payload
+        assert read(reader, 10) == b"next"
         sender.join()
-        assert reader.read(0.01) is None
+        assert read(reader, 0.01) is None
 
 
-def test_has_packet_says_whether_a_read_would_wait() -> None:
+def test_the_window_is_what_was_received_and_not_taken() -> None:
     wire = packets(b"one") + packets(b"two") + packets(b"three")[:-1]
-    reader = PacketReader(Chunks([wire]))
-    assert not reader.has_packet()
-    assert reader.read(1) == b"one"
-    assert reader.has_packet()
-    assert reader.read(1) == b"two"
-    assert not reader.has_packet()
+    reader = PacketReader(Chunks([wire, b"e"]))
+    assert not reader.window
+    assert reader.fill(1) == len(wire)
+    assert reader.window == wire
+    reader.advance(7)
+    assert reader.packet() == b"two"
+    assert reader.packet() is None
+    assert reader.fill(1) == 1
+    assert reader.window == packets(b"three")
+
+
+def test_the_buffer_grows_for_a_large_packet_and_is_small_again_afterwards() -> None:
+    payload = bytes(range(256)) * 40_000
+    wire = packets(payload) + packets(b"next")
+    reader = PacketReader(Chunks([wire[n : n + 100_000] for n in range(0, len(wire), 100_000)] + [packets(b"last")]))
+    assert read(reader, 1) == payload
+    assert read(reader, 1) == b"next"
+    assert read(reader, 1) == b"last"
+    assert len(reader._buffer) < len(payload) // 10
 
 
 def test_a_payload_larger_than_any_event_is_refused_before_it_is_received(monkeypatch: pytest.MonkeyPatch) -> None:
     assert EVENT_BYTES_MAX > 1 << 30
     monkeypatch.setattr(stream_module, "EVENT_BYTES_MAX", FULL + 10)
     wire = packets(bytes(FULL + 11))[: FULL + 8]  # the second head is there, its content is not
-    reader = PacketReader(Chunks([wire[n : n + 200_000] for n in range(0, len(wire), 200_000)]))
+    reader = PacketReader(Chunks([wire[n : n + 100_000] for n in range(0, len(wire), 100_000)]))
     with pytest.raises(ProtocolError, match="more than"):
-        reader.read(1)
+        read(reader, 1)
 
 
 @pytest.mark.parametrize("before", [b"", packets(b"abc")[:-1], packets(b"abc")[:2]])
 def test_the_end_of_the_connection_is_an_error_also_inside_a_packet(before: bytes) -> None:
     reader = PacketReader(Chunks([before] if before else [], is_closed=True))
     with pytest.raises(ConnectionResetError):
-        reader.read(1)
+        read(reader, 1)
 
 
 def test_the_sockets_timeout_is_set_only_when_it_changes() -> None:
     source = Chunks([packets(b"a"), packets(b"b"), packets(b"c")])
     reader = PacketReader(source)
     for seconds in (1, 1, 2):
-        reader.read(seconds)
+        read(reader, seconds)
     assert source.timeouts == [1, 2]
 
 
@@ -249,7 +272,20 @@ def test_the_replicas_uuid_is_the_same_at_each_start_and_its_own(monkeypatch: py
 
 def test_events_come_without_the_packets_marker(monkeypatch: pytest.MonkeyPatch) -> None:
     stream = opened(monkeypatch, Raw([b"\0event one", b"\0", b"\0\xff"]), at())
-    assert [stream.read(1), stream.read(1), stream.read(1), stream.read(1)] == [b"event one", b"", b"\xff", None]
+    collector = Collector()
+    assert [next_event(stream, collector, 1) for _ in range(4)] == [b"event one", b"", b"\xff", None]
+
+
+def test_an_event_of_several_packets_is_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    event = bytes(range(256)) * 65536 + b"end"
+    stream = opened(monkeypatch, Raw([]), at())
+    wire = packets(b"\0" + event) + packets(b"\0next")
+    stream._packets = PacketReader(Chunks([wire[n : n + 60_000] for n in range(0, len(wire), 60_000)]))
+    collector = Collector()
+    while not collector.events or collector.events[-1] != b"next":
+        assert stream.fill(1)
+        assert not stream.deliver(collector)
+    assert collector.events == [event, b"next"]
 
 
 def error_packet(number: int, text: str) -> bytes:
@@ -273,15 +309,14 @@ def error_packet(number: int, text: str) -> bytes:
 def test_the_servers_last_words(monkeypatch: pytest.MonkeyPatch, payload: bytes, error: type[CdcError]) -> None:
     stream = opened(monkeypatch, Raw([payload]), at())
     with pytest.raises(error):
-        stream.read(1)
+        next_event(stream, Collector(), 1)
 
 
 def test_a_cut_connection_is_unavailable_and_close_is_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     raw = Raw(is_closed=True)
     stream = opened(monkeypatch, raw, at())
     with pytest.raises(SourceUnavailable, match="cut the stream"):
-        stream.read(1)
+        next_event(stream, Collector(), 1)
     stream.close()
     stream.close()
     assert not raw.is_open
-    assert not stream.has_event()
