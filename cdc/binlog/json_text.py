@@ -12,20 +12,31 @@
 What is in place of a value lies anywhere later in its container, never twice: the bytes of all values together are
 no more than the document. That bounds the work, whatever the offsets say.
 
+A partial update (`binlog_row_value_options=PARTIAL_JSON`) is a number of changes of the document before:
+
+    change     operation[1]: 0 REPLACE, 1 INSERT, 2 REMOVE · path length[lenenc] · path · unless it is REMOVE: value
+               length[lenenc] · value, a document as above
+    path       `$`, then a `.name`, `."a name\\n"` (escaped as in JSON's text), `[3]`, `[last]` or `[last-3]` each step
+
 Source: MySQL sql-common/json_binary.h (format), json_binary.cc, json_dom.cc (wrapper_to_string, double_quote),
-strings/dtoa.cc (my_gcvt); compared with a live server's text (tests/integration/test_binlog_types.py).
+strings/dtoa.cc (my_gcvt); json_diff.cc, json_path.cc (Json_path_leg::to_string). Compared with a live server's text
+(tests/integration/test_binlog_types.py, test_partial_json.py). The compiled twin is kernel/json_text.pyx.
 """
 
 from __future__ import annotations
 
 import base64
+import bisect
+import re
 import struct
+from dataclasses import dataclass
 
 from cdc.binlog.constants import ColumnType
+from cdc.binlog.cursor import Cursor
 from cdc.binlog.decimals import PRECISION_MAX, SCALE_MAX, decimal_reader, decimal_text
 from cdc.errors import MalformedEvent
 
-__all__ = ["NESTING_MAX", "double_text", "json_text"]
+__all__ = ["NESTING_MAX", "apply_json_diffs", "double_text", "json_text"]
 
 # The servers refuse documents nested deeper than 100 (JSON_DOCUMENT_MAX_DEPTH).
 NESTING_MAX = 200
@@ -76,12 +87,58 @@ def json_text(raw: bytes) -> str:
     return "".join(out)
 
 
+def apply_json_diffs(document: bytes, diffs: bytes) -> str:
+    """The text of a JSON column's value after the changes of a partial update: `document` is its value before.
+
+    What is not printed in the end is read only so far as the way to the changes needs it.
+
+    Raises:
+        MalformedEvent: the bytes are no binary JSON or no changes, or a change does not apply to the document: nothing
+            is there, or there is something already where a member is to be inserted.
+        ValueError: a string in what the document is now is no UTF-8.
+    """
+    root: _Value | _Container = _Document(document).root()
+    cursor = Cursor(diffs, "changes of a JSON value")
+    while cursor.left:
+        operation = cursor.uint(1)
+        if operation not in (_REPLACE, _INSERT, _REMOVE):
+            raise cursor.fail(f"operation {operation}")
+        path = cursor.take(cursor.lenenc())
+        value = None
+        if operation != _REMOVE:
+            value = _Document(cursor.take(cursor.lenenc()))
+            if not value.raw:
+                raise cursor.fail("no value")
+        *way, last = _path_legs(path)
+        root = target = _opened(root, path)
+        for leg in way:
+            index = target.find(leg, path)
+            inner = _opened(target.members[index], path)
+            target.members[index] = inner
+            target = inner
+        if value is None:
+            target.remove(last, path)
+        elif operation == _INSERT:
+            target.insert(last, value.root(), path)
+        else:
+            target.members[target.find(last, path)] = value.root()
+    out: list[str] = []
+    _write_changed(out, root, 1)
+    return "".join(out)
+
+
 class _Document:
     """One value being written. `budget` is how many bytes are left to be read: each is read once."""
 
     def __init__(self, raw: bytes) -> None:
         self.raw = raw
         self.budget = len(raw)
+
+    def root(self) -> _Value:
+        """The document as a value; no bytes at all are the JSON null."""
+        if not self.raw:
+            return _Value(self, _LITERAL, 0, 0, b"\0")
+        return _Value(self, self.raw[0], 1, len(self.raw))
 
     def _bad(self, problem: str) -> MalformedEvent:
         return MalformedEvent(f"JSON value of {len(self.raw)} bytes: {problem}")
@@ -124,38 +181,71 @@ class _Document:
     def _write_container(
         self, out: list[str], start: int, end: int, depth: int, *, is_large: bool, is_object: bool
     ) -> None:
-        if depth > NESTING_MAX:
-            raise self._bad(f"nested deeper than {NESTING_MAX}")
-        width = 4 if is_large else 2
-        count = self._uint(start, width, end)
-        size = self._uint(start + width, width, end)
-        # The container's own end: nothing of it lies outside, whatever its offsets say.
-        inner_end = start + size
-        key_at = start + 2 * width
-        value_at = key_at + (width + 2) * count * is_object
-        if inner_end > end or value_at + (1 + width) * count > inner_end:
-            raise self._bad(f"{count} members do not fit into {size} bytes at {start}")
+        self.check_depth(depth)
+        width, count, key_at, value_at, inner_end = self._head(start, end, is_large=is_large, is_object=is_object)
         inline = _INLINE_LARGE if is_large else _INLINE_SMALL
         out.append("{" if is_object else "[")
         for index in range(count):
             if index:
                 out.append(", ")
             if is_object:
-                entry = key_at + index * (width + 2)
-                offset = self._uint(entry, width, inner_end)
-                length = self._uint(entry + width, 2, inner_end)
-                out.append(_quoted(self._take(start + offset, length, inner_end)))
+                out.append(_quoted(self._key(key_at + index * (width + 2), width, start, inner_end)))
                 out.append(": ")
             entry = value_at + index * (1 + width)
             kind = self._uint(entry, 1, inner_end)
             if kind in inline:
-                out.append(self._inlined(kind, self._take(entry + 1, width, inner_end)))
+                out.append(self.inlined(kind, self._take(entry + 1, width, inner_end)))
             else:
                 offset = self._uint(entry + 1, width, inner_end)
                 self.write(out, kind, start + offset, inner_end, depth + 1)
         out.append("}" if is_object else "]")
 
-    def _inlined(self, kind: int, field: bytes) -> str:
+    def check_depth(self, depth: int) -> None:
+        if depth > NESTING_MAX:
+            raise self._bad(f"nested deeper than {NESTING_MAX}")
+
+    def _head(self, start: int, end: int, *, is_large: bool, is_object: bool) -> tuple[int, int, int, int, int]:
+        """Of a container at `start`: width of offsets, count of members, where its entries of keys and those of values
+        begin, and its own end: nothing of it lies outside, whatever its offsets say.
+        """
+        width = 4 if is_large else 2
+        count = self._uint(start, width, end)
+        size = self._uint(start + width, width, end)
+        inner_end = start + size
+        key_at = start + 2 * width
+        value_at = key_at + (width + 2) * count * is_object
+        if inner_end > end or value_at + (1 + width) * count > inner_end:
+            raise self._bad(f"{count} members do not fit into {size} bytes at {start}")
+        return width, count, key_at, value_at, inner_end
+
+    def _key(self, entry: int, width: int, start: int, inner_end: int) -> bytes:
+        offset = self._uint(entry, width, inner_end)
+        length = self._uint(entry + width, 2, inner_end)
+        return self._take(start + offset, length, inner_end)
+
+    def open(self, kind: int, start: int, end: int) -> _Container:
+        """The container of type `kind` that begins at `start`, its members still as bytes."""
+        is_object, is_large = kind in (_SMALL_OBJECT, _LARGE_OBJECT), kind in (_LARGE_OBJECT, _LARGE_ARRAY)
+        width, count, key_at, value_at, inner_end = self._head(start, end, is_large=is_large, is_object=is_object)
+        inline = _INLINE_LARGE if is_large else _INLINE_SMALL
+        names: list[tuple[int, bytes]] = []
+        members: list[_Value | _Container] = []
+        for index in range(count):
+            if is_object:
+                key = self._key(key_at + index * (width + 2), width, start, inner_end)
+                if names and (len(key), key) <= names[-1]:
+                    raise self._bad(f"key {key.hex()} is out of order")
+                names.append((len(key), key))
+            entry = value_at + index * (1 + width)
+            member_kind = self._uint(entry, 1, inner_end)
+            field = self._take(entry + 1, width, inner_end)
+            if member_kind in inline:
+                members.append(_Value(self, member_kind, 0, 0, field))
+            else:
+                members.append(_Value(self, member_kind, start + int.from_bytes(field, "little"), inner_end))
+        return _Container(self, names if is_object else None, members)
+
+    def inlined(self, kind: int, field: bytes) -> str:
         if kind == _LITERAL:
             return self._literal(int.from_bytes(field, "little"))
         size, signed = _INTEGERS[kind]
@@ -207,6 +297,152 @@ class _Document:
             return decimal_text(read(field[2:]), field[1])
         except ValueError as error:
             raise self._bad(str(error)) from None
+
+
+# ---------------------------------------------------------------- partial updates
+
+_REPLACE, _INSERT, _REMOVE = 0, 1, 2
+
+# The server puts names that are no ECMAScript identifiers in quotes. Which of the letters that are not ASCII it takes
+# for letters does not matter here: only ASCII ends a name.
+_LEG = re.compile(
+    rb"\.(?P<name>[A-Za-z_$\x80-\xff][A-Za-z0-9_$\x80-\xff]*)"
+    rb'|\."(?P<quoted>(?:[^"\\\x00-\x1f]|\\(?:["\\bfnrt]|u00[01][0-9a-f]))*)"'
+    rb"|\[(?P<last>last(?P<minus>-)?)?(?P<index>(?(last)(?(minus)[0-9]{1,10})|[0-9]{1,10}))\]"
+)
+_ESCAPE = re.compile(rb"\\(?:([^u])|u(....))")
+_UNESCAPED = {b"b": b"\b", b"t": b"\t", b"n": b"\n", b"f": b"\f", b"r": b"\r"}
+_INDEX_MAX = (1 << 32) - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """A step into an array. `is_from_end`: 0 is the last member."""
+
+    number: int
+    is_from_end: bool
+
+    def of(self, count: int) -> int:
+        """The place that it means in an array of so many members: not in it where there is none."""
+        return count - 1 - self.number if self.is_from_end else self.number
+
+
+_Leg = bytes | _Index
+
+
+def _path_legs(path: bytes) -> list[_Leg]:
+    """The steps of a path, one at least: the server logs the whole document rather than change the root."""
+    legs: list[_Leg] = []
+    at = 1
+    while at < len(path) and (found := _LEG.match(path, at)):
+        at = found.end()
+        if found["name"] is not None:
+            legs.append(found["name"])
+        elif found["quoted"] is not None:
+            legs.append(_ESCAPE.sub(_unescaped, found["quoted"]))
+        else:
+            number = int(found["index"] or b"0")
+            if number > _INDEX_MAX:
+                break
+            legs.append(_Index(number, is_from_end=found["last"] is not None))
+    if not legs or at != len(path) or path[:1] != b"$":
+        raise MalformedEvent(f"path {path!r} in a change of a JSON value")
+    return legs
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    if found[2] is not None:
+        return bytes((int(found[2], 16),))
+    return _UNESCAPED.get(found[1], found[1])
+
+
+@dataclass(slots=True)
+class _Value:
+    """A value where a document has it; `field` is that of its entry, where the value stands in there."""
+
+    document: _Document
+    kind: int
+    start: int
+    end: int
+    field: bytes | None = None
+
+
+class _Container:
+    """A container with its changes. `names` has (length, key) of an object's members: they are kept in that order."""
+
+    def __init__(
+        self, document: _Document, names: list[tuple[int, bytes]] | None, members: list[_Value | _Container]
+    ) -> None:
+        self.document = document
+        self.names = names
+        self.members = members
+
+    def _place(self, leg: _Leg, path: bytes) -> tuple[int, bool]:
+        """Where the member is, or would be; and whether it is there."""
+        if isinstance(leg, _Index):
+            if self.names is not None:
+                raise _does_not_apply(path, "an index into an object")
+            index = leg.of(len(self.members))
+            return min(max(index, 0), len(self.members)), 0 <= index < len(self.members)
+        if self.names is None:
+            raise _does_not_apply(path, "a name in an array")
+        index = bisect.bisect_left(self.names, (len(leg), leg))
+        return index, index < len(self.names) and self.names[index][1] == leg
+
+    def find(self, leg: _Leg, path: bytes) -> int:
+        index, is_there = self._place(leg, path)
+        if not is_there:
+            raise _does_not_apply(path, "it is not there")
+        return index
+
+    def remove(self, leg: _Leg, path: bytes) -> None:
+        index = self.find(leg, path)
+        del self.members[index]
+        if self.names is not None:
+            del self.names[index]
+
+    def insert(self, leg: _Leg, value: _Value, path: bytes) -> None:
+        """Before the member that an index names; what is beyond an end of the array comes to that end."""
+        index, is_there = self._place(leg, path)
+        if isinstance(leg, bytes) and self.names is not None:
+            if is_there:
+                raise _does_not_apply(path, "it is there already")
+            self.names.insert(index, (len(leg), leg))
+        self.members.insert(index, value)
+
+
+def _does_not_apply(path: bytes, problem: str) -> MalformedEvent:
+    return MalformedEvent(f"change of a JSON value at {path!r}: {problem}")
+
+
+def _opened(value: _Value | _Container, path: bytes) -> _Container:
+    if isinstance(value, _Container):
+        return value
+    if value.field is not None or value.kind not in (_SMALL_OBJECT, _LARGE_OBJECT, _SMALL_ARRAY, _LARGE_ARRAY):
+        raise _does_not_apply(path, "not in an object or array")
+    return value.document.open(value.kind, value.start, value.end)
+
+
+def _write_changed(out: list[str], value: _Value | _Container, depth: int) -> None:
+    document = value.document
+    if isinstance(value, _Value):
+        if value.field is not None:
+            out.append(document.inlined(value.kind, value.field))
+        else:
+            document.write(out, value.kind, value.start, value.end, depth)
+        return
+    document.check_depth(depth)
+    out.append("[" if value.names is None else "{")
+    for index, member in enumerate(value.members):
+        if index:
+            out.append(", ")
+        if value.names is not None:
+            out.append(f"{_quoted(value.names[index][1])}: ")
+        _write_changed(out, member, depth + 1)
+    out.append("]" if value.names is None else "}")
+
+
+# ---------------------------------------------------------------- text
 
 
 def _quoted(raw: bytes) -> str:
