@@ -1,10 +1,11 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash sanitize fuzz image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
 DEMO_SECONDS ?= 60
+FUZZ_SECONDS ?= 60
 # further arguments for pytest, as in: make test-unit ARGS="-k gtid -x"
 ARGS ?=
 
@@ -48,6 +49,12 @@ test-integration: setup ## tests on real servers
 
 test-crash: setup ## tests that kill processes and servers at named points
 	$(PY) -m pytest -m crash $(ARGS)
+
+sanitize: setup ## the kernel's tests under AddressSanitizer and UBSan
+	tools/sanitize $(ARGS)
+
+fuzz: setup ## random damage to real events for FUZZ_SECONDS (60) in all; ARGS="json rows" chooses targets
+	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
 image-test: setup ## build the image and run it against real servers
 	deploy/image-test
