@@ -42,6 +42,7 @@ __all__ = ["main"]
 _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parent
 _RUN_SECONDS_MAX = 1800
+_ERROR_CHARS = 200
 _SHARED_MEMORY = Path("/dev/shm")
 _SETTINGS = (
     "version",
@@ -192,7 +193,8 @@ class Runner:
             check=False,
         )
         if done.returncode:
-            raise ArmUnavailable(f"{arm.name} {arm.detail} failed: {(done.stderr or done.stdout).strip()[-500:]}")
+            said = (done.stderr or done.stdout).strip()[:_ERROR_CHARS].replace("\n", " ")
+            raise ArmUnavailable(f"{arm.name} {arm.detail} failed: {said}")
         measured = Measured(**json.loads(cost.read_text()), server_seconds=_cpu_seconds(pid) - before)
         if result.exists():
             measured.result = json.loads(result.read_text())
@@ -468,6 +470,7 @@ def _choose(variants: list[Arm], case: Case, runner: Runner, notes: list[str]) -
         raise ArmUnavailable("; ".join(failures))
     times.sort(key=lambda entry: entry[0])
     notes.append(f"{first.name}: " + ", ".join(f"{arm.detail} {seconds:.2f} s" for seconds, arm in times))
+    notes += failures
     return times[0][1]
 
 

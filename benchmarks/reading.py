@@ -106,9 +106,10 @@ class Counting(_Output):
         self.transactions += run.transaction_count
         for batch in run.batches:
             self.batches += 1
-            self._count(batch)
+            self.add(batch)
 
-    def _count(self, batch: RowBatch) -> None:
+    def add(self, batch: RowBatch) -> None:
+        """Read one batch."""
         summary = self.summary
         for entry in pc.value_counts(batch.operation).to_pylist():
             match entry["values"]:
