@@ -405,7 +405,7 @@ def _lenenc(value: int) -> bytes:
 def _diff_seeds() -> tuple[bytes, ...]:
     """`document · changes`: documents with changes that apply, mostly."""
     rng = random.Random(7)
-    values = [json_bytes(value) for value in (None, 1, "text", [1, "é"], {"a": {"b": [True, -7]}}, 1.5, [[]])]
+    values = [json_bytes(value) for value in _VALUES]
     found = []
     for document in (*_documents(), *map(json_bytes, _DOCUMENTS)):
         word, text = _outcome(lambda: json_twin.json_text(document), _NO_TEXT)  # noqa: B023
@@ -414,14 +414,16 @@ def _diff_seeds() -> tuple[bytes, ...]:
         for _ in range(5 if places else 0):
             changes = b""
             for path, operation in rng.choices(places, k=rng.choice((1, 1, 2, 3))):
-                value: bytes = rng.choice(values) if operation != _REMOVE else b""
                 changes += bytes((operation,)) + _lenenc(len(path.encode())) + path.encode()
-                changes += _lenenc(len(value)) + value if operation != _REMOVE else b""
+                if operation != _REMOVE:
+                    value = rng.choice(values)
+                    changes += _lenenc(len(value)) + value
             found.append(pack([document, changes]))
     return tuple(found)
 
 
 _REPLACE, _INSERT, _REMOVE = 0, 1, 2
+_VALUES: tuple[Any, ...] = (None, 1, "text", [1, "é"], {"a": {"b": [True, -7]}}, 1.5, [[]])
 _DOCUMENTS: tuple[Any, ...] = (
     {"a": 1, "b": [1, 2, {"c": 3}], "a name": {"é": {"deep": [[[1]]]}}, "": 0},
     [[1, 2, 3], {"k": "v" * 300}, [], {}, None],

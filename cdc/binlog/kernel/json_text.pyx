@@ -682,7 +682,6 @@ cdef int _print_member(
 cdef int _print_container(source_t* source, int kind, size_t start, size_t end, int depth, bytes_t* out) noexcept nogil:
     cdef container_t container
     cdef size_t index, key = 0, length = 0
-    cdef uint8_t* to
     if depth > NESTING_MAX or _open_container(source, kind, start, end, &container) < 0:
         return -1
     if bytes_reserve(out, 2) < 0:

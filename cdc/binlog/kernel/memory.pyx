@@ -31,7 +31,7 @@ cdef extern from *:
     #define CDC_SANITIZED 0
     #endif
     """
-    # Then small blocks are as large as asked for and none is kept: the sanitizer sees what is read behind the end, or late.
+    # Then small blocks are as large as asked for and none is kept: the sanitizer sees what is read too far, or late.
     bint SANITIZED "CDC_SANITIZED"
 
 __all__ = ["Block", "drop_kept", "kept_bytes", "live_bytes"]

@@ -2,13 +2,13 @@
 every transaction is made of.
 
 A `Scanner` holds what is known in the middle of a stream: the position, the open group, the tables that its row events
-name, the transactions that ended since the last run. It takes in GTID, BEGIN, COMMIT, table maps that it has seen before,
-row events and XID by itself, with the GIL released: a transaction of these costs no Python. Every other event, and every
-one of these in which anything is unusual or wrong, is left to the caller, event by event (cdc/source/assembler.py): what an
+name, the transactions that ended since the last run. It takes in GTID, BEGIN, COMMIT, table maps that it has seen
+before, row events and XID by itself, with the GIL released: a transaction of these costs no Python. Every other event,
+and every one of these in which anything is unusual or wrong, is left to the caller (cdc/source/assembler.py): what an
 event means and what is wrong with one is said there and in cdc/binlog, once. So the scanner has no error messages, and
 taking events away from it (`is_fast`) changes nothing but the time that they take.
 
-    packet   length[3] · sequence[1] · 0x00 · event; one of length 0xffffff goes on in the next one and is left to the caller
+    packet   length[3] · sequence[1] · 0x00 · event; one of length 0xffffff goes on in the next, and is the caller's
     event    see cdc/binlog/framing.py
 
 Source: as in cdc/binlog/events.py and cdc/source/assembler.py, function by function.
@@ -98,7 +98,7 @@ cdef enum:
     MARIADB_MULTI_ENGINE = 0x1
     MARIADB_THREAD_ID = 0x10
 
-    # Maps kept for table ids seen; above it all are forgotten (a server with more open tables than this only loses time).
+    # Maps kept for table ids seen; above it all are forgotten (with more open tables than this only time is lost).
     MAPS_MAX = 16384
     # Beginnings of BEGIN statements (status variables, database) that have been parsed once.
     BEGINNINGS_MAX = 16
@@ -109,7 +109,7 @@ cdef size_t EVENT_BYTES_MAX = _EVENT_BYTES_MAX
 
 
 cdef struct source_t:
-    # What a GTID's numbers count: MySQL's uuid, or MariaDB's domain[4] server_id[4]; `tag` is an index into Python's list.
+    # What a GTID's numbers count: MySQL's uuid, or MariaDB's domain[4] server_id[4]; `tag` indexes Python's list.
     uint8_t key[16]
     uint32_t tag
 
@@ -310,7 +310,7 @@ cdef class Scanner:
                 return _RUN if code == _RUN else _PART
 
     cdef int _take(self, const uint8_t* event, size_t size, int framing) noexcept nogil:
-        """One event: _TAKEN, _RUN (taken, and the run is full), _PART (stopped inside), _PART_TAKEN, or _EVENT: not ours."""
+        """One event: _TAKEN, _RUN (taken, the run is full), _PART (stopped inside), _PART_TAKEN, _EVENT (not ours)."""
         cdef uint32_t log_pos
         cdef uint64_t expected = self.at
         cdef size_t body_size
@@ -356,7 +356,6 @@ cdef class Scanner:
         self, int kind, const uint8_t* event, size_t size, uint64_t ends_at, size_t event_size
     ) noexcept nogil:
         """As `_take`, but _RUN stands for the end of the group, which is counted once the position is."""
-        cdef const uint8_t* body = event + HEADER_BYTES
         cdef uint64_t starts_at = ends_at - event_size
         if kind == WRITE_ROWS or kind == WRITE_ROWS_V1:
             return self._take_rows(event, size, ROWS_INSERT, kind == WRITE_ROWS, False)
@@ -435,8 +434,8 @@ cdef class Scanner:
         return _TAKEN
 
     cdef int _take_mariadb_gtid(self, const uint8_t* event, size_t size, uint64_t starts_at) noexcept nogil:
-        """`[0:8] sequence · [8:12] domain · [12] flags · …`: cdc/binlog/events.py, parse_mariadb_gtid. XA and two-phase ALTER
-        are the caller's."""
+        """`[0:8] sequence · [8:12] domain · [12] flags · …`: cdc/binlog/events.py, parse_mariadb_gtid. XA and two-phase
+        ALTER are the caller's."""
         cdef const uint8_t* body = event + HEADER_BYTES
         cdef size_t at = 13
         cdef int32_t source
@@ -503,7 +502,7 @@ cdef class Scanner:
         return False
 
     cdef int _end_group(self) noexcept nogil:
-        """The open group is whole: its images count. _RUN when the run is full, else _TAKEN. The caller has reserved room."""
+        """The open group is whole: its images count. _RUN when the run is full, else _TAKEN. There is room reserved."""
         cdef transaction_t* transaction
         cdef slot_t* slot
         cdef int32_t index
@@ -593,7 +592,9 @@ cdef class Scanner:
             images = slot.images
             rows_before = images.row_count
             bytes_before = images.byte_count
-            rows_stop = rows_before + (self.part_rows_max - self.open_rows if self.open_rows < self.part_rows_max else 0)
+            rows_stop = rows_before
+            if self.open_rows < self.part_rows_max:
+                rows_stop += self.part_rows_max - self.open_rows
             bytes_stop = bytes_before + (
                 self.part_bytes_max - self.open_bytes if self.open_bytes < self.part_bytes_max else 0
             )
@@ -649,7 +650,9 @@ cdef class Scanner:
 
     # ------------------------------------------------------------ what the caller does event by event
 
-    def begin_group(self, *, start: int, commit_us: int, gtid, is_standalone: bool = False, is_begun: bool = False) -> None:
+    def begin_group(
+        self, *, start: int, commit_us: int, gtid, is_standalone: bool = False, is_begun: bool = False
+    ) -> None:
         """A group opens. `gtid` is what the caller parsed: `Gtid`, `MariadbGtid`, or None where there is none."""
         cdef uint8_t key[16]
         cdef bytes raw
@@ -844,13 +847,20 @@ cdef class Scanner:
         self._map_count = 0
         self._statement += 1
 
+    def distrust_maps(self) -> None:
+        """Which tables count, or how, has changed: each is the caller's again from its next table map on."""
+        cdef size_t index
+        for index in range(self._map_capacity):
+            self._maps[index].is_lasting = False
+
     def find_map(self, table_id: int, body: bytes | None = None) -> tuple[int, bool] | None:
         """`(slot, is covered)` of a table id in this statement; None when it has not been sent, or not as `body`."""
         cdef map_t* found = self._find_map(table_id)
         if found.body == NULL or found.statement != self._statement:
             return None
-        if body is not None and (found.body_size != len(body) or memcmp(found.body, <char*> body, len(body)) != 0):
-            return None
+        if body is not None:
+            if found.body_size != <size_t> len(body) or memcmp(found.body, <char*> body, len(body)) != 0:
+                return None
         return found.slot, bool(found.is_covered)
 
     def touch(self, int32_t slot, size_t rows_before, size_t bytes_before) -> None:
@@ -937,8 +947,8 @@ cdef class Scanner:
         return (<transaction_t*> self._transactions.data)[self._transaction_count - 1].offset
 
     def take_transactions(self) -> tuple[Block, Block, Block, Block, list[int], int]:
-        """The ended transactions' commit times (int64), offsets (uint64), sources (int32, into the list that follows) and
-        numbers (uint64); which sources these are (for `source_key`); how many. The run starts anew.
+        """The ended transactions' commit times (int64), offsets (uint64), sources (int32, into the list that follows)
+        and numbers (uint64); which sources these are (for `source_key`); how many. The run starts anew.
         """
         cdef bytes_t times, offsets, sources, numbers
         cdef transaction_t* all = <transaction_t*> self._transactions.data
