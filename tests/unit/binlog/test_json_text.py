@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc.binlog.json_text import NESTING_MAX, double_text, json_text
+from cdc.binlog.json_text import NESTING_MAX, apply_json_diffs, double_text, json_text
+from cdc.binlog.kernel import json_text as kernel
 from cdc.errors import MalformedEvent
-from tests.support.binlog_build import json_bytes
+from tests.support.json_build import Change, Large, changes_bytes, json_bytes
 
 SCALARS = st.one_of(
     st.none(),
@@ -218,3 +220,136 @@ def test_any_damage_gives_text_or_a_declared_error(document: Any, data: st.DataO
         json_text(bytes(damaged))
     except (MalformedEvent, ValueError):
         return
+
+
+# ---------------------------------------------------------------- partial updates
+
+BOTH = pytest.mark.parametrize("apply", [apply_json_diffs, kernel.apply_json_diffs], ids=["twin", "kernel"])
+Apply = Callable[[bytes, bytes], str]
+
+
+def change(operation: int, path: str, value: Any = None) -> bytes:
+    """One change with its path as text."""
+    raw = path.encode()
+    assert len(raw) < 251
+    out = bytes((operation, len(raw))) + raw
+    if operation != 2:
+        value_raw = json_bytes(value)
+        assert len(value_raw) < 251
+        out += bytes((len(value_raw),)) + value_raw
+    return out
+
+
+REPLACE, INSERT, REMOVE = 0, 1, 2
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "document, changes, text",
+    [
+        # what MySQL 9.7 logs for JSON_SET, JSON_REPLACE and JSON_REMOVE, and what it selects afterwards
+        ({"a": [1, 2, 3]}, [(REPLACE, "$.a[1]", 7)], '{"a": [1, 7, 3]}'),
+        ({"a": [1, 2, 3]}, [(REPLACE, "$.a[last]", 7)], '{"a": [1, 2, 7]}'),
+        ({"a": [1, 2, 3]}, [(REPLACE, "$.a[last-1]", 8)], '{"a": [1, 8, 3]}'),
+        ({"a": [1, 2, 3]}, [(INSERT, "$.a[last-10]", 8)], '{"a": [8, 1, 2, 3]}'),
+        ({"a": [1, 2, 3]}, [(INSERT, "$.a[3]", 9)], '{"a": [1, 2, 3, 9]}'),
+        ({"a": [1, 2, 3]}, [(INSERT, "$.a[100]", 9)], '{"a": [1, 2, 3, 9]}'),
+        ({"s": 5, "b": 1}, [(REPLACE, "$.s", [5, 9])], '{"b": 1, "s": [5, 9]}'),
+        ({"a": 1, "pad": "y"}, [(INSERT, "$.new", {"x": 1})], '{"a": 1, "new": {"x": 1}, "pad": "y"}'),
+        ({"pad": 1}, [(INSERT, '$."odd key"', 1), (INSERT, '$.""', 2)], '{"": 2, "pad": 1, "odd key": 1}'),
+        ({"a": 1}, [(INSERT, '$."q\\"u\\\\\\n\\u0001\x7f/é"', 1)], '{"a": 1, "q\\"u\\\\\\n\\u0001\x7f/é": 1}'),
+        ({"a": 1}, [(INSERT, "$.é", 1), (INSERT, '$."😀"', 2)], '{"a": 1, "é": 1, "😀": 2}'),
+        ({"a": [1, 2, 3]}, [(REMOVE, "$.a[0]"), (REMOVE, "$.a[0]")], '{"a": [3]}'),
+        ({"a": [1, 2, 3]}, [(REMOVE, "$.a[last]")], '{"a": [1, 2]}'),
+        ({"a": 1, "b": {"c": 2}}, [(REMOVE, "$.b.c"), (REMOVE, "$.a")], '{"b": {}}'),
+        (
+            {"z": 1},
+            [(INSERT, '$."a.b[0]"', 1), (INSERT, '$."1a"', 2), (INSERT, "$.$x_1", 3)],
+            '{"z": 1, "1a": 2, "$x_1": 3, "a.b[0]": 1}',
+        ),
+        ({"a": 1}, [], '{"a": 1}'),
+        # changes of what was changed before
+        ([], [(INSERT, "$[5]", 1), (REPLACE, "$[0]", {}), (INSERT, "$[0].a", 2)], '[{"a": 2}]'),
+        ([[], 1], [(INSERT, "$[0][last]", 1), (INSERT, "$[0][0]", 2), (INSERT, "$[0][1]", 3)], "[[2, 3, 1], 1]"),
+        ({"a": 1, "b": 2}, [(REMOVE, "$.a"), (INSERT, "$.a", 3), (REMOVE, "$.b")], '{"a": 3}'),
+        (Large({"a": 70_000, "b": 2}), [(REPLACE, "$.b", 1)], '{"a": 70000, "b": 1}'),
+        ([1, 2, 3, 4, 5], [(INSERT, "$[2]", 0), (REMOVE, "$[4]"), (REPLACE, "$[last]", 9)], "[1, 2, 0, 3, 9]"),
+    ],
+)
+def test_changes_of_a_document(apply: Apply, document: Any, changes: list[tuple[Any, ...]], text: str) -> None:
+    assert apply(json_bytes(document), b"".join(change(*one) for one in changes)) == text
+
+
+@BOTH
+def test_no_bytes_are_the_json_null_before_no_changes_too(apply: Apply) -> None:
+    assert apply(b"", b"") == "null"
+
+
+@BOTH
+def test_a_change_may_be_long(apply: Apply) -> None:
+    key, value = "k" * 300, "v" * 70_000
+    text = apply(json_bytes({"a": 1}), changes_bytes([Change(INSERT, (key,), value)]))
+    assert json.loads(text) == {"a": 1, key: value}
+
+
+def unsorted_object() -> bytes:
+    return b"\0\2\0\x14\0\x12\0\1\0\x13\0\1\0\4\0\0\4\0\0ba"
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "document, changes",
+    [
+        ({"a": 1}, change(REPLACE, "$.b", 1)),
+        ({"a": 1}, change(REMOVE, "$.b")),
+        ({"a": 1}, change(INSERT, "$.a", 1)),
+        ({"a": 1}, change(INSERT, "$.b.c", 1)),
+        ({"a": 1}, change(INSERT, "$.a.c", 1)),
+        ({"a": 1}, change(INSERT, "$[0]", 1)),
+        ({"a": 1}, change(REPLACE, "$[0]", 1)),
+        ([1], change(INSERT, "$.a", 1)),
+        ([1], change(REPLACE, "$[1]", 1)),
+        ([1], change(REMOVE, "$[last-1]")),
+        ([1], change(REPLACE, "$[0][0]", 1)),  # the server logs such a path without its [0]
+        ([1], change(REPLACE, "$", 1)),  # it logs the whole document in place of that
+        (5, change(REPLACE, "$[0]", 1)),
+        (None, change(INSERT, "$.a", 1)),
+        ([1], change(3, "$[0]", 1)),
+        ([1], change(REMOVE, "$[0]") + b"\2"),
+        ([1], change(REMOVE, "$[0]") + b"\2\4$[0]"),
+        ([1], b"\0\4$[0]"),
+        ([1], b"\0\4$[0]\0"),
+        ([1], b"\0\4$[0]\4\5\1"),
+        ([1], b"\0\xfb"),
+        ([1], b"\2\xfe\xff\xff\xff\xff\xff\xff\xff\xff$[0]"),
+        ([1], change(REMOVE, "[0]")),
+        ([1], change(REMOVE, "")),
+        ([1], change(REMOVE, "$[0")),
+        ([1], change(REMOVE, "$[]")),
+        ([1], change(REMOVE, "$[ 0]")),
+        ([1], change(REMOVE, "$[-0]")),
+        ([1], change(REMOVE, "$[last-]")),
+        ([1], change(REMOVE, "$[lost]")),
+        ([1], change(REMOVE, "$[*]")),
+        ([1], change(INSERT, "$[4294967296]", 1)),
+        ([1], change(REMOVE, "$[0 to 0]")),
+        ({"a": 1}, change(REMOVE, "$.*")),
+        ({"a": 1}, change(REMOVE, "$**.a")),
+        ({"a": 1}, change(REMOVE, "$.")),
+        ({"a": 1}, change(REMOVE, '$."a')),
+        ({"a": 1}, change(REMOVE, "$ .a")),
+        ({"a": 1}, change(REMOVE, '$."\\u0061"')),
+        ({"1": 1}, change(REMOVE, "$.1")),
+        ({"a\n": 1}, change(REMOVE, '$."a\n"')),
+    ],
+)
+def test_changes_that_do_not_apply_are_malformed(apply: Apply, document: Any, changes: bytes) -> None:
+    with pytest.raises(MalformedEvent if apply is apply_json_diffs else ValueError):
+        apply(json_bytes(document), changes)
+
+
+@BOTH
+def test_an_object_whose_keys_are_out_of_order_is_not_changed(apply: Apply) -> None:
+    assert json_text(unsorted_object()) == '{"b": null, "a": null}'
+    with pytest.raises(MalformedEvent if apply is apply_json_diffs else ValueError):
+        apply(unsorted_object(), change(REPLACE, "$.a", 1))
