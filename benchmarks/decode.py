@@ -43,6 +43,7 @@ _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parent
 _RUN_SECONDS_MAX = 1800
 _ERROR_CHARS = 200
+_LOAD_MAX = 0.7
 _SHARED_MEMORY = Path("/dev/shm")
 _SETTINGS = (
     "version",
@@ -500,6 +501,7 @@ def machine(programs: Programs) -> dict[str, str]:
         "go": programs.go_version or "none",
         "go-mysql": next(line.split()[-1] for line in go_mod.splitlines() if "go-mysql-org" in line),
         "commit": described.stdout.strip() or "unknown",
+        "load at the start": f"{os.getloadavg()[0]:.1f}",
     }
 
 
@@ -526,6 +528,8 @@ def main(arguments: Sequence[str]) -> int:
     programs = Programs.build()
     about = machine(programs)
     print(", ".join(f"{name} {value}" for name, value in about.items()))
+    if os.getloadavg()[0] > _LOAD_MAX:
+        print("the machine is busy: take the column min for what these readers can do, and trust no ratio")
     if chosen.cores:
         print(f"readers pinned to core(s) {chosen.cores}")
     tables: list[Table] = []

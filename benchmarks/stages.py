@@ -61,6 +61,8 @@ class Stage:
 class _Nothing:
     """A capture that wants no table."""
 
+    version = 0
+
     def find(self, table: TableName) -> CapturedTable | None:  # noqa: ARG002
         return None
 
