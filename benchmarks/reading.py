@@ -45,7 +45,7 @@ _TEXT_KINDS = frozenset({ValueKind.TEXT, ValueKind.JSON})
 class OneTable:
     """A capture of one table, ready."""
 
-    version = 0
+    revision = 0
 
     def __init__(self, definition: TableDefinition) -> None:
         self._captured = CapturedTable(definition)

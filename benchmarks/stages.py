@@ -61,7 +61,7 @@ class Stage:
 class _Nothing:
     """A capture that wants no table."""
 
-    version = 0
+    revision = 0
 
     def find(self, table: TableName) -> CapturedTable | None:  # noqa: ARG002
         return None
