@@ -50,6 +50,7 @@ class TableRegistry(Capture):
         self._records: dict[TableName, TableRecord] = {}
         self._captured: dict[TableName, CapturedTable] = {}
         self._targets: dict[TableName, TargetTable] = {}
+        self.revision = 0
         for record in records:
             self.put(record)
 
@@ -97,12 +98,14 @@ class TableRegistry(Capture):
         is_loaded = record.state == "snapshotting" and record.ready_at is not None
         if record.definition is None or not (record.state == "ready" or is_loaded):
             self._captured.pop(record.source, None)
+            self.revision += 1
             return
         self._captured[record.source] = CapturedTable(
             record.definition,
             loaded_from=record.loaded_from if record.state != "ready" else None,
             is_ready=record.state == "ready",
         )
+        self.revision += 1
 
     def target(self, table: TableName) -> TargetTable:
         """The target of a loaded table. Raises UnsupportedData when it cannot be mapped."""

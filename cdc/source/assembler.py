@@ -98,7 +98,12 @@ class CapturedTable:
 
 
 class Capture(Protocol):
-    """Which tables count."""
+    """Which tables count.
+
+    `revision` changes with any answer that follows: what was asked before is asked again then.
+    """
+
+    revision: int
 
     def find(self, table: TableName) -> CapturedTable | None:
         """The table, when its rows are to be decoded; None for one that is not captured, parked or dropped."""
@@ -181,6 +186,7 @@ class Assembler:
         self._version = server_version
         self._lower_case_names = lower_case_names
         self._capture = capture
+        self._capture_revision = capture.revision
         self._output = output
         self._needs_all_columns = needs_all_columns
         self._is_fast = is_fast
@@ -263,6 +269,9 @@ class Assembler:
         scan = self._scan
         done = 0
         self._is_odd = False
+        if self._capture_revision != self._capture.revision:
+            self._capture_revision = self._capture.revision
+            scan.distrust_maps()
         while not self.saw_barrier:
             code = scan.scan(window, done, framing)
             done = scan.consumed
@@ -480,9 +489,15 @@ class Assembler:
                 f"the transaction that begins at {self._group_start()} has no end that is understood",
                 hint="report it with the output of `mysqlbinlog` for that position",
             )
+        is_mariadb = event.header.event_type == EventType.MARIADB_GTID
+        if is_mariadb != (self._flavor == "mariadb"):
+            raise UnsupportedEvent(
+                f"{event.header.type_name} event from a server that is no {'MariaDB' if is_mariadb else 'MySQL'}",
+                hint="a proxy or a replication chain mixes the two families: follow the server itself",
+            )
         start = self._before(event)
         timestamp_us = event.header.timestamp * 1_000_000
-        if event.header.event_type == EventType.MARIADB_GTID:
+        if is_mariadb:
             gtid = parse_mariadb_gtid(event)
             scan.begin_group(
                 start=start,
@@ -992,7 +1007,7 @@ def _at_transaction(batch: RowBatch, index: int) -> RowBatch:
     return RowBatch(
         definition=batch.definition,
         operation=batch.operation,
-        transaction_index=pa.array([index] * batch.row_count, type=pa.uint32()),
+        transaction_index=pa.repeat(pa.scalar(index, pa.uint32()), batch.row_count),
         images=batch.images,
         shape_index=batch.shape_index,
         shapes=batch.shapes,

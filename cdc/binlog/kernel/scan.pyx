@@ -403,7 +403,7 @@ cdef class Scanner:
             return _EVENT
         if size == 25 or (size == 42 and body[25] == 2):
             commit_us = 0  # MySQL 5.6, 5.7
-        elif size < 50 or body[25] != 2:
+        elif size < 49 or body[25] != 2:
             return _EVENT
         else:
             commit_us = u48(body + 42) | <uint64_t> body[48] << 48
@@ -411,9 +411,10 @@ cdef class Scanner:
                 commit_us &= (<uint64_t> 1 << 55) - 1
                 at += 7
             # transaction length[lenenc], the versions[4, and 4 more where the top bit is set], the ticket[8]
-            if at >= size or body[at] == 251 or body[at] == 255:
+            if at > size or (at < size and (body[at] == 251 or body[at] == 255)):
                 return _EVENT
-            at += 1 if body[at] < 251 else 3 if body[at] == 252 else 4 if body[at] == 253 else 9
+            if at < size:
+                at += 1 if body[at] < 251 else 3 if body[at] == 252 else 4 if body[at] == 253 else 9
             if at > size:
                 return _EVENT
             if size - at >= 4 and body[at + 3] & 0x80 and size - at < 8:

@@ -247,6 +247,7 @@ class Tables(Capture):
         self.captured = {one.definition.name: one for one in captured}
         self.unknown = set(unknown)
         self.absent = absent or {}
+        self.revision = 0
 
     def find(self, table: TableName) -> CapturedTable | None:
         return self.captured.get(table)
@@ -298,6 +299,8 @@ class Session:
         self.assembler = assembler(self.out, is_fast=True)
         self.slow_out = Listener()
         self.slow = assembler(self.slow_out, is_fast=False)
+        for one in (self.assembler, self.slow):
+            one.feed(Stream().fake_format())  # which says that there are checksums: nothing is fast before it
 
     def feed(self, *events: bytes | list[bytes]) -> bool:
         """True when a barrier came; what follows it is not fed."""

@@ -1108,6 +1108,7 @@ def test_a_definition_of_later_gives_a_batch_of_its_own() -> None:
     session.feed(stream.transaction((1, "a")))
     changed = replace(definition(A), comment="new")
     session.tables.captured[A] = CapturedTable(changed)
+    session.tables.revision += 1
     session.feed(stream.transaction((2, "b")))
     (run,) = session.finish()
     assert [batch.definition.comment for batch in run.batches] == ["", "new"]
