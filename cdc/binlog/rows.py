@@ -20,12 +20,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from cdc.binlog import json_text as json_documents
 from cdc.binlog.charsets import text_decoder
 from cdc.binlog.cursor import Cursor
 from cdc.binlog.decimals import decimal_reader
 from cdc.binlog.events import RowsEvent, RowsKind, inflate
-from cdc.binlog.json_text import json_text
+from cdc.binlog.json_text import apply_json_diffs, json_text
 from cdc.binlog.layout import Codec, ColumnLayout, RowLayout
 from cdc.errors import MalformedEvent, UnsupportedData
 from cdc.model import Operation, RowBatch, ValueKind
@@ -221,7 +220,7 @@ class ImageBuffer:
                 f"`cdc snapshot {self.layout.definition.name}`",
             )
         document = documents[index]
-        return _as_value(diffs, lambda: json_documents.apply_json_diffs(document, diffs))
+        return _as_value(diffs, lambda: apply_json_diffs(document, diffs))
 
     def _check(self, event: RowsEvent) -> None:
         if event.column_count != self.layout.column_count:

@@ -38,21 +38,20 @@ static inline uint16_t load_16(const uint8_t* at) {
     return value;
 }
 
-/* 1 to 8 bytes, the low one first. `at + size` is not after `end`. */
-static inline uint64_t load_little(const uint8_t* at, size_t size, const uint8_t* end) {
-    uint64_t value = 0;
-    size_t index;
-    if (end - at >= 8) return load_64(at) & (~UINT64_C(0) >> (64 - 8 * size));
-    for (index = size; index-- > 0;) value = value << 8 | at[index];
-    return value;
-}
+static inline uint32_t swap_32(uint32_t value) { return __builtin_bswap32(value); }
 
-/* 1 to 8 bytes, the high one first. */
-static inline uint64_t load_big(const uint8_t* at, size_t size, const uint8_t* end) {
+/* Eight bytes, the high one first. */
+static inline uint64_t load_big(const uint8_t* at) { return __builtin_bswap64(load_64(at)); }
+
+/* Three bytes, two's complement; four are read. The shift back repeats the sign. */
+static inline int32_t load_24_signed(const uint8_t* at) { return (int32_t)(load_32(at) << 8) >> 8; }
+
+/* 1 to 8 bytes, the low one first; no others are read. */
+static inline uint64_t load_little(const uint8_t* at, size_t size) {
     uint64_t value = 0;
     size_t index;
-    if (end - at >= 8) return __builtin_bswap64(load_64(at)) >> (64 - 8 * size);
-    for (index = 0; index < size; index++) value = value << 8 | at[index];
+    if (size == 8) return load_64(at);
+    for (index = size; index-- > 0;) value = value << 8 | at[index];
     return value;
 }
 
@@ -60,7 +59,30 @@ static inline int lowest_bit(uint64_t value) { return __builtin_ctzll(value); }
 
 static inline size_t bit_count(uint64_t value) { return (size_t)__builtin_popcountll(value); }
 
-/* ---- copies: `out` has room for `size` rounded up to 32. Both say whether all of it is ASCII. */
+/* ---- copies: they say whether all of it is ASCII. Most strings are short: a block of 32 bytes, whatever the length,
+ * costs less than a call of memcpy that has to find out how long it is (and no branch that the length decides). */
+
+/* The signs of 32 bytes that are copied. */
+static inline uint32_t copy_32(uint8_t* out, const uint8_t* in) {
+#if defined(__SSE2__)
+    __m128i low = _mm_loadu_si128((const __m128i*)in), high = _mm_loadu_si128((const __m128i*)(in + 16));
+    _mm_storeu_si128((__m128i*)out, low);
+    _mm_storeu_si128((__m128i*)(out + 16), high);
+    return (uint32_t)_mm_movemask_epi8(low) | (uint32_t)_mm_movemask_epi8(high) << 16;
+#else
+    uint32_t signs = 0;
+    int index;
+    memcpy(out, in, 32);
+    for (index = 0; index < 32; index += 8)
+        signs |= (uint32_t)((load_64(in + index) & HIGH_BITS) * UINT64_C(0x0002040810204081) >> 56) << index;
+    return signs;
+#endif
+}
+
+/* At most 32 bytes; as many can be read and written. */
+static inline int copy_short(uint8_t* out, const uint8_t* in, size_t size) {
+    return (copy_32(out, in) & (uint32_t)((UINT64_C(1) << size) - 1)) == 0;
+}
 
 static inline int copy_exactly(uint8_t* out, const uint8_t* in, size_t size) {
     uint64_t high = 0, word;
@@ -88,27 +110,14 @@ static inline int copy_exactly(uint8_t* out, const uint8_t* in, size_t size) {
     return (high & 0x80) == 0;
 }
 
+/* Any length; there is room for 64 bytes more. */
 static inline int copy_blocks(uint8_t* out, const uint8_t* in, size_t size, const uint8_t* end) {
-#if defined(__SSE2__)
-    /* Most strings are short: a block of 32 bytes, whatever the length, costs less than a call of memcpy that has to
-     * find out how long it is (and no branch that the length decides). */
-    if ((size_t)(end - in) >= ((size + 31) & ~(size_t)31)) {
-        uint32_t high = 0;
-        for (;;) {
-            __m128i low_half = _mm_loadu_si128((const __m128i*)in), high_half = _mm_loadu_si128((const __m128i*)(in + 16));
-            uint32_t signs = (uint32_t)_mm_movemask_epi8(low_half) | (uint32_t)_mm_movemask_epi8(high_half) << 16;
-            _mm_storeu_si128((__m128i*)out, low_half);
-            _mm_storeu_si128((__m128i*)(out + 16), high_half);
-            if (size <= 32) return (high | (signs & (uint32_t)((UINT64_C(1) << size) - 1))) == 0;
-            high |= signs;
-            in += 32;
-            out += 32;
-            size -= 32;
-        }
-    }
-#endif
-    (void)end;
-    return copy_exactly(out, in, size);
+    uint64_t high = 0, signs;
+    if ((size_t)(end - in) < size + 63) return copy_exactly(out, in, size);
+    for (; size >= 64; size -= 64, in += 64, out += 64)
+        high |= copy_32(out, in) | copy_32(out + 32, in + 32);
+    signs = copy_32(out, in) | (uint64_t)copy_32(out + 32, in + 32) << 32;
+    return (high | (signs & ((UINT64_C(1) << size) - 1))) == 0;
 }
 
 /* ---- UTF-8: a row a byte, and in it the next state at the bit that the present state says (six bits a state) */

@@ -24,19 +24,31 @@ cdef struct decimal_t:
     uint8_t group_count
     uint8_t bytes[DECIMAL_GROUPS_MAX]
     uint8_t shift[DECIMAL_GROUPS_MAX]   # where the group is in the whole, where that is at most eight bytes
-    uint32_t limit[DECIMAL_GROUPS_MAX]  # 10 ** digits
+    uint32_t scale[DECIMAL_GROUPS_MAX]  # 10 ** digits
+
+
+cdef struct column_t
+cdef struct images_t
+
+ctypedef const uint8_t* (*read_t)(
+    images_t* images, column_t* column, size_t row, const uint8_t* at, const uint8_t* end
+) noexcept nogil
 
 
 cdef struct column_t:
-    # How to read a value of the column, and the values read. Which fields count is `op`'s business (rows.pyx).
+    # How to read a value of the column, and the values read. Which fields count is the reader's business (rows.pyx).
     uint8_t op
     uint8_t size             # bytes on the wire; of the length, where the values vary in length
     uint8_t item             # bytes a row in `values`
-    uint8_t fraction_bits
+    uint8_t shift            # what is not the value's in the eight bytes that are loaded for it
     uint8_t text             # of text: which charset machine
     bint is_variable
+    bint is_json
     bint is_ascii_compatible
+    column_t* run_stop       # the column after those of fixed size that begin here
+    uint32_t fixed_before    # bytes of all values of fixed size in the columns before
     uint32_t unit            # what one unit of the fraction is, in microseconds (or its power of ten)
+    read_t read
     uint64_t limit           # the largest value, or length
     bytes_t values           # fixed-width values; where they vary in length, int64 offsets: one more than rows
     bytes_t bytes            # the values that vary in length, end to end

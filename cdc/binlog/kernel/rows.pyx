@@ -19,13 +19,13 @@ from functools import cache
 
 import pyarrow as pa
 
-from cdc.binlog import json_text as json_reference
 from cdc.binlog import rows as reference
 from cdc.binlog.charset_tables import MULTI_BYTE, SINGLE_BYTE
 from cdc.binlog.charsets import charset_name, text_decoder
 from cdc.binlog.decimals import decimal_groups
 from cdc.binlog.events import RowsKind
-from cdc.binlog.kernel.memory cimport Block, block_take_over, bytes_free, bytes_grow, bytes_reserve, bytes_t
+from cdc.binlog.kernel.json_text cimport json_apply, json_print
+from cdc.binlog.kernel.memory cimport block_take_over, bytes_free, bytes_grow, bytes_reserve, bytes_t
 from cdc.binlog.layout import Codec
 from cdc.errors import InvariantBroken
 from cdc.model import Operation, RowBatch
@@ -39,19 +39,24 @@ cdef extern from "rows.h" nogil:
     uint64_t load_64(const uint8_t* at)
     uint32_t load_32(const uint8_t* at)
     uint16_t load_16(const uint8_t* at)
-    uint64_t load_little(const uint8_t* at, size_t size, const uint8_t* end)
-    uint64_t load_big(const uint8_t* at, size_t size, const uint8_t* end)
+    uint32_t swap_32(uint32_t value)
+    int32_t load_24_signed(const uint8_t* at)
+    uint64_t load_big(const uint8_t* at)
+    uint64_t load_little(const uint8_t* at, size_t size)
     int lowest_bit(uint64_t value)
     size_t bit_count(uint64_t value)
+    bint copy_short(uint8_t* out, const uint8_t* at, size_t size)
     bint copy_blocks(uint8_t* out, const uint8_t* at, size_t size, const uint8_t* end)
     void utf8_prepare()
     bint is_utf8(const uint8_t* at, size_t size, int plane)
 
 utf8_prepare()
 
-# How a value is read: `Codec`, and where that pays, its size.
+# How a value of fixed size is read: by its codec and, where that pays, its size.
 cdef enum:
-    OP_8 = 1
+    OP_READ = 0   # not of fixed size: by `column_t.read`
+    OP_TEXT       # the same, but tried in the loop first
+    OP_8
     OP_16
     OP_24_SIGNED
     OP_24_UNSIGNED
@@ -70,15 +75,9 @@ cdef enum:
     OP_DATETIME_HIRES
     OP_TIMESTAMP
     OP_TIMESTAMP_NUMBER
-    OP_TIMESTAMP_HIRES
     OP_TIME
     OP_TIME_NUMBER
     OP_TIME_HIRES
-    OP_TEXT
-    OP_BYTES
-    OP_PADDED_BYTES
-    OP_COMPRESSED
-    OP_JSON
     OP_ENUM
     OP_SET
 
@@ -95,7 +94,12 @@ cdef enum:
     # A first block of 4 KiB holds as many eight-byte values.
     ROWS_FIRST = 512
     SHAPES_MAX = 65535
-    COPY_SLACK = 32
+    # Room after what is copied in blocks.
+    COPY_SLACK = 64
+    # Reading a value of fixed size may load as many bytes that are not its own.
+    LOAD_SLACK = 8
+    # Values of fixed size at the end of an event are read from a copy, if together they are not longer.
+    TAIL_BYTES = 256
     NO_SHAPE = 65535
 
 cdef enum:
@@ -112,6 +116,9 @@ assert (OPERATION_UPDATE_AFTER, OPERATION_DELETE) == (Operation.UPDATE_AFTER, Op
 
 
 # ---------------------------------------------------------------- values that vary in length
+#
+# A reader (`read_t`) reads the value that begins at `at` into the slot of image `row`, and returns where it ends, or
+# NULL for bytes that are no value. Its caller has seen that the length, `column.size` bytes, lies before `end`.
 
 
 cdef int _make_room(images_t* images, column_t* column, size_t more) noexcept nogil:
@@ -135,6 +142,29 @@ cdef inline uint8_t* _room(images_t* images, column_t* column, size_t more) noex
 cdef inline void _added(images_t* images, column_t* column, size_t size) noexcept nogil:
     column.bytes.size += size
     images.byte_count += size
+
+
+cdef inline const uint8_t* _length(
+    column_t* column, const uint8_t* at, const uint8_t* end, size_t* length
+) noexcept nogil:
+    """`[0:size] length, little-endian`: where the value's bytes begin, all of which are there; NULL if they are not."""
+    cdef size_t size = column.size
+    if size == 1:
+        length[0] = at[0]
+    elif size == 2:
+        length[0] = load_16(at)
+    else:
+        length[0] = load_little(at, size)
+    at += size
+    if length[0] > column.limit or length[0] > <size_t> (end - at):
+        return NULL
+    return at
+
+
+cdef inline const uint8_t* _ended(column_t* column, size_t row, const uint8_t* at) noexcept nogil:
+    """The value of image `row` is written: so says its end."""
+    (<int64_t*> column.values.data)[row + 1] = <int64_t> column.bytes.size
+    return at
 
 
 cdef int _python_text(images_t* images, column_t* column, const uint8_t* raw, size_t size) noexcept with gil:
@@ -174,22 +204,24 @@ cdef int _single_byte_text(images_t* images, column_t* column, const uint8_t* ra
     return 0
 
 
-cdef inline int _plain(
-    images_t* images, column_t* column, const uint8_t* raw, size_t size, const uint8_t* end
-) noexcept nogil:
-    """Bytes as they are; `end` is where reading must stop."""
-    cdef uint8_t* out = _room(images, column, size + COPY_SLACK)
-    if out == NULL:
-        return -1
-    copy_blocks(out, raw, size, end)
-    _added(images, column, size)
-    return 0
+cdef int _other_text(images_t* images, column_t* column, const uint8_t* raw, size_t size) noexcept nogil:
+    """Text that is not all ASCII, or of a charset that does not contain ASCII. If it does, it has been copied."""
+    if column.text == TEXT_UTF8MB4 or column.text == TEXT_UTF8MB3:
+        if not is_utf8(raw, size, column.text == TEXT_UTF8MB3):
+            return -1
+        _added(images, column, size)
+        return 0
+    if column.text == TEXT_SINGLE_BYTE:
+        return _single_byte_text(images, column, raw, size)
+    if column.text == TEXT_PYTHON:
+        return _python_text(images, column, raw, size)
+    return -1
 
 
 cdef inline int _text(
     images_t* images, column_t* column, const uint8_t* raw, size_t size, const uint8_t* end
 ) noexcept nogil:
-    """A whole value in the column's charset, as UTF-8."""
+    """A whole value in the column's charset, as UTF-8; `end` is where reading must stop."""
     cdef uint8_t* out
     if column.is_ascii_compatible:
         out = _room(images, column, size + COPY_SLACK)
@@ -199,20 +231,63 @@ cdef inline int _text(
         if copy_blocks(out, raw, size, end):
             _added(images, column, size)
             return 0
-        if column.text <= TEXT_UTF8MB3:
-            if column.text != TEXT_NONE and not is_utf8(raw, size, column.text == TEXT_UTF8MB3):
-                return -1
-            _added(images, column, size)
-            return 0
-    if column.text == TEXT_SINGLE_BYTE:
-        return _single_byte_text(images, column, raw, size)
-    if column.text == TEXT_PYTHON:
-        return _python_text(images, column, raw, size)
-    return -1
+    return _other_text(images, column, raw, size)
+
+
+cdef inline int _plain(
+    images_t* images, column_t* column, const uint8_t* raw, size_t size, const uint8_t* end
+) noexcept nogil:
+    """Bytes as they are."""
+    cdef uint8_t* out = _room(images, column, size + COPY_SLACK)
+    if out == NULL:
+        return -1
+    copy_blocks(out, raw, size, end)
+    _added(images, column, size)
+    return 0
+
+
+cdef const uint8_t* _read_text(
+    images_t* images, column_t* column, size_t row, const uint8_t* at, const uint8_t* end
+) noexcept nogil:
+    """`length · text`"""
+    cdef size_t size
+    at = _length(column, at, end, &size)
+    if at == NULL or _text(images, column, at, size, end) < 0:
+        return NULL
+    return _ended(column, row, at + size)
+
+
+cdef const uint8_t* _read_bytes(
+    images_t* images, column_t* column, size_t row, const uint8_t* at, const uint8_t* end
+) noexcept nogil:
+    """`length · bytes`"""
+    cdef size_t size
+    at = _length(column, at, end, &size)
+    if at == NULL or _plain(images, column, at, size, end) < 0:
+        return NULL
+    return _ended(column, row, at + size)
+
+
+cdef const uint8_t* _read_padded_bytes(
+    images_t* images, column_t* column, size_t row, const uint8_t* at, const uint8_t* end
+) noexcept nogil:
+    """`length · bytes`, less the zero bytes that make them as long as the column"""
+    cdef size_t size
+    cdef uint8_t* out
+    at = _length(column, at, end, &size)
+    if at == NULL:
+        return NULL
+    out = _room(images, column, column.limit + COPY_SLACK)
+    if out == NULL:
+        return NULL
+    copy_blocks(out, at, size, end)
+    memset(out + size, 0, column.limit - size)
+    _added(images, column, column.limit)
+    return _ended(column, row, at + size)
 
 
 cdef int _inflated(images_t* images, column_t* column, const uint8_t* raw, size_t size) noexcept with gil:
-    """MariaDB's compressed value, which is not plain: by the twin."""
+    """A compressed value that is not plain, by the twin."""
     cdef bytes value
     cdef const uint8_t* start
     cdef size_t length
@@ -225,118 +300,113 @@ cdef int _inflated(images_t* images, column_t* column, const uint8_t* raw, size_
         return -1
     start = <const uint8_t*> PyBytes_AS_STRING(value)
     length = PyBytes_GET_SIZE(value)
+    if column.text == TEXT_NONE:
+        return _plain(images, column, start, length, start + length)
     return _text(images, column, start, length, start + length)
 
 
-cdef int _padded(
-    images_t* images, column_t* column, const uint8_t* raw, size_t size, const uint8_t* end
+cdef const uint8_t* _read_compressed(
+    images_t* images, column_t* column, size_t row, const uint8_t* at, const uint8_t* end
 ) noexcept nogil:
-    """`size` is at most the column's length: zero bytes up to that."""
-    cdef uint8_t* out = _room(images, column, column.limit + COPY_SLACK)
-    if out == NULL:
-        return -1
-    copy_blocks(out, raw, size, end)
-    memset(out + size, 0, column.limit - size)
-    _added(images, column, column.limit)
-    return 0
+    """`length · nothing, or 0 and plain bytes, or what reference.uncompress knows`"""
+    cdef size_t size
+    at = _length(column, at, end, &size)
+    if at == NULL:
+        return NULL
+    if size and at[0]:
+        if _inflated(images, column, at, size) < 0:
+            return NULL
+    elif size:
+        if column.text == TEXT_NONE:
+            if _plain(images, column, at + 1, size - 1, end) < 0:
+                return NULL
+        elif _text(images, column, at + 1, size - 1, end) < 0:
+            return NULL
+    return _ended(column, row, at + size)
 
 
-cdef int _json_print(images_t* images, column_t* column, const uint8_t* document, size_t size) noexcept nogil:
-    cdef size_t before = column.bytes.size
-    if json_print(document, size, &column.bytes) < 0:
-        return -1
-    images.byte_count += column.bytes.size - before
-    return 0
-
-
-cdef int _json_apply(
-    images_t* images, column_t* column, const uint8_t* diffs, size_t size
+cdef const uint8_t* _read_json(
+    images_t* images, column_t* column, size_t row, const uint8_t* at, const uint8_t* end
 ) noexcept nogil:
-    cdef size_t before = column.bytes.size
-    if json_apply(column.document, column.document_size, diffs, size, &column.bytes) < 0:
-        return -1
+    """`length · binary JSON`; the document is remembered for the after image, which may hold but its changes."""
+    cdef size_t size, before = column.bytes.size
+    at = _length(column, at, end, &size)
+    if at == NULL:
+        return NULL
+    column.document = at
+    column.document_size = size
+    if json_print(at, size, &column.bytes) < 0:
+        return NULL
     images.byte_count += column.bytes.size - before
-    return 0
+    return _ended(column, row, at + size)
 
 
-cdef int json_print(const uint8_t* document, size_t size, bytes_t* out) noexcept with gil:
-    cdef bytes encoded
-    try:
-        encoded = json_reference.json_text(PyBytes_FromStringAndSize(<const char*> document, size)).encode()
-    except BaseException:
-        return -1
-    if bytes_reserve(out, PyBytes_GET_SIZE(encoded)) < 0:
-        return -1
-    memcpy(out.data + out.size, PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
-    out.size += PyBytes_GET_SIZE(encoded)
-    return 0
+cdef const uint8_t* _read_json_changes(
+    images_t* images, column_t* column, size_t row, const uint8_t* at, const uint8_t* end
+) noexcept nogil:
+    """`length · changes` of the document in the before image"""
+    cdef size_t size, before = column.bytes.size
+    if column.document == NULL or <size_t> (end - at) < column.size:
+        return NULL
+    at = _length(column, at, end, &size)
+    if at == NULL or json_apply(column.document, column.document_size, at, size, &column.bytes) < 0:
+        return NULL
+    images.byte_count += column.bytes.size - before
+    return _ended(column, row, at + size)
 
 
-cdef int json_apply(
-    const uint8_t* document, size_t size, const uint8_t* diffs, size_t diffs_size, bytes_t* out
-) noexcept with gil:
-    cdef bytes encoded
-    try:
-        encoded = json_reference.apply_json_diffs(
-            PyBytes_FromStringAndSize(<const char*> document, size),
-            PyBytes_FromStringAndSize(<const char*> diffs, diffs_size),
-        ).encode()
-    except BaseException:
-        return -1
-    if bytes_reserve(out, PyBytes_GET_SIZE(encoded)) < 0:
-        return -1
-    memcpy(out.data + out.size, PyBytes_AS_STRING(encoded), PyBytes_GET_SIZE(encoded))
-    out.size += PyBytes_GET_SIZE(encoded)
-    return 0
+# ---------------------------------------------------------------- values of fixed size
+#
+# These read up to eight bytes at `at`, wherever the value ends: LOAD_SLACK bytes after the last value can be read. They
+# write to `out`, and say whether it was a value.
 
 
-# ---------------------------------------------------------------- numbers
-
-
-cdef inline bint _decimal_short(column_t* column, const uint8_t* at, const uint8_t* end, uint64_t* out) noexcept nogil:
+cdef inline bint _decimal_short(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
     """A DECIMAL of at most eight bytes, as 128 bits: groups, high first; the first bit inverted, and all bits of a
-    negative number."""
+    negative number. `limit` has the bits that it takes."""
     cdef decimal_t* plan = column.decimal
-    cdef uint64_t whole = load_big(at, column.size, end)
-    cdef uint64_t mask = ~(<uint64_t> 0) >> (64 - 8 * column.size)
-    cdef uint64_t sign = (mask >> 1) + 1
-    cdef uint64_t value = 0, group
-    cdef uint64_t negative
-    cdef uint8_t index
+    cdef uint64_t whole = load_big(at) >> column.shift
+    cdef uint64_t sign = (column.limit >> 1) + 1
     # all ones where the number is negative
-    negative = <uint64_t> 0 - <uint64_t> ((whole & sign) == 0)
-    whole = (whole ^ sign ^ negative) & mask
+    cdef uint64_t negative = <uint64_t> 0 - <uint64_t> ((whole & sign) == 0)
+    cdef uint64_t value = 0, group
+    cdef uint8_t index
+    whole = (whole ^ sign ^ negative) & column.limit
     for index in range(plan.group_count):
         group = whole >> plan.shift[index]
         whole ^= group << plan.shift[index]
-        if group >= plan.limit[index]:
+        if group >= plan.scale[index]:
             return False
-        value = value * plan.limit[index] + group
-    # a negative zero is zero
+        value = value * plan.scale[index] + group
     value = (value ^ negative) - negative
     out[0] = value
+    # a negative zero is zero
     out[1] = negative if value else 0
     return True
+
+
+cdef inline uint32_t _decimal_group(decimal_t* plan, uint8_t index, const uint8_t* at, uint32_t negative) noexcept nogil:
+    """A group of 1 to 4 bytes; `negative` is all ones in a negative number."""
+    cdef uint8_t unused = 32 - 8 * plan.bytes[index]
+    # the first bit of the number is inverted
+    cdef uint32_t whole = swap_32(load_32(at)) ^ negative ^ (<uint32_t> 0x80000000 if index == 0 else 0)
+    return whole >> unused
 
 
 cdef bint _decimal(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
     """A DECIMAL of at most 38 digits, as 128 bits."""
     cdef decimal_t* plan = column.decimal
     cdef bint is_negative = not at[0] & 0x80
-    cdef uint8_t inverted = 0xFF if is_negative else 0
-    cdef uint8_t flipped = 0x80
+    cdef uint32_t negative = 0xFFFFFFFF if is_negative else 0
     cdef uint128_t value = 0
     cdef uint32_t group
-    cdef uint8_t index, byte
+    cdef uint8_t index
     for index in range(plan.group_count):
-        group = 0
-        for byte in range(plan.bytes[index]):
-            group = group << 8 | (at[0] ^ flipped ^ inverted)
-            flipped = 0
-            at += 1
-        if group >= plan.limit[index]:
+        group = _decimal_group(plan, index, at, negative)
+        if group >= plan.scale[index]:
             return False
-        value = value * plan.limit[index] + group
+        value = value * plan.scale[index] + group
+        at += plan.bytes[index]
     if is_negative:
         value = ~value + 1
     out[0] = <uint64_t> value
@@ -348,26 +418,22 @@ cdef bint _decimal_long(column_t* column, const uint8_t* at, uint64_t* out) noex
     """A DECIMAL of any length, as 256 bits: four limbs, the low one first."""
     cdef decimal_t* plan = column.decimal
     cdef bint is_negative = not at[0] & 0x80
-    cdef uint8_t inverted = 0xFF if is_negative else 0
-    cdef uint8_t flipped = 0x80
+    cdef uint32_t negative = 0xFFFFFFFF if is_negative else 0
     cdef uint128_t carry
     cdef uint32_t group
-    cdef uint8_t index, byte, limb
+    cdef uint8_t index, limb
     for limb in range(4):
         out[limb] = 0
     for index in range(plan.group_count):
-        group = 0
-        for byte in range(plan.bytes[index]):
-            group = group << 8 | (at[0] ^ flipped ^ inverted)
-            flipped = 0
-            at += 1
-        if group >= plan.limit[index]:
+        group = _decimal_group(plan, index, at, negative)
+        if group >= plan.scale[index]:
             return False
         carry = group
         for limb in range(4):
-            carry += <uint128_t> out[limb] * plan.limit[index]
+            carry += <uint128_t> out[limb] * plan.scale[index]
             out[limb] = <uint64_t> carry
             carry >>= 64
+        at += plan.bytes[index]
     if is_negative:
         carry = 1
         for limb in range(4):
@@ -377,33 +443,35 @@ cdef bint _decimal_long(column_t* column, const uint8_t* at, uint64_t* out) noex
     return True
 
 
-# ---------------------------------------------------------------- dates and times: the packed forms of cdc/model.py
+# ---- dates and times: the packed forms of cdc/model.py
 
 
 cdef inline bint _is_datetime(uint64_t year_month, uint64_t hour, uint64_t minute, uint64_t second) noexcept nogil:
     return year_month < 130000 and hour <= 23 and minute <= 59 and second <= 59
 
 
-cdef inline bint _datetime(column_t* column, const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
-    cdef uint64_t whole = load_big(at, column.size, end)
-    cdef uint64_t micros = (whole & (((<uint64_t> 1) << column.fraction_bits) - 1)) * column.unit
-    whole >>= column.fraction_bits
-    if not whole >> 39 & 1:
+cdef inline uint64_t _packed(
+    uint64_t year_month, uint64_t day, uint64_t hour, uint64_t minute, uint64_t second, uint64_t micros
+) noexcept nogil:
+    return (year_month << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | micros
+
+
+cdef inline bint _datetime(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
+    """`[0:5] big-endian, offset 2**39: (year * 13 + month) << 22 | day << 17 | hour << 12 | minute << 6 | second ·
+    fraction, 0 to 3 bytes, big-endian`"""
+    cdef uint64_t whole = load_big(at)
+    # the fraction: what is right of the 40 bits, less what is right of it
+    cdef uint64_t micros = ((whole & 0xFFFFFF) >> column.shift) * column.unit
+    # the top bit is set, or the date and time is negative
+    whole = (whole >> 24) ^ (<uint64_t> 1) << 39
+    if not _is_datetime(whole >> 22, whole >> 12 & 31, whole >> 6 & 63, whole & 63) or micros > 999999:
         return False
-    whole ^= (<uint64_t> 1) << 39
-    if micros > 999999 or not _is_datetime(whole >> 22, whole >> 12 & 31, whole >> 6 & 63, whole & 63):
-        return False
-    out[0] = <int64_t> (whole << 24 | micros)
+    out[0] = whole << 24 | micros
     return True
 
 
-cdef inline int64_t _packed(
-    uint64_t year_month, uint64_t day, uint64_t hour, uint64_t minute, uint64_t second, uint64_t micros
-) noexcept nogil:
-    return <int64_t> ((year_month << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | micros)
-
-
-cdef bint _datetime_number(const uint8_t* at, int64_t* out) noexcept nogil:
+cdef bint _datetime_number(const uint8_t* at, uint64_t* out) noexcept nogil:
+    """`[0:8] little-endian: the decimal digits YYYYMMDDhhmmss`"""
     cdef uint64_t number = load_64(at)
     cdef uint64_t date = number / 1000000, time = number % 1000000
     cdef uint64_t year = date / 10000, month = date / 100 % 100, day = date % 100
@@ -415,9 +483,10 @@ cdef bint _datetime_number(const uint8_t* at, int64_t* out) noexcept nogil:
     return True
 
 
-cdef bint _datetime_hires(column_t* column, const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
-    # `unit` is a fraction digit in microseconds, `limit` how many of them are a second
-    cdef uint64_t number = load_big(at, column.size, end)
+cdef bint _datetime_hires(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
+    """`[0:5..8] big-endian: ((((year * 13 + month) * 32 + day) * 24 + hour) * 60 + minute) * 60 + second, and the
+    fraction digits appended`; `limit` is 10 to how many they are"""
+    cdef uint64_t number = load_big(at) >> column.shift
     cdef uint64_t micros = number % column.limit * column.unit
     cdef uint64_t seconds = number / column.limit
     cdef uint64_t minutes = seconds / 60, hours = seconds / 3600, days = seconds / 86400
@@ -427,12 +496,22 @@ cdef bint _datetime_hires(column_t* column, const uint8_t* at, const uint8_t* en
     return True
 
 
-cdef inline bint _time(column_t* column, const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
-    cdef int64_t whole = <int64_t> load_big(at, column.size, end) - ((<int64_t> 1) << (23 + column.fraction_bits))
+cdef inline bint _timestamp(column_t* column, uint64_t seconds, uint64_t micros, uint64_t* out) noexcept nogil:
+    if seconds > column.limit or micros > 999999:
+        return False
+    out[0] = seconds * 1000000 + micros
+    return True
+
+
+cdef inline bint _time(column_t* column, const uint8_t* at, int64_t* out) noexcept nogil:
+    """`[0:3] big-endian, offset 2**23: hour << 12 | minute << 6 | second · fraction, 0 to 3 bytes, big-endian`, and
+    all of it one number, negated as a whole"""
+    cdef int64_t whole = <int64_t> (load_big(at) >> column.shift) - ((<int64_t> 1) << (63 - column.shift))
     cdef uint64_t absolute = <uint64_t> (-whole if whole < 0 else whole)
-    cdef uint64_t micros = (absolute & (((<uint64_t> 1) << column.fraction_bits) - 1)) * column.unit
+    cdef uint8_t fraction_bits = 40 - column.shift
+    cdef uint64_t micros = (absolute & (((<uint64_t> 1) << fraction_bits) - 1)) * column.unit
     cdef int64_t value
-    absolute >>= column.fraction_bits
+    absolute >>= fraction_bits
     if absolute >> 12 > 838 or (absolute >> 6 & 63) > 59 or (absolute & 63) > 59 or micros > 999999:
         return False
     value = <int64_t> (((absolute >> 12) * 3600 + (absolute >> 6 & 63) * 60 + (absolute & 63)) * 1000000 + micros)
@@ -440,208 +519,197 @@ cdef inline bint _time(column_t* column, const uint8_t* at, const uint8_t* end, 
     return True
 
 
-cdef bint _time_number(const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
-    cdef int64_t number = <int64_t> load_little(at, 3, end)
-    cdef int64_t absolute
-    if number >> 23:
-        number -= 1 << 24
-    absolute = -number if number < 0 else number
-    if absolute / 10000 > 838 or absolute / 100 % 100 > 59 or absolute % 100 > 59:
+cdef bint _time_number(const uint8_t* at, int64_t* out) noexcept nogil:
+    """`[0:3] little-endian, signed: the decimal digits hhmmss`"""
+    cdef int64_t number = load_24_signed(at)
+    cdef int64_t value = -number if number < 0 else number
+    if value / 10000 > 838 or value / 100 % 100 > 59 or value % 100 > 59:
         return False
-    absolute = ((absolute / 10000) * 3600 + (absolute / 100 % 100) * 60 + absolute % 100) * 1000000
-    out[0] = -absolute if number < 0 else absolute
+    value = ((value / 10000) * 3600 + (value / 100 % 100) * 60 + value % 100) * 1000000
+    out[0] = -value if number < 0 else value
     return True
 
 
-cdef bint _time_hires(column_t* column, const uint8_t* at, const uint8_t* end, int64_t* out) noexcept nogil:
-    # `limit` is the zero time; `unit` a fraction digit in microseconds
-    cdef int64_t number = <int64_t> load_big(at, column.size, end) - <int64_t> column.limit
-    if number >= <int64_t> column.limit or -number >= <int64_t> column.limit:
+cdef bint _time_hires(column_t* column, const uint8_t* at, int64_t* out) noexcept nogil:
+    """`[0:3..6] big-endian: the time in units of its last digit, plus those of 838:59:60`, which are `limit`"""
+    cdef int64_t zero = <int64_t> column.limit
+    cdef int64_t number = <int64_t> (load_big(at) >> column.shift) - zero
+    if number >= zero or -number >= zero:
         return False
-    out[0] = number * column.unit
+    out[0] = number * <int64_t> column.unit
     return True
 
 
-cdef inline bint _timestamp(column_t* column, uint64_t seconds, uint64_t micros, int64_t* out) noexcept nogil:
-    if seconds > column.limit or micros > 999999:
-        return False
-    out[0] = <int64_t> (seconds * 1000000 + micros)
-    return True
+cdef const uint8_t* _fixed_values(
+    column_t* column, column_t* stop, size_t row, const uint8_t* at
+) noexcept nogil:
+    """The values of columns [column, stop), all of fixed size, none NULL, of image `row`, all of which are there and
+    LOAD_SLACK bytes more; where they end, or NULL for bytes that are none."""
+    cdef uint8_t op
+    cdef uint8_t* values
+    cdef uint64_t whole
+    while column != stop:
+        op = column.op
+        values = column.values.data
+        if op == OP_64:
+            (<uint64_t*> values)[row] = load_64(at)
+        elif op == OP_32:
+            (<uint32_t*> values)[row] = load_32(at)
+        elif op == OP_16:
+            (<uint16_t*> values)[row] = load_16(at)
+        elif op == OP_8:
+            values[row] = at[0]
+        elif op == OP_DECIMAL_SHORT:
+            if not _decimal_short(column, at, <uint64_t*> values + 2 * row):
+                return NULL
+        elif op == OP_DATETIME:
+            if not _datetime(column, at, <uint64_t*> values + row):
+                return NULL
+        elif op == OP_TIMESTAMP:
+            # four bytes and the fraction's, as DATETIME's
+            whole = load_big(at)
+            if not _timestamp(
+                column, whole >> 32, (<uint64_t> <uint32_t> whole >> column.shift) * column.unit, <uint64_t*> values + row
+            ):
+                return NULL
+        elif op == OP_DATE:
+            # little-endian: year << 9 | month << 5 | day
+            whole = load_32(at) & 0xFFFFFF
+            if whole >> 9 > 9999 or (whole >> 5 & 15) > 12:
+                return NULL
+            (<uint32_t*> values)[row] = <uint32_t> whole
+        elif op == OP_DOUBLE:
+            whole = load_64(at)
+            # all bits of the exponent: NaN or an infinity, which no server stores
+            if (whole >> 52 & 0x7FF) == 0x7FF:
+                return NULL
+            (<uint64_t*> values)[row] = whole
+        elif op == OP_BIT:
+            whole = load_big(at) >> column.shift
+            if whole > column.limit:
+                return NULL
+            (<uint64_t*> values)[row] = whole
+        elif op == OP_ENUM:
+            whole = load_64(at) << column.shift >> column.shift
+            if whole > column.limit:
+                return NULL
+            (<uint16_t*> values)[row] = <uint16_t> whole
+        elif op == OP_SET:
+            whole = load_64(at) << column.shift >> column.shift
+            if whole > column.limit:
+                return NULL
+            (<uint64_t*> values)[row] = whole
+        elif op == OP_FLOAT:
+            whole = load_32(at)
+            if (whole >> 23 & 0xFF) == 0xFF:
+                return NULL
+            (<uint32_t*> values)[row] = <uint32_t> whole
+        elif op == OP_24_SIGNED:
+            (<int32_t*> values)[row] = load_24_signed(at)
+        elif op == OP_24_UNSIGNED:
+            (<uint32_t*> values)[row] = load_32(at) & 0xFFFFFF
+        elif op == OP_YEAR:
+            # years since 1900, but 0 is the year 0000
+            (<uint16_t*> values)[row] = <uint16_t> (at[0] + 1900) if at[0] else 0
+        elif op == OP_TIME:
+            if not _time(column, at, <int64_t*> values + row):
+                return NULL
+        elif op == OP_DECIMAL:
+            if not _decimal(column, at, <uint64_t*> values + 2 * row):
+                return NULL
+        elif op == OP_DECIMAL_LONG:
+            if not _decimal_long(column, at, <uint64_t*> values + 4 * row):
+                return NULL
+        elif op == OP_DATETIME_NUMBER:
+            if not _datetime_number(at, <uint64_t*> values + row):
+                return NULL
+        elif op == OP_DATETIME_HIRES:
+            if not _datetime_hires(column, at, <uint64_t*> values + row):
+                return NULL
+        elif op == OP_TIMESTAMP_NUMBER:
+            if not _timestamp(column, load_32(at), 0, <uint64_t*> values + row):
+                return NULL
+        elif op == OP_TIME_NUMBER:
+            if not _time_number(at, <int64_t*> values + row):
+                return NULL
+        elif op == OP_TIME_HIRES:
+            if not _time_hires(column, at, <int64_t*> values + row):
+                return NULL
+        else:
+            return NULL
+        at += column.size
+        column += 1
+    return at
 
 
 # ---------------------------------------------------------------- images
+
+
+cdef const uint8_t* _tail_values(
+    column_t* column, column_t* stop, size_t row, const uint8_t* at, const uint8_t* end
+) noexcept nogil:
+    """As `_fixed_values`, where nothing can be read after them."""
+    cdef uint8_t[TAIL_BYTES + LOAD_SLACK] tail
+    cdef size_t size = stop.fixed_before - column.fixed_before
+    if size <= TAIL_BYTES:
+        memcpy(tail, at, size)
+        memset(tail + size, 0, LOAD_SLACK)
+        return at + size if _fixed_values(column, stop, row, tail) != NULL else NULL
+    while column != stop:
+        size = column.size
+        memcpy(tail, at, size)
+        memset(tail + size, 0, LOAD_SLACK)
+        if _fixed_values(column, column + 1, row, tail) == NULL:
+            return NULL
+        at += size
+        column += 1
+    return at
 
 
 cdef const uint8_t* _values(
     images_t* images, uint32_t first, uint32_t last, size_t row, const uint8_t* at, const uint8_t* end
 ) noexcept nogil:
     """The values of columns [first, last), none of which is NULL, of image `row`; where they end, or NULL for bytes
-    that are none. The only loop over values."""
+    that are none."""
     cdef column_t* column = images.columns + first
     cdef column_t* stop = images.columns + last
-    cdef uint8_t op
-    cdef uint8_t* values
-    cdef uint64_t whole
+    cdef column_t* run
     cdef size_t size
     while column != stop:
-        size = column.size
-        # fixed sizes: the value is there; others: its length is
-        if <size_t> (end - at) < size:
-            return NULL
-        op = column.op
-        values = column.values.data
-        if op == OP_64:
-            (<uint64_t*> values)[row] = load_64(at)
-            at += 8
-        elif op == OP_32:
-            (<uint32_t*> values)[row] = load_32(at)
-            at += 4
-        elif op == OP_16:
-            (<uint16_t*> values)[row] = load_16(at)
-            at += 2
-        elif op == OP_8:
-            values[row] = at[0]
-            at += 1
-        elif op == OP_TEXT or op == OP_BYTES or op == OP_PADDED_BYTES or op == OP_JSON or op == OP_COMPRESSED:
-            if size == 1:
-                whole = at[0]
-            elif size == 2:
-                whole = load_16(at)
+        if not column.is_variable:
+            run = column.run_stop
+            if run > stop:
+                run = stop
+            size = run.fixed_before - column.fixed_before
+            if <size_t> (end - at) >= size + LOAD_SLACK:
+                at = _fixed_values(column, run, row, at)
+            elif <size_t> (end - at) >= size:
+                at = _tail_values(column, run, row, at, end)
             else:
-                whole = load_little(at, size, end)
-            at += size
-            size = whole
-            if size > column.limit or size > <size_t> (end - at):
                 return NULL
-            if op == OP_TEXT:
-                if _text(images, column, at, size, end) < 0:
-                    return NULL
-            elif op == OP_BYTES:
-                if _plain(images, column, at, size, end) < 0:
-                    return NULL
-            elif op == OP_PADDED_BYTES:
-                if _padded(images, column, at, size, end) < 0:
-                    return NULL
-            elif op == OP_JSON:
-                column.document = at
-                column.document_size = size
-                if _json_print(images, column, at, size) < 0:
-                    return NULL
-            elif size and at[0]:
-                if _inflated(images, column, at, size) < 0:
-                    return NULL
-            elif size and _text(images, column, at + 1, size - 1, end) < 0:
+            if at == NULL:
                 return NULL
-            (<int64_t*> values)[row + 1] = <int64_t> column.bytes.size
-            at += size
-        elif op == OP_DECIMAL_SHORT:
-            if not _decimal_short(column, at, end, <uint64_t*> values + 2 * row):
-                return NULL
-            at += size
-        elif op == OP_DATETIME:
-            if not _datetime(column, at, end, <int64_t*> values + row):
-                return NULL
-            at += size
-        elif op == OP_TIMESTAMP:
-            whole = load_big(at, size, end)
-            if not _timestamp(
-                column,
-                whole >> column.fraction_bits,
-                (whole & (((<uint64_t> 1) << column.fraction_bits) - 1)) * column.unit,
-                <int64_t*> values + row,
+            column = run
+            continue
+        if <size_t> (end - at) < column.size:
+            return NULL
+        if column.op == OP_TEXT and <size_t> (end - at) >= <size_t> column.size + 32:
+            # a short string of ASCII, not at the event's end: nearly all of them
+            size = at[0] if column.size == 1 else load_16(at)
+            if (
+                size <= 32
+                and size <= column.limit
+                and column.bytes.capacity - column.bytes.size >= 32
+                and copy_short(column.bytes.data + column.bytes.size, at + column.size, size)
             ):
-                return NULL
-            at += size
-        elif op == OP_DATE:
-            whole = load_little(at, 3, end)
-            if whole >> 9 > 9999 or (whole >> 5 & 15) > 12:
-                return NULL
-            (<uint32_t*> values)[row] = <uint32_t> whole
-            at += 3
-        elif op == OP_DOUBLE:
-            whole = load_64(at)
-            # NaN and the infinities: all bits of the exponent
-            if (whole >> 52 & 0x7FF) == 0x7FF:
-                return NULL
-            (<uint64_t*> values)[row] = whole
-            at += 8
-        elif op == OP_BIT:
-            whole = load_big(at, size, end)
-            if whole > column.limit:
-                return NULL
-            (<uint64_t*> values)[row] = whole
-            at += size
-        elif op == OP_ENUM:
-            whole = load_little(at, size, end)
-            if whole > column.limit:
-                return NULL
-            (<uint16_t*> values)[row] = <uint16_t> whole
-            at += size
-        elif op == OP_SET:
-            whole = load_little(at, size, end)
-            if whole > column.limit:
-                return NULL
-            (<uint64_t*> values)[row] = whole
-            at += size
-        elif op == OP_FLOAT:
-            whole = load_32(at)
-            if (whole >> 23 & 0xFF) == 0xFF:
-                return NULL
-            (<uint32_t*> values)[row] = <uint32_t> whole
-            at += 4
-        elif op == OP_24_SIGNED:
-            # the sign is the top bit of three bytes: move it up, and back by division, which is exact
-            (<int32_t*> values)[row] = <int32_t> (<uint32_t> load_little(at, 3, end) << 8) / 256
-            at += 3
-        elif op == OP_24_UNSIGNED:
-            (<uint32_t*> values)[row] = <uint32_t> load_little(at, 3, end)
-            at += 3
-        elif op == OP_YEAR:
-            (<uint16_t*> values)[row] = <uint16_t> (at[0] + 1900) if at[0] else 0
-            at += 1
-        elif op == OP_TIME:
-            if not _time(column, at, end, <int64_t*> values + row):
-                return NULL
-            at += size
-        elif op == OP_DECIMAL:
-            if not _decimal(column, at, <uint64_t*> values + 2 * row):
-                return NULL
-            at += size
-        elif op == OP_DECIMAL_LONG:
-            if not _decimal_long(column, at, <uint64_t*> values + 4 * row):
-                return NULL
-            at += size
-        elif op == OP_DATETIME_NUMBER:
-            if not _datetime_number(at, <int64_t*> values + row):
-                return NULL
-            at += 8
-        elif op == OP_DATETIME_HIRES:
-            if not _datetime_hires(column, at, end, <int64_t*> values + row):
-                return NULL
-            at += size
-        elif op == OP_TIMESTAMP_NUMBER:
-            if not _timestamp(column, load_32(at), 0, <int64_t*> values + row):
-                return NULL
-            at += 4
-        elif op == OP_TIMESTAMP_HIRES:
-            whole = load_big(at, size, end)
-            if not _timestamp(
-                column,
-                whole >> column.fraction_bits,
-                (whole & (((<uint64_t> 1) << column.fraction_bits) - 1)) * column.unit,
-                <int64_t*> values + row,
-            ):
-                return NULL
-            at += size
-        elif op == OP_TIME_NUMBER:
-            if not _time_number(at, end, <int64_t*> values + row):
-                return NULL
-            at += 3
-        elif op == OP_TIME_HIRES:
-            if not _time_hires(column, at, end, <int64_t*> values + row):
-                return NULL
-            at += size
-        else:
+                at += column.size + size
+                column.bytes.size += size
+                images.byte_count += size
+                (<int64_t*> column.values.data)[row + 1] = <int64_t> column.bytes.size
+                column += 1
+                continue
+        at = column.read(images, column, row, at, end)
+        if at == NULL:
             return NULL
         column += 1
     return at
@@ -686,7 +754,7 @@ cdef inline const uint8_t* _image(
         word_bytes = null_bytes - base // 8
         if word_bytes > 8:
             word_bytes = 8
-        nulls = load_little(bitmap + base // 8, word_bytes, end)
+        nulls = load_little(bitmap + base // 8, word_bytes)
         if count - base < 64:
             # the bits after the last column's are set on MariaDB
             nulls &= ((<uint64_t> 1) << (count - base)) - 1
@@ -723,7 +791,7 @@ cdef const uint8_t* _read_length(const uint8_t* at, const uint8_t* end, uint64_t
     at += 1
     if <size_t> (end - at) < size:
         return NULL
-    value[0] = load_little(at, size, end)
+    value[0] = load_little(at, size)
     return at + size
 
 
@@ -743,13 +811,13 @@ cdef const uint8_t* _sparse_image(
     cdef uint64_t options = 0
     cdef const uint8_t* partial = NULL
     cdef const uint8_t* nulls
-    cdef size_t json_index = 0, present_count = 0, null_index = 0, json_count = 0, size
+    cdef size_t json_index = 0, present_count = 0, null_index = 0, json_count = 0
     cdef uint32_t index
     cdef column_t* column
     cdef bint is_partial
     for index in range(images.column_count):
         present_count += _bit(present, index)
-        json_count += images.columns[index].op == OP_JSON
+        json_count += images.columns[index].is_json
     if has_options:
         at = _read_length(at, end, &options)
         if at == NULL or options & ~(<uint64_t> PARTIAL_JSON_UPDATES):
@@ -766,7 +834,7 @@ cdef const uint8_t* _sparse_image(
     for index in range(images.column_count):
         column = images.columns + index
         is_partial = False
-        if column.op == OP_JSON:
+        if column.is_json:
             is_partial = partial != NULL and _bit(partial, json_index)
             json_index += 1
         if not _bit(present, index):
@@ -777,17 +845,11 @@ cdef const uint8_t* _sparse_image(
         if _bit(nulls, null_index - 1):
             if _null(images, column, row) < 0:
                 return NULL
-        elif is_partial:
-            if column.document == NULL or <size_t> (end - at) < column.size:
-                return NULL
-            size = load_little(at, column.size, end)
-            at += column.size
-            if size > column.limit or size > <size_t> (end - at) or _json_apply(images, column, at, size) < 0:
-                return NULL
-            (<int64_t*> column.values.data)[row + 1] = <int64_t> column.bytes.size
-            at += size
         else:
-            at = _values(images, index, index + 1, row, at, end)
+            if is_partial:
+                at = _read_json_changes(images, column, row, at, end)
+            else:
+                at = _values(images, index, index + 1, row, at, end)
             if at == NULL:
                 return NULL
     return at
@@ -1075,7 +1137,7 @@ cdef int images_append(
 # ---------------------------------------------------------------- plans
 
 
-# Codecs of fixed width: the operation, and the bytes of an Arrow value.
+# Codecs without parameters: how to read, bytes on the wire, bytes of an Arrow value.
 _FIXED = {
     Codec.FLOAT: (OP_FLOAT, 4, 4),
     Codec.DOUBLE: (OP_DOUBLE, 8, 8),
@@ -1097,19 +1159,12 @@ _INTEGERS = {
     (Codec.UNSIGNED, 4): (OP_32, 4),
     (Codec.UNSIGNED, 8): (OP_64, 8),
 }
-# Codecs with fraction digits: the operation, and the bytes before those of the fraction.
+# Codecs with a fraction: how to read, bytes before it, its bytes by its digits, what its unit is in microseconds.
 _FRACTIONS = {
-    Codec.DATETIME: (OP_DATETIME, 5),
-    Codec.TIMESTAMP: (OP_TIMESTAMP, 4),
-    Codec.TIME: (OP_TIME, 3),
-}
-_VARIABLE = {
-    Codec.TEXT: OP_TEXT,
-    Codec.BYTES: OP_BYTES,
-    Codec.PADDED_BYTES: OP_PADDED_BYTES,
-    Codec.COMPRESSED_TEXT: OP_COMPRESSED,
-    Codec.COMPRESSED_BYTES: OP_COMPRESSED,
-    Codec.JSON: OP_JSON,
+    Codec.DATETIME: (OP_DATETIME, 5, reference.FRACTION_BYTES, reference.FRACTION_UNIT),
+    Codec.TIMESTAMP: (OP_TIMESTAMP, 4, reference.FRACTION_BYTES, reference.FRACTION_UNIT),
+    Codec.TIME: (OP_TIME, 3, reference.FRACTION_BYTES, reference.FRACTION_UNIT),
+    Codec.TIMESTAMP_HIRES: (OP_TIMESTAMP, 4, reference.SECOND_PART_BYTES, [10 ** (6 - digits) for digits in range(7)]),
 }
 _TEXT_CODECS = (Codec.TEXT, Codec.COMPRESSED_TEXT)
 
@@ -1161,20 +1216,43 @@ cdef int _plan_decimal(column_t* column, int precision, int scale) except -1:
     column.decimal = plan
     groups = decimal_groups(precision, scale)
     assert len(groups) <= DECIMAL_GROUPS_MAX
-    for group_bytes, limit in groups:
+    for group_bytes, group_scale in groups:
         plan.bytes[plan.group_count] = group_bytes
-        plan.limit[plan.group_count] = limit
+        plan.scale[plan.group_count] = group_scale
         plan.group_count += 1
         size += group_bytes
     column.size = size
+    column.item = 32 if precision > 38 else 16
     if precision > 38:
-        column.op, column.item = OP_DECIMAL_LONG, 32
+        column.op = OP_DECIMAL_LONG
+    elif size > 8:
+        column.op = OP_DECIMAL
     else:
-        column.op, column.item = OP_DECIMAL_SHORT if size <= 8 else OP_DECIMAL, 16
-    if size <= 8:
+        column.op = OP_DECIMAL_SHORT
+        column.limit = ~(<uint64_t> 0) >> (64 - 8 * size)
         for index in range(plan.group_count):
             at += plan.bytes[index]
             plan.shift[index] = 8 * (size - at)
+    return 0
+
+
+cdef int _plan_variable(column_t* column, object codec) except -1:
+    column.op = OP_READ
+    column.item = 8
+    column.is_variable = True
+    if codec is Codec.TEXT:
+        column.read = _read_text
+    elif codec is Codec.BYTES:
+        column.read = _read_bytes
+    elif codec is Codec.PADDED_BYTES:
+        column.read = _read_padded_bytes
+    elif codec is Codec.COMPRESSED_TEXT or codec is Codec.COMPRESSED_BYTES:
+        column.read = _read_compressed
+    elif codec is Codec.JSON:
+        column.is_json = True
+        column.read = _read_json
+    else:
+        raise InvariantBroken(f"no way to read {codec}")
     return 0
 
 
@@ -1184,45 +1262,45 @@ cdef object _plan(column_t* column, object layout):
     column.size = layout.size
     column.limit = layout.width
     kept = None
-    if (codec, layout.size) in _INTEGERS:
-        column.op, column.item = _INTEGERS[codec, layout.size]
-    elif codec in _FIXED:
+    if codec in _FIXED:
         column.op, column.size, column.item = _FIXED[codec]
+    elif (codec, layout.size) in _INTEGERS:
+        column.op, column.item = _INTEGERS[codec, layout.size]
     elif codec is Codec.DECIMAL:
         _plan_decimal(column, layout.definition.precision, layout.definition.scale)
     elif codec in _FRACTIONS:
-        fraction_bytes = reference.FRACTION_BYTES[digits]
-        column.op, before = _FRACTIONS[codec]
-        column.size, column.item = before + fraction_bytes, 8
-        column.fraction_bits, column.unit = 8 * fraction_bytes, reference.FRACTION_UNIT[digits]
+        column.op, before, fractions, unit = _FRACTIONS[codec]
+        column.size, column.item, column.unit = before + fractions[digits], 8, unit[digits]
     elif codec is Codec.DATETIME_HIRES:
         column.op, column.size, column.item = OP_DATETIME_HIRES, reference.DATETIME_HIRES_BYTES[digits], 8
         column.limit, column.unit = 10**digits, 10 ** (6 - digits)
     elif codec is Codec.TIME_HIRES:
         column.op, column.size, column.item = OP_TIME_HIRES, reference.TIME_HIRES_BYTES[digits], 8
         column.limit, column.unit = reference.TIME_HIRES_ZERO_SECONDS * 10**digits, 10 ** (6 - digits)
-    elif codec is Codec.TIMESTAMP_HIRES:
-        fraction_bytes = reference.SECOND_PART_BYTES[digits]
-        column.op, column.size, column.item = OP_TIMESTAMP_HIRES, 4 + fraction_bytes, 8
-        column.fraction_bits, column.unit = 8 * fraction_bytes, 10 ** (6 - digits)
     elif codec is Codec.BIT:
         column.op, column.item, column.limit = OP_BIT, 8, (1 << layout.width) - 1
     elif codec is Codec.ENUM:
         column.op, column.item = OP_ENUM, 2
     elif codec is Codec.SET:
         column.op, column.item, column.limit = OP_SET, 8, (1 << layout.width) - 1
-    elif codec in _VARIABLE:
-        column.op, column.item, column.is_variable = _VARIABLE[codec], 8, True
-        column.is_ascii_compatible = True
+    else:
+        _plan_variable(column, codec)
         if codec in _TEXT_CODECS:
             kept = _plan_text(column, layout.charset or "")
-    else:
-        raise InvariantBroken(f"{layout.definition.name}: no way to read {codec} of {layout.size} bytes")
+        if codec is Codec.TEXT and column.is_ascii_compatible and column.size <= 2:
+            column.op = OP_TEXT
+    if column.size <= 8:
+        # what is left of eight bytes; DATETIME and TIMESTAMP want the fraction alone
+        column.shift = 64 - 8 * column.size
     width = _arrow_width(layout.definition.arrow_type)
-    if not 1 <= column.size <= (30 if codec is Codec.DECIMAL else 8) or column.item != (width or 8):
-        raise InvariantBroken(f"{layout.definition.name}: {codec} of {layout.size} bytes is no {layout.definition.kind}")
-    if (width is None) != column.is_variable:
-        raise InvariantBroken(f"{layout.definition.name}: {codec} is no {layout.definition.kind}")
+    if (
+        not 1 <= column.size <= (30 if codec is Codec.DECIMAL else 8)
+        or column.item != (width or 8)
+        or (width is None) != column.is_variable
+    ):
+        raise InvariantBroken(
+            f"{layout.definition.name}: {codec} of {layout.size} bytes is no {layout.definition.kind}"
+        )
     return kept
 
 
@@ -1251,10 +1329,10 @@ cdef object _buffer(bytes_t* held, size_t size):
 cdef size_t _null_count(column_t* column, size_t row_count) noexcept nogil:
     """How many of the first rows are NULL. Bits of rows to come are set."""
     cdef size_t valid = 0, index
-    for index in range(row_count // 8):
-        valid += bit_count(column.validity.data[index])
-    if row_count % 8:
-        valid += bit_count(column.validity.data[row_count // 8] & ((1 << row_count % 8) - 1))
+    for index in range(row_count // 64):
+        valid += bit_count(load_64(column.validity.data + 8 * index))
+    for index in range(row_count // 64 * 64, row_count):
+        valid += _bit(column.validity.data, index)
     return row_count - valid
 
 
@@ -1321,7 +1399,8 @@ cdef class ImageBuffer:
         self.needs_all_columns = images.needs_all_columns = needs_all_columns
         images.rows_hint = size_hint
         self._schema = layout.definition.arrow_schema
-        images.columns = <column_t*> calloc(layout.column_count or 1, sizeof(column_t))
+        # one more: what is before it is all of them
+        images.columns = <column_t*> calloc(layout.column_count + 1, sizeof(column_t))
         if images.columns == NULL:
             raise MemoryError
         images.column_count = layout.column_count
@@ -1331,6 +1410,14 @@ cdef class ImageBuffer:
             kept.append(_plan(images.columns + index, column))
             row_bytes += images.columns[index].item
         self._kept = kept
+        for index in range(images.column_count):
+            images.columns[index + 1].fixed_before = images.columns[index].fixed_before + (
+                0 if images.columns[index].is_variable else images.columns[index].size
+            )
+        for index in reversed(range(images.column_count)):
+            images.columns[index].run_stop = images.columns + index + 1
+            if index + 1 < images.column_count and not images.columns[index + 1].is_variable:
+                images.columns[index].run_stop = images.columns[index + 1].run_stop
         images.row_bytes = row_bytes + images.bitmap_bytes
 
     def __dealloc__(self):
