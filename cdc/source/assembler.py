@@ -147,7 +147,7 @@ class Output(Protocol):
 
 @dataclass(slots=True)
 class _Table:
-    """A captured table of this stream. `described_by`: its table map behind the id; `slot`: its place in the scanner."""
+    """A captured table of this stream. `described_by`: its map behind the id; `slot`: its place in the scanner."""
 
     described_by: bytes
     definition: TableDefinition

@@ -309,15 +309,18 @@ class Session:
                 try:
                     is_barrier = self.assembler.feed(content)
                 except CdcError as error:
-                    with pytest.raises(type(error)) as slow:
-                        self.slow.feed(content)
-                    assert slow.value.to_dict() == error.to_dict()
+                    self._fails_likewise(content, error)
                     raise
                 assert self.slow.feed(content) == is_barrier
                 self._compare()
                 if is_barrier:
                     return True
         return False
+
+    def _fails_likewise(self, content: bytes, error: CdcError) -> None:
+        with pytest.raises(type(error)) as slow:
+            self.slow.feed(content)
+        assert slow.value.to_dict() == error.to_dict()
 
     def flush(self) -> None:
         self.assembler.flush()

@@ -1,4 +1,4 @@
-"""The compiled scanner: any cut of the bytes, limits inside an event, what it takes in by itself, and what it leaves."""
+"""The compiled scanner: any cut of the bytes, limits inside an event, what it takes in, and what it leaves."""
 
 from __future__ import annotations
 
@@ -202,7 +202,7 @@ def test_two_events_in_one_packet_are_an_error() -> None:
 @pytest.mark.parametrize("flavor", ["mysql", "mariadb"])
 def test_the_other_familys_gtid_is_an_error(flavor: Flavor) -> None:
     stream, session = Stream(), Session(flavor=flavor)
-    with pytest.raises(UnsupportedEvent, match="mixes the two|no MariaDB|no MySQL"):
+    with pytest.raises(UnsupportedEvent, match=r"no (MariaDB|MySQL)"):
         session.feed(stream.gtid(1) if flavor == "mariadb" else stream.mariadb_gtid(1))
 
 
