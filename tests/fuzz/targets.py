@@ -33,7 +33,7 @@ from cdc.source.assembler import EVENTS, PACKETS, Assembler, CapturedTable, RunL
 from tests.fuzz.corpus import Capture, captures, definitions_from_json, definitions_to_json, pack, unpack
 from tests.fuzz.guarded import guarded
 from tests.fuzz.mutate import damage, damage_event, damage_events
-from tests.support.binlog_build import json_bytes
+from tests.support.json_build import json_bytes
 from tests.unit.source.streams import Listener, Stream, Tables
 
 __all__ = ["TARGETS", "Target"]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from cdc.binlog.constants import ColumnType, EventType, MetadataField
 from cdc.binlog.framing import Event, EventFramer
 from cdc.model import ColumnDefinition, Flavor, TableDefinition, TableName, ValueKind
+from tests.support.json_build import json_bytes
 
 __all__ = [
     "BuiltColumn",
@@ -28,7 +29,6 @@ __all__ = [
     "event_bytes",
     "format_description_bytes",
     "framed",
-    "json_bytes",
     "lenenc",
     "optional_metadata",
     "rows_body",
@@ -414,65 +414,6 @@ class JsonDocument:
     """A JSON value, told apart from the values of other columns."""
 
     value: Any
-
-
-def json_bytes(value: Any) -> bytes:
-    """MySQL's binary JSON: small containers, and large ones where 64 KiB do not do."""
-    kind, raw = _json_value(value)
-    return bytes((kind,)) + raw
-
-
-def _json_value(value: Any) -> tuple[int, bytes]:
-    if value is None or isinstance(value, bool):
-        return 0x04, bytes(({None: 0, True: 1, False: 2}[value],))
-    if isinstance(value, int):
-        for kind, size, signed in ((0x05, 2, True), (0x07, 4, True), (0x09, 8, True), (0x0A, 8, False)):
-            if (-(2 ** (size * 8 - 1)) <= value < 2 ** (size * 8 - 1)) if signed else 0 <= value < 2**64:
-                return kind, value.to_bytes(size, "little", signed=signed)
-    if isinstance(value, float):
-        return 0x0B, struct.pack("<d", value)
-    if isinstance(value, str):
-        raw = value.encode()
-        return 0x0C, _varint(len(raw)) + raw
-    if isinstance(value, (list, dict)):
-        for is_large in (False, True):
-            body = _json_container(value, is_large=is_large)
-            if is_large or len(body) < 1 << 16:
-                return (0x00 if isinstance(value, dict) else 0x02) + is_large, body
-    raise TypeError(value)
-
-
-def _varint(value: int) -> bytes:
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes((*out, value))
-
-
-def _json_container(value: list[Any] | dict[str, Any], *, is_large: bool) -> bytes:
-    width = 4 if is_large else 2
-    inline = (0x04, 0x05, 0x06, *((0x07, 0x08) if is_large else ()))
-    if isinstance(value, dict):
-        items = sorted(((key.encode(), one) for key, one in value.items()), key=lambda item: (len(item[0]), item[0]))
-        keys, values = [key for key, _ in items], [one for _, one in items]
-    else:
-        keys, values = [], list(value)
-    offset = 2 * width + len(keys) * (width + 2) + len(values) * (1 + width)
-    head, tail = bytearray(), bytearray()
-    for key in keys:
-        head += ((offset + len(tail)) & (1 << 8 * width) - 1).to_bytes(width, "little") + len(key).to_bytes(2, "little")
-        tail += key
-    for one in values:
-        kind, raw = _json_value(one)
-        if kind in inline:
-            head += bytes((kind,)) + raw.ljust(width, b"\xff" if kind == 0x05 and raw[-1] & 0x80 else b"\0")
-        else:
-            head += bytes((kind,)) + ((offset + len(tail)) & (1 << 8 * width) - 1).to_bytes(width, "little")
-            tail += raw
-    size = 2 * width + len(head) + len(tail)
-    sizes = len(values).to_bytes(width, "little") + (size & (1 << 8 * width) - 1).to_bytes(width, "little")
-    return sizes + bytes(head) + bytes(tail)
 
 
 @cache

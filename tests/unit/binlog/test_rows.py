@@ -31,11 +31,11 @@ from tests.support.binlog_build import (
     columns_of_every_kind,
     definition_of,
     framed,
-    json_bytes,
     optional_metadata,
     rows_body,
     table_map_body,
 )
+from tests.support.json_build import json_bytes
 
 EVERY_KIND = columns_of_every_kind()
 
