@@ -15,7 +15,7 @@ from cdc.errors import ConfigError
 __all__ = ["CRASH_POINTS", "Hooks"]
 
 CRASH_POINTS = (
-    "after_fetch",  # an event has been received
+    "after_fetch",  # bytes have been received
     "after_decode",  # a run has been decoded and is queued
     "before_statement",  # each statement that changes rows in the sink
     "after_statement",

@@ -505,10 +505,18 @@ def _row_image(facts: SourceFacts) -> Iterator[Finding]:
 
 def _row_value_options(facts: SourceFacts) -> Iterator[Finding]:
     value = facts.variables.get("binlog_row_value_options", "")
-    if value:
+    if value and (facts.variables.get("binlog_row_image", "") or "FULL").upper() == "FULL":
+        yield info(
+            facts.subject,
+            f"binlog_row_value_options is {value}: updates of JSON columns are logged as differences, which are "
+            "applied to the document before; every session must keep binlog_row_image=FULL, or that is not there",
+            "nothing to do",
+        )
+    elif value:
         yield error(
             facts.subject,
-            f"binlog_row_value_options is {value}: updates of JSON columns are logged as differences",
+            f"binlog_row_value_options is {value}: updates of JSON columns are logged as differences, and with this "
+            "binlog_row_image the document before is not logged",
             "SET PERSIST binlog_row_value_options = ''; Sessions that are open keep the old value: have them reconnect"
             if facts.service is None
             else facts.set_global("binlog_row_value_options", "''"),
@@ -1116,8 +1124,8 @@ SOURCE_CHECKS: tuple[Check[SourceFacts], ...] = (
     Check(
         "source.binlog_row_value_options",
         _row_value_options,
-        looks="`binlog_row_value_options` is empty",
-        breaks="JSON updates are logged as differences",
+        looks="`binlog_row_value_options` is empty, or `binlog_row_image` is FULL",
+        breaks="JSON updates are logged as differences without the document before",
         mends="`SET PERSIST binlog_row_value_options = ''`",
     ),
     Check(

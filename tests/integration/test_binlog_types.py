@@ -628,7 +628,7 @@ def test_images_without_all_columns_park_the_table(source_server: Server, image:
     assert "cdc snapshot" in caught.value.hint
 
 
-def test_partial_json_updates_park_the_table(mysql97: Server) -> None:
+def test_partial_json_updates_give_the_whole_document(mysql97: Server) -> None:
     with fresh_database(mysql97) as database:
         statements = [
             "CREATE TABLE t (id INT PRIMARY KEY, j JSON)",
@@ -636,9 +636,14 @@ def test_partial_json_updates_park_the_table(mysql97: Server) -> None:
             "INSERT INTO t VALUES (1, JSON_OBJECT('a', REPEAT('x', 1000), 'b', 1))",
             "UPDATE t SET j = JSON_SET(j, '$.b', 2)",
         ]
-        with pytest.raises(UnsupportedData, match="partial JSON") as caught:
-            write_and_decode(mysql97, database, "t", statements)
-    assert "binlog_row_value_options=''" in caught.value.hint
+        place = binlog_place(mysql97)
+        _, rows, _ = write_and_decode(mysql97, database, "t", statements)
+        assert events_since(mysql97, place, EventType.PARTIAL_UPDATE_ROWS)
+        with session(mysql97, database) as cursor:
+            cursor.execute("SELECT CAST(j AS CHAR) FROM t")
+            assert rows[-1]["j"] == cursor.fetchone()[0]
+        assert '"b": 1' in rows[-2]["j"]
+        assert '"b": 2' in rows[-1]["j"]
 
 
 def test_rows_above_16_mib_arrive_whole(source_server: Server) -> None:
