@@ -117,7 +117,7 @@ def damage(rng: random.Random, raw: bytes, others: Sequence[bytes]) -> bytes:
 def damage_event(rng: random.Random, content: bytes, others: Sequence[bytes], *, has_checksum: bool) -> bytes:
     """A whole event with its body damaged; mostly with the size and the checksum that go with it, so that more than
     the framing gets to see it."""
-    if rng.random() < 0.08:
+    if rng.random() < 0.08 or len(content) < EVENT_HEADER_BYTES + CHECKSUM_BYTES:
         return damage(rng, content, others)
     end = len(content) - CHECKSUM_BYTES * has_checksum
     header = bytearray(content[:EVENT_HEADER_BYTES])
@@ -126,7 +126,8 @@ def damage_event(rng: random.Random, content: bytes, others: Sequence[bytes], *,
     if choice < 0.8:
         body = damage(rng, body, [other[EVENT_HEADER_BYTES:] for other in others])
     elif choice < 0.9 and others:
-        header[4] = rng.choice(others)[4:5][0] if rng.random() < 0.7 else rng.randrange(256)
+        other = rng.choice(others)
+        header[4] = other[4] if len(other) > 4 and rng.random() < 0.7 else rng.randrange(256)
     else:
         header = bytearray(damage(rng, bytes(header), ())[:EVENT_HEADER_BYTES].ljust(EVENT_HEADER_BYTES, b"\0"))
     return _sealed(bytes(header), body, has_checksum=has_checksum)

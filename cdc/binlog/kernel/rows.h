@@ -110,10 +110,10 @@ static inline int copy_exactly(uint8_t* out, const uint8_t* in, size_t size) {
     return (high & 0x80) == 0;
 }
 
-/* Any length; there is room for 64 bytes more. */
+/* Any length; there is room for 64 bytes more. Blocks are read only where 64 bytes more are there to read, too. */
 static inline int copy_blocks(uint8_t* out, const uint8_t* in, size_t size, const uint8_t* end) {
     uint64_t high = 0, signs;
-    if ((size_t)(end - in) < size + 63) return copy_exactly(out, in, size);
+    if ((size_t)(end - in) < size + 64) return copy_exactly(out, in, size);
     for (; size >= 64; size -= 64, in += 64, out += 64)
         high |= copy_32(out, in) | copy_32(out + 32, in + 32);
     signs = copy_32(out, in) | (uint64_t)copy_32(out + 32, in + 32) << 32;
