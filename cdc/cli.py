@@ -17,9 +17,10 @@ from typing import Annotated, Any
 
 import orjson
 import typer
+import typer.core
 
 import cdc
-from cdc.config import Config, config_schema, load_config, redacted
+from cdc.config import Config, config_schema, load_config, load_source_config, redacted
 from cdc.errors import CdcError, ConfigError
 from cdc.log import configure_logging, scrub
 
@@ -48,7 +49,8 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TablesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TABLE]...", help="As database.table.")]
 
 
-def _load(config: Path | None, env_file: Path | None) -> Config:
+def _configuration(config: Path | None, env_file: Path | None) -> Path | None:
+    """The file to read; None where the environment alone says it all."""
     default = Path("config.yaml")
     if config is None and default.exists():
         config = default
@@ -57,7 +59,11 @@ def _load(config: Path | None, env_file: Path | None) -> Config:
             f"there is no configuration: no {default} in {Path.cwd()}, and no CDC__… in the environment",
             hint="name the file with -c, or begin with a copy of the project's config.yaml",
         )
-    return load_config(config, environ=os.environ, env_file=env_file)
+    return config
+
+
+def _load(config: Path | None, env_file: Path | None) -> Config:
+    return load_config(_configuration(config, env_file), environ=os.environ, env_file=env_file)
 
 
 def _print_json(document: Any) -> None:
@@ -118,7 +124,7 @@ def _root(
     given = {name: str(value) for name, value in given.items() if value is not None}
     # Options given before the command are the defaults of every command's own.
     context.default_map = {
-        **dict.fromkeys(("run", "snapshot", "status", "check", "verify"), given),
+        **dict.fromkeys(("run", "snapshot", "status", "check", "tail", "verify"), given),
         "checkpoint": {"show": given, "reset": given},
         "config": {"show": given},
     }
@@ -250,6 +256,103 @@ def verify(
     from cdc.verify import run_verify_command
 
     raise typer.Exit(run_verify_command(_load(config, env_file), tables or [], only_sinks=sink or [], as_json=as_json))
+
+
+# ---------------------------------------------------------------- tail
+
+
+class TailCommand(typer.core.TyperCommand):
+    """`--binlog` takes every word up to the next option, so that `--binlog binlog.0*` does what it looks like."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        words: list[str] = []
+        is_file = False
+        for word in args:
+            if word.startswith("-") and word != "-":
+                is_file = word == "--binlog"
+                if not is_file:
+                    words.append(word)
+            else:
+                words += ["--binlog", word] if is_file else [word]
+        return list(super().parse_args(ctx, words))
+
+
+@app.command(cls=TailCommand)
+def tail(
+    tables: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[TABLE]...", help="As database.table, or patterns: 'shop.*'. Default: the configuration's."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    binlog: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--binlog", metavar="FILE...", help="Read these binlog files, - for standard input; no server is asked."
+        ),
+    ] = None,
+    form: Annotated[str, typer.Option("--format", metavar="cdc|debezium", help="The form of the lines.")] = "cdc",
+    from_start: Annotated[
+        bool, typer.Option("--from-start", help="From the oldest binlog file of the server.")
+    ] = False,
+    from_position: Annotated[
+        str | None, typer.Option("--from", metavar="POSITION", help="From behind a GTID set, or from FILE:POS.")
+    ] = None,
+    until_caught_up: Annotated[
+        bool, typer.Option("--until-caught-up", help="End where the log ended at the start.")
+    ] = False,
+    until: Annotated[
+        str | None, typer.Option("--until", metavar="POSITION", help="End at FILE:POS, or behind a GTID set.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option("--limit", min=1, metavar="N", help="End after N lines.")] = None,
+    operation: Annotated[
+        str | None, typer.Option("--operation", metavar="LIST", help="Of insert,update,delete,ddl.")
+    ] = None,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", metavar="COLUMN=VALUE", help="Only changes of rows with this value (repeatable)."),
+    ] = None,
+    columns: Annotated[str | None, typer.Option("--columns", metavar="LIST", help="Print these columns alone.")] = None,
+    gtid: Annotated[str | None, typer.Option("--gtid", metavar="GTIDS", help="Only these transactions.")] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Pass over tables that cannot be decoded; they are named on stderr.")
+    ] = False,
+    name: Annotated[
+        str | None, typer.Option("--name", help="With debezium: the logical name (default: the deployment's).")
+    ] = None,
+    tombstones: Annotated[
+        bool, typer.Option("--tombstones", help="With debezium: a line null after each delete.")
+    ] = False,
+) -> None:
+    """Print changes as lines of JSON, as they are committed, or out of binlog files. Needs no sink."""
+    from cdc.commands import tail as command
+
+    if form not in ("cdc", "debezium"):
+        raise ConfigError(f"--format: there is no {form!r}", hint="cdc or debezium")
+    options = command.TailOptions(
+        tables=tables or (),
+        files=binlog or (),
+        form="debezium" if form == "debezium" else "cdc",
+        name=name,
+        tombstones=tombstones,
+        from_start=from_start,
+        from_position=from_position,
+        until_caught_up=until_caught_up,
+        until=until,
+        limit=limit,
+        operations=operation,
+        where=where or (),
+        columns=columns,
+        gtid=gtid,
+        skip_bad=skip_bad,
+    )
+    # Files need no configuration; one that is named is asked for what they do not say.
+    settings = None
+    if not binlog or config is not None:
+        settings = load_source_config(_configuration(config, env_file), environ=os.environ, env_file=env_file)
+    raise typer.Exit(command.tail(options, settings))
 
 
 # ---------------------------------------------------------------- checkpoint

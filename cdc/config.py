@@ -915,6 +915,18 @@ class Config(Section):
         return self.snapshot.chunk_rows if override is None or override.batch_size is None else override.batch_size
 
 
+class SourceConfig(Config):
+    """The configuration of a command that opens no sink: those that it names may be incomplete, or none at all."""
+
+    sinks: tuple[SinkSettings, ...] = ()
+    _sink_count: int = PrivateAttr(default=0)
+
+    @property
+    def sink_count(self) -> int:
+        """How many sinks the service has: each takes one id of the source's block."""
+        return self._sink_count
+
+
 def config_schema() -> dict[str, Any]:
     """JSON schema of the file, for editors and `cdc config schema`."""
     return Config.model_json_schema(by_alias=True)
@@ -940,12 +952,14 @@ def load_config(path: Path | None, *, environ: Mapping[str, str], env_file: Path
         ConfigError: one line for each problem; none quotes a URL, nor a value that came from a variable.
     """
     loader = _Loader(dict(environ))
-    config = loader.load(path, env_file)
-    # Raised here, outside every except block: the error carries no __context__ that could show what was refused.
-    if config is None:
-        lines = [problem.text for problem in sorted(loader.problems, key=lambda problem: problem.order)]
-        raise ConfigError("\n".join(dict.fromkeys(lines)), hint=loader.hint)
-    return config
+    return loader.checked(loader.load(path, env_file))
+
+
+def load_source_config(path: Path | None, *, environ: Mapping[str, str], env_file: Path | None = None) -> SourceConfig:
+    """As `load_config`, for a command that opens no sink: there may be none, and what is wrong with them, or with their
+    variables, is no problem."""
+    loader = _Loader(dict(environ))
+    return loader.checked(loader.load_source(path, env_file))
 
 
 _HINT: Final = "correct these; docs/configuration.md and `cdc config schema` say every key, its range and its reason."
@@ -965,13 +979,14 @@ class _Origin:
         """`config.yaml:14 source.url: text`, or `environment CDC__SOURCE__URL: text`."""
         key = "" if path == self.path or not path else f" {_path_text(path)}"
         separator = ":" if self.path is not None and key else ""
-        return _Problem(self.order, _scrubbed(f"{self.place}{separator}{key}: {text}"))
+        return _Problem(self.order, _scrubbed(f"{self.place}{separator}{key}: {text}"), str(path[0]) if path else "")
 
 
 @dataclass(frozen=True, slots=True)
 class _Problem:
     order: tuple[int, str]
     text: str
+    section: str = ""  # the top-level key that it is about
 
 
 @dataclass(frozen=True, slots=True)
@@ -1011,6 +1026,9 @@ def _scrubbed(text: str) -> str:
     return re.sub(r"//[^@\s]*:.*@", "//***@", text, flags=re.DOTALL)
 
 
+_AnyConfig = TypeVar("_AnyConfig", bound=Config)
+
+
 class _Loader:
     """One run of `load_config`: the variables, and the problems found so far."""
 
@@ -1021,6 +1039,25 @@ class _Loader:
 
     def load(self, path: Path | None, env_file: Path | None) -> Config | None:
         """The configuration, or None with at least one problem noted."""
+        root = self.read(path, env_file)
+        return None if root is None else self.checked_tree(root, Config)
+
+    def load_source(self, path: Path | None, env_file: Path | None) -> SourceConfig | None:
+        """The configuration without its sinks; they are counted, and not looked at."""
+        root = self.read(path, env_file)
+        if root is None:
+            return None
+        sink_count = len(_list_at(root, ("sinks",)))
+        if isinstance(root.value, dict):
+            root.value.pop("sinks", None)
+        self.problems = [problem for problem in self.problems if problem.section != "sinks"]
+        config = self.checked_tree(root, SourceConfig)
+        if config is not None:
+            config._sink_count = sink_count
+        return config
+
+    def read(self, path: Path | None, env_file: Path | None) -> _Node | None:
+        """File and environment as one tree, variables put in; None when there is none, with a problem noted."""
         if env_file is not None:
             self.read_env_file(env_file)
         root = self.read_yaml_file(path) if path is not None else None
@@ -1028,11 +1065,21 @@ class _Loader:
             return None
         if root is None:
             root = _Node(_Origin("environment", (2, "")), {})
-        root = self.with_environment(root)
-        config = self.validated(root)
+        return self.with_environment(root)
+
+    def checked_tree(self, root: _Node, model: type[_AnyConfig]) -> _AnyConfig | None:
+        config = self.validated(root, model)
         self.check_lists(root)
         self.check_files(root)
         return None if self.problems else config
+
+    def checked(self, config: _AnyConfig | None) -> _AnyConfig:
+        """Raises ConfigError with all problems where there is no configuration."""
+        # Outside every except block: the error carries no __context__ that could show what was refused.
+        if config is None:
+            lines = [problem.text for problem in sorted(self.problems, key=lambda problem: problem.order)]
+            raise ConfigError("\n".join(dict.fromkeys(lines)), hint=self.hint)
+        return config
 
     def note(self, origin: _Origin, path: _Path, text: str) -> None:
         self.problems.append(origin.problem(path, text))
@@ -1255,10 +1302,10 @@ class _Loader:
 
     # -- checking
 
-    def validated(self, root: _Node) -> Config | None:
+    def validated(self, root: _Node, model: type[_AnyConfig]) -> _AnyConfig | None:
         errors: Sequence[Any] = ()
         try:
-            return Config.model_validate(_plain(root))
+            return model.model_validate(_plain(root))
         except ValidationError as error:
             errors = error.errors(include_url=False, include_input=False)
         for details in errors:

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("cdc.source", "cdc.sinks"),
     ("snapshot",),
     ("cdc.pipeline",),
-    ("cdc.dashboard",),
+    ("cdc.dashboard", "cdc.tail"),
     ("cdc.config",),
     ("cdc.app",),
     ("cdc.check", "cdc.verify", "cdc.demo", "cdc.commands"),
