@@ -1,6 +1,7 @@
 """Read a server's binlog over the protocol, in the shortest way that a test can use.
 
-Independent of cdc/source: the decoder's tests must not hang on the reader that feeds it.
+Independent of cdc/source: the decoder's tests must not hang on the reader that feeds it. Rows are decoded by the kernel
+and by its Python twin, which must agree in everything; the caller gets what the kernel made.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ from typing import Any, Protocol
 import pymysql
 
 from cdc.binlog.constants import EventType
-from cdc.binlog.events import EventClass, classify, parse_rows, parse_transaction_payload, payload_events
+from cdc.binlog.events import EventClass, RowsEvent, classify, parse_rows, parse_transaction_payload, payload_events
 from cdc.binlog.framing import Event, EventFramer
-from cdc.binlog.layout import build_layout
-from cdc.binlog.rows import ImageBuffer
+from cdc.binlog.kernel.rows import ImageBuffer
+from cdc.binlog.layout import RowLayout, build_layout
+from cdc.binlog.rows import ImageBuffer as TwinBuffer
 from cdc.binlog.table_map import TableMap, parse_table_map
+from cdc.errors import CdcError
 from cdc.model import Flavor, RowBatch, TableDefinition
+from tests.support.row_batches import assert_same_batch
 
 __all__ = ["Place", "binlog_place", "decode_table", "fetch_contents", "fetch_events", "flatten", "flavor_of"]
 
@@ -96,14 +100,55 @@ def flatten(events: list[Event]) -> Iterator[Event]:
             yield event
 
 
+class _BothBuffers:
+    """The kernel's buffer and the twin's, given the same events."""
+
+    def __init__(self, layout: RowLayout, *, needs_all_columns: bool) -> None:
+        self._kernel = ImageBuffer(layout, needs_all_columns=needs_all_columns)
+        self._twin = TwinBuffer(layout, needs_all_columns=needs_all_columns)
+
+    @property
+    def image_count(self) -> int:
+        assert self._kernel.image_count == self._twin.image_count
+        return self._kernel.image_count
+
+    def append(self, event: RowsEvent, transaction_index: int) -> None:
+        """Raises what both raise."""
+        said = [_outcome(buffer, event, transaction_index) for buffer in (self._kernel, self._twin)]
+        kernel, twin = said
+        if isinstance(kernel, CdcError):
+            assert isinstance(twin, CdcError)
+            assert (type(kernel), str(kernel)) == (type(twin), str(twin))
+            raise kernel
+        assert kernel == twin
+
+    def take(self) -> RowBatch:
+        """The kernel's batch."""
+        assert self._kernel.byte_count == self._twin.byte_count
+        batch = self._kernel.take()
+        assert_same_batch(batch, self._twin.take())
+        return batch
+
+
+def _outcome(buffer: ImageBuffer | TwinBuffer, event: RowsEvent, transaction_index: int) -> int | CdcError:
+    try:
+        return buffer.append(event, transaction_index)
+    except CdcError as error:
+        return error
+
+
 def decode_table(
-    events: list[Event], definition: TableDefinition, server_version: tuple[int, ...]
+    events: list[Event],
+    definition: TableDefinition,
+    server_version: tuple[int, ...],
+    *,
+    needs_all_columns: bool = True,
 ) -> tuple[list[RowBatch], list[TableMap]]:
     """All images of one table in those events, one batch a distinct table map; and the table maps."""
     name = definition.name
     maps: dict[int, TableMap] = {}
     seen: list[TableMap] = []
-    buffers: list[ImageBuffer] = []
+    buffers: list[_BothBuffers] = []
     for event in flatten(events):
         kind = classify(event.header.event_type, event.header.flags)
         assert kind not in (EventClass.UNKNOWN, EventClass.INCIDENT), event.header
@@ -118,6 +163,6 @@ def decode_table(
             if not seen or seen[-1] != table_map:
                 layout = build_layout(table_map, definition, flavor=definition.flavor, server_version=server_version)
                 seen.append(table_map)
-                buffers.append(ImageBuffer(layout))
+                buffers.append(_BothBuffers(layout, needs_all_columns=needs_all_columns))
             buffers[-1].append(rows, 0)
     return [buffer.take() for buffer in buffers if buffer.image_count], seen

@@ -1,4 +1,4 @@
-from cdc.binlog.events import RowsEvent
+from cdc.binlog.events import RowsEvent, RowsKind
 from cdc.binlog.layout import RowLayout
 from cdc.model import RowBatch
 
@@ -12,5 +12,15 @@ class ImageBuffer:
     @property
     def byte_count(self) -> int: ...
     def append(self, event: RowsEvent, transaction_index: int) -> int: ...
+    def append_body(
+        self,
+        kind: RowsKind,
+        is_partial: bool,
+        body: bytes,
+        offset: int,
+        transaction_index: int,
+        rows_stop: int,
+        bytes_stop: int,
+    ) -> tuple[int, int]: ...
     def truncate(self, row_count: int) -> None: ...
     def take(self) -> RowBatch: ...

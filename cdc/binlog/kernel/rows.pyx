@@ -122,9 +122,9 @@ assert (OPERATION_UPDATE_AFTER, OPERATION_DELETE) == (Operation.UPDATE_AFTER, Op
 
 
 cdef int _make_room(images_t* images, column_t* column, size_t more) noexcept nogil:
-    """Room for `more` bytes: at once as much as the last batch needed, where that is more."""
+    """Room for `more` bytes; after the first block at once as much as the last batch needed, where that is more."""
     cdef size_t size = column.bytes.size
-    if column.bytes_hint > size + more:
+    if size and column.bytes_hint > size + more:
         more = column.bytes_hint - size
     if bytes_grow(&column.bytes, more) < 0:
         images.has_no_memory = True
@@ -1491,6 +1491,30 @@ cdef class ImageBuffer:
         if result == IMAGES_REFUSED:
             self._raise(event, transaction_index)
         return images.row_count - before
+
+    def append_body(
+        self,
+        kind,
+        is_partial,
+        const uint8_t[::1] body,
+        size_t offset,
+        transaction_index,
+        size_t rows_stop,
+        size_t bytes_stop,
+    ):
+        """A rows event from its column count on, as the scanner hands it over: `images_append`, which says what the
+        arguments are. Returns its result and the offset that it left; nothing is raised."""
+        cdef images_t* images = &self.images
+        cdef int rows_kind = _KINDS[kind], result
+        cdef bint partial = is_partial
+        cdef uint32_t index = transaction_index
+        cdef const uint8_t* start = &body[0] if len(body) else NULL
+        cdef size_t size = len(body)
+        with nogil:
+            result = images_append(
+                images, rows_kind, partial, start, size, &offset, index, rows_stop, bytes_stop
+            )
+        return result, offset
 
     def _raise(self, event, transaction_index):
         """Why the kernel refused the event, by the twin."""
