@@ -81,6 +81,7 @@ class TableLoader:
         self._accepts_hidden_cascades = accepts_hidden_cascades
         self._hook = hook
         self._on_progress = on_progress
+        self._written: TableRecord | None = None
 
     def load(self, record: TableRecord, *, may_replace: bool) -> TableRecord:
         """Load the table; its new record, already written to the metadata.
@@ -91,9 +92,12 @@ class TableLoader:
         Raises UnsupportedData (park it), TransientError.
         """
         for _ in range(_ATTEMPTS_MAX):
+            self._written = record
             loaded = self._try_load(record, may_replace=may_replace)
             if loaded is not None:
                 return loaded
+            # What the attempt wrote is what the next one finds: a target that it made is ours.
+            record = self._written
         raise SourceUnavailable(
             f"{record.source} changed its definition {_ATTEMPTS_MAX} times while it was being loaded",
             hint="the load is tried again; finish the ALTERs on that table first",
@@ -186,6 +190,7 @@ class TableLoader:
             self._store.save_table(tx, record)
             self._store.fence(tx)
             tx.commit()
+        self._written = record
         return record
 
     def _prepare_target(self, record: TableRecord, target: TargetTable, *, may_replace: bool) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -11,8 +12,15 @@ from typing import Any
 import pytest
 
 from cdc.demo.servers import Server
+from cdc.model import TableName
+from cdc.schema.mapping import map_table
+from cdc.schema.target import Policies, SinkKind
+from cdc.source.connection import SourceSettings, connect
+from checkpoints.store import TableRecord
+from snapshot.loader import TableLoader
+from tests.integration.test_store import Place
 from tests.integration.test_visible_position import OPTIONS, written
-from tests.support import fresh_database, wait_until
+from tests.support import fresh_database, fresh_pg_database, wait_until
 from tests.support.deployment import Deployment, deployment
 
 
@@ -110,6 +118,50 @@ def test_two_tables_with_one_target_do_not_mix(made: Deployment) -> None:
         assert "goes to the same target" in result.stderr
         states = sorted(table["state"] for table in made.status()["tables"])
         assert states == ["parked", "ready"]
+
+
+@pytest.mark.parametrize("point", ["target_made", "load_begun", "load_done"])
+@pytest.mark.parametrize("sink_name", ["pg15", "mariadb1011"])
+def test_ddl_in_the_middle_of_the_first_load_begins_it_again(
+    mysql97: Server, point: str, sink_name: str, request: pytest.FixtureRequest
+) -> None:
+    """Also where the DDL gives it other columns: the target of the first attempt is ours to make anew."""
+    server: Server = request.getfixturevalue(sink_name)
+    fresh = fresh_pg_database if server.family == "postgresql" else fresh_database
+    with fresh_database(mysql97) as database, fresh(server) as target, contextlib.ExitStack() as stack:
+        mysql97.execute("CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20))", database=database)
+        mysql97.execute("INSERT INTO t VALUES (1, 'one'), (2, 'two')", database=database)
+        store = Place(server, target, stack).holder()
+        reached: list[str] = []
+
+        def hook(name: str) -> None:
+            reached.append(name)
+            if name == point and reached.count(name) == 1:
+                mysql97.execute("ALTER TABLE t ADD COLUMN colour VARCHAR(9) DEFAULT 'red' FIRST", database=database)
+
+        source = connect(SourceSettings(mysql97.host, mysql97.port, mysql97.user, mysql97.password, 77))
+        stack.callback(source.close)
+        kind: SinkKind = "postgresql" if server.family == "postgresql" else "mariadb"
+        namespace = "raw" if kind == "postgresql" else target
+        loader = TableLoader(
+            source=source,
+            sink=store.sink,
+            store=store,
+            make_target=lambda found: map_table(
+                found, kind=kind, namespace=namespace, name="t", key=("id",), policies=Policies()
+            ),
+            chunk_rows=lambda _database, _table: 1000,
+            accepts_hidden_cascades=lambda _database, _table: True,
+            hook=hook,
+            on_progress=lambda table, *, rows, rows_estimate: None,
+        )
+        record = loader.load(
+            TableRecord(source=TableName(database, "t"), target="", state="pending"), may_replace=False
+        )
+        assert reached.count("load_begun") == 2
+        assert record.rows_loaded == 2
+        rows = server.execute(f"SELECT id, v, colour FROM {namespace}.t ORDER BY id", None, database=target)
+        assert [tuple(row) for row in rows] == [(1, "one", "red"), (2, "two", "red")]
 
 
 def test_a_key_that_is_not_unique_is_refused(made: Deployment) -> None:
