@@ -38,6 +38,9 @@ _LETTERS = {
     Operation.UPDATE_AFTER: "A",
     Operation.DELETE: "D",
 }
+_INSERT, _UPDATE_AFTER, _DELETE = (
+    pa.scalar(int(operation), pa.uint8()) for operation in (Operation.INSERT, Operation.UPDATE_AFTER, Operation.DELETE)
+)
 _BINARY_KINDS = frozenset({ValueKind.BINARY, ValueKind.BLOB})
 _TEXT_KINDS = frozenset({ValueKind.TEXT, ValueKind.JSON})
 
@@ -113,14 +116,10 @@ class Counting(_Output):
     def add(self, batch: RowBatch) -> None:
         """Read one batch."""
         summary = self.summary
-        for entry in pc.value_counts(batch.operation).to_pylist():
-            match entry["values"]:
-                case Operation.INSERT:
-                    summary.inserts += entry["counts"]
-                case Operation.UPDATE_AFTER:
-                    summary.updates += entry["counts"]
-                case Operation.DELETE:
-                    summary.deletes += entry["counts"]
+        operation = batch.operation
+        summary.inserts += pc.equal(operation, _INSERT).true_count
+        summary.updates += pc.equal(operation, _UPDATE_AFTER).true_count
+        summary.deletes += pc.equal(operation, _DELETE).true_count
         self._rest += pc.sum(batch.transaction_index).as_py()
         for read, column in zip(self._plan(batch.definition), batch.images.columns, strict=True):
             summary.null_count += column.null_count
