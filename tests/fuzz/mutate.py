@@ -6,7 +6,12 @@ import random
 import zlib
 from collections.abc import Callable, Sequence
 
-from cdc.binlog.constants import CHECKSUM_BYTES, EVENT_HEADER_BYTES
+import pyarrow as pa
+
+from cdc.binlog.constants import CHECKSUM_BYTES, EVENT_HEADER_BYTES, EventType
+from cdc.binlog.events import inflated_payload, parse_transaction_payload
+from cdc.binlog.framing import Event, EventHeader
+from cdc.errors import ProtocolError
 
 __all__ = ["damage", "damage_event", "damage_events"]
 
@@ -123,7 +128,10 @@ def damage_event(rng: random.Random, content: bytes, others: Sequence[bytes], *,
     header = bytearray(content[:EVENT_HEADER_BYTES])
     body = content[EVENT_HEADER_BYTES:end]
     choice = rng.random()
-    if choice < 0.8:
+    inside = _damage_inside(rng, content[4], body, others) if choice < 0.6 else None
+    if inside is not None:
+        body = inside
+    elif choice < 0.8:
         body = damage(rng, body, [other[EVENT_HEADER_BYTES:] for other in others])
     elif choice < 0.9 and others:
         other = rng.choice(others)
@@ -137,6 +145,56 @@ def _sealed(header: bytes, body: bytes, *, has_checksum: bool) -> bytes:
     size = EVENT_HEADER_BYTES + len(body) + CHECKSUM_BYTES * has_checksum
     content = header[:9] + size.to_bytes(4, "little") + header[13:] + body
     return content + zlib.crc32(content).to_bytes(CHECKSUM_BYTES, "little") if has_checksum else content
+
+
+def _damage_inside(rng: random.Random, event_type: int, body: bytes, others: Sequence[bytes]) -> bytes | None:
+    """What is compressed in the body damaged and packed again; None where nothing is."""
+    if event_type == EventType.TRANSACTION_PAYLOAD:
+        return _damage_payload(rng, body, others)
+    if event_type >= EventType.MARIADB_QUERY_COMPRESSED:
+        # The record is at the end; where it begins, its head and the stream's own tell.
+        for at in range(len(body) - 4):
+            head = body[at]
+            if head & 0xF8 == 0x80 and 1 <= head & 7 <= 4 and body[at + 1 + (head & 7)] == 0x78:
+                break
+        else:
+            return None
+        stream = zlib.decompressobj()
+        try:
+            record = damage(rng, stream.decompress(body[at + 1 + (head & 7) :], 1 << 20), ())
+        except zlib.error:
+            return None
+        before = damage(rng, body[:at], ()) if rng.random() < 0.2 else body[:at]
+        return before + b"\x84" + len(record).to_bytes(4, "big") + zlib.compress(record, 1)
+    return None
+
+
+def _damage_payload(rng: random.Random, body: bytes, others: Sequence[bytes]) -> bytes | None:
+    """A compressed transaction whose events are damaged: packed as it was, or not at all."""
+    header = EventHeader(0, EventType.TRANSACTION_PAYLOAD, 1, 0, 0, 0)
+    try:
+        payload = parse_transaction_payload(Event(header, body))
+        raw = b"".join(inflated_payload(payload, payload_bytes_max=1 << 20))
+    except ProtocolError:
+        return None
+    inner = []
+    while raw:
+        size = int.from_bytes(raw[9:13], "little")
+        inner.append(raw[: max(size, 1)])
+        raw = raw[max(size, 1) :]
+    more = [other for other in others if len(other) >= EVENT_HEADER_BYTES]
+    raw = b"".join(damage_events(rng, inner, more, has_checksum=False))
+    is_packed = rng.random() < 0.5
+    packed = pa.compress(raw, codec="zstd", asbytes=True) if is_packed else raw
+
+    def field(kind: int, value: bytes) -> bytes:
+        return bytes((kind, len(value))) + value
+
+    def number(value: int) -> bytes:
+        return b"\xfe" + value.to_bytes(8, "little")
+
+    fields = field(2, number(0 if is_packed else 255)) + field(3, number(len(raw))) + field(1, number(len(packed)))
+    return fields + b"\0" + packed
 
 
 def damage_events(
