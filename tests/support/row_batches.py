@@ -6,10 +6,10 @@ import pyarrow as pa
 
 from cdc.model import RowBatch
 
-__all__ = ["assert_same_batch"]
+__all__ = ["assert_same_batch", "bits"]
 
 
-def _bits(array: pa.Array) -> pa.Array:
+def bits(array: pa.Array) -> pa.Array:
     """Floats by their bits: 0.0 equals -0.0."""
     if pa.types.is_float64(array.type):
         return array.view(pa.int64())
@@ -27,7 +27,7 @@ def assert_same_batch(one: RowBatch, other: RowBatch) -> None:
     assert one.images.num_rows == other.images.num_rows == one.row_count == other.row_count
     for name, left, right in zip(one.images.schema.names, one.images.columns, other.images.columns, strict=True):
         assert left.null_count == right.null_count, name
-        assert _bits(left).equals(_bits(right)), f"{name}: {left} {right}"
+        assert bits(left).equals(bits(right)), f"{name}: {left} {right}"
     assert one.operation.equals(other.operation)
     assert one.transaction_index.equals(other.transaction_index)
     assert one.shapes == other.shapes
