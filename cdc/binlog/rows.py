@@ -60,8 +60,8 @@ def _shortened(raw: bytes) -> str:
 
 # binlog_row_value_options=PARTIAL_JSON, as it stands in an after image
 _PARTIAL_JSON_UPDATES = 1
-# Distinct shapes of a batch: their numbers are 16 bits
-_SHAPES_MAX = 65535
+# Distinct shapes of a batch: their numbers have 16 bits, and one number is none
+SHAPES_MAX = 65535
 
 
 class ImageBuffer:
@@ -132,9 +132,11 @@ class ImageBuffer:
                 documents: dict[int, bytes] = {}
                 for operation, present in images:
                     has_options = event.is_partial and operation is Operation.UPDATE_AFTER
-                    pos = self._append_image(data, pos, present, documents, self.image_count - held, has_options)
+                    image = self.image_count - held
+                    pos, found = self._append_image(data, pos, present, documents, image, event, has_options)
                     self._operations.append(operation)
-                    self._present.append(present)
+                    self._present.append(found)
+            self._check_shapes()
         except BaseException:
             self.truncate(held)
             raise
@@ -149,13 +151,22 @@ class ImageBuffer:
         self.whole_count = min(self.whole_count, row_count)
 
     def _append_image(
-        self, data: bytes, pos: int, present: int, documents: dict[int, bytes], image: int, has_options: bool
-    ) -> int:
-        """One image, number `image` of its event; gives the offset after it.
+        self,
+        data: bytes,
+        pos: int,
+        present: int,
+        documents: dict[int, bytes],
+        image: int,
+        event: RowsEvent,
+        has_options: bool,
+    ) -> tuple[int, int]:
+        """One image, number `image` of its event, of the columns of `present`; gives the offset after it, and the
+        columns that it turns out to have.
 
         `options[lenenc] · bitmap, one bit a JSON column of the table, of those that hold diffs: if bit 0 of the
         options is set`, both in the after images of partial updates only (`has_options`); then `null bitmap, one bit
-        a present column · values`. `documents` are the JSON documents of the before image, by column.
+        a present column · values`. `documents` are the JSON documents of the before image, by column. No diffs at all
+        are a document that is as it was: where that is not in the event (MINIMAL), the image is taken not to have it.
 
         Source: MySQL sql/rpl_record.cc, unpack_row.
         """
@@ -181,7 +192,10 @@ class ImageBuffer:
                     if not is_null and is_partial:
                         assert read_document is not None
                         diffs, pos = read_document(data, pos)
-                        value = self._changed_document(documents, index, diffs)
+                        if diffs or event.present_before >> index & 1:
+                            value = self._changed_document(documents, index, diffs)
+                        else:
+                            present &= ~(1 << index)
                     elif not is_null:
                         if read_document is not None:
                             documents[index] = read_document(data, pos)[0]
@@ -191,7 +205,7 @@ class ImageBuffer:
             raise self._malformed(index, str(problem), image) from None
         except _NotText as problem:
             raise self._unsupported(str(problem), index) from None
-        return pos
+        return pos, present
 
     def _read_options(self, data: bytes, pos: int, image: int) -> tuple[int, int]:
         """The bitmap of the JSON columns that hold diffs, bit 0 the first one; and the offset after it."""
@@ -247,13 +261,10 @@ class ImageBuffer:
             )
         if not self._all_present and event.rows:
             raise self._malformed(None, "rows without columns")
-        if event.rows:
-            self._check_shapes(needs)
 
-    def _check_shapes(self, needs: tuple[int, ...]) -> None:
-        shapes = {*self._present, *needs}
-        if len(shapes) > _SHAPES_MAX:
-            raise self._unsupported(f"images of more than {_SHAPES_MAX} different sets of columns in a batch")
+    def _check_shapes(self) -> None:
+        if len(set(self._present)) > SHAPES_MAX:
+            raise too_many_shapes(self.layout)
 
     def _malformed(self, index: int | None, problem: str, image: int | None = None) -> MalformedEvent:
         where = str(self.layout.definition.name)
@@ -295,6 +306,14 @@ class ImageBuffer:
         return frozenset(
             column.definition.name for index, column in enumerate(self.layout.columns) if not present >> index & 1
         )
+
+
+def too_many_shapes(layout: RowLayout) -> UnsupportedData:
+    """The error for a batch whose shapes cannot be numbered."""
+    table = str(layout.definition.name)
+    return UnsupportedData(
+        f"{table}: images of more than {SHAPES_MAX} different sets of columns in a batch", table=table
+    )
 
 
 # ---------------------------------------------------------------- Arrow

@@ -59,6 +59,7 @@ cdef struct column_t:
     void* decode             # bytes -> str, borrowed
     const uint8_t* document  # JSON: the last value read, inside the event; NULL for NULL
     size_t document_size
+    bint is_unchanged        # JSON: the image says so, and not what it is
 
 
 cdef struct images_t:
@@ -73,12 +74,14 @@ cdef struct images_t:
     bytes_t transaction   # uint32 an image
     bytes_t shape         # uint16 an image: which columns are absent; empty while no image lacks any
     bytes_t shapes        # bitmaps of absent columns, `bitmap_bytes` each
+    bytes_t shape_slots   # a hash table over them: uint16 numbers, one more than the shape's; 0 is none
     size_t shape_count
     size_t bitmap_bytes   # of a bitmap with one bit a column
     size_t row_bytes      # what an image adds to `byte_count`, apart from values that vary in length
     size_t rows_hint      # how many images the last batch had
     bint needs_all_columns
-    bint has_no_memory    # why the last call refused
+    bint has_no_memory    # why the last call refused, if not for the bytes
+    bint has_no_shape
 
 
 cdef int images_append(

@@ -94,6 +94,7 @@ cdef enum:
     # A first block of 4 KiB holds as many eight-byte values.
     ROWS_FIRST = 512
     SHAPES_MAX = 65535
+    SHAPE_SLOTS_FIRST = 1024
     # Room after what is copied in blocks.
     COPY_SLACK = 64
     # Reading a value of fixed size may load as many bytes that are not its own.
@@ -795,18 +796,26 @@ cdef const uint8_t* _read_length(const uint8_t* at, const uint8_t* end, uint64_t
     return at + size
 
 
+cdef inline bint _is_empty(column_t* column, const uint8_t* at, const uint8_t* end) noexcept nogil:
+    """Is the value that begins at `at`, which varies in length, there and of no bytes?"""
+    return <size_t> (end - at) >= column.size and load_little(at, column.size) == 0
+
+
 cdef const uint8_t* _sparse_image(
     images_t* images,
     size_t row,
     const uint8_t* present,
+    const uint8_t* present_before,
     bint has_options,
+    bint* has_unchanged,
     const uint8_t* at,
     const uint8_t* end,
 ) noexcept nogil:
     """An image that lacks columns, or (`has_options`) the after image of a PARTIAL_UPDATE_ROWS event.
 
     The null bitmap has one bit a column that is present; the bitmap of partial values, which comes before it, one a
-    JSON column of the table, present or not.
+    JSON column of the table, present or not. `has_unchanged` is set where some column is `is_unchanged`: then, and
+    only then, these flags count.
     """
     cdef uint64_t options = 0
     cdef const uint8_t* partial = NULL
@@ -815,7 +824,9 @@ cdef const uint8_t* _sparse_image(
     cdef uint32_t index
     cdef column_t* column
     cdef bint is_partial
+    has_unchanged[0] = False
     for index in range(images.column_count):
+        images.columns[index].is_unchanged = False
         present_count += _bit(present, index)
         json_count += images.columns[index].is_json
     if has_options:
@@ -846,7 +857,13 @@ cdef const uint8_t* _sparse_image(
             if _null(images, column, row) < 0:
                 return NULL
         else:
-            if is_partial:
+            if is_partial and not _bit(present_before, index) and _is_empty(column, at, end):
+                # as it was, which is not in the event
+                if _null(images, column, row) < 0:
+                    return NULL
+                at += column.size
+                column.is_unchanged = has_unchanged[0] = True
+            elif is_partial:
                 at = _read_json_changes(images, column, row, at, end)
             else:
                 at = _values(images, index, index + 1, row, at, end)
@@ -891,7 +908,7 @@ cdef int _grow(images_t* images, size_t row) noexcept nogil:
     if bytes_reserve(&images.transaction, capacity * 4 - images.transaction.size) < 0:
         return -1
     if images.shape.data != NULL:
-        images.shape.size = images.row_count * 2
+        images.shape.size = row * 2
         if bytes_reserve(&images.shape, capacity * 2 - images.shape.size) < 0:
             return -1
     images.has_no_memory = False
@@ -954,8 +971,61 @@ cdef bint _is_none(images_t* images, const uint8_t* present) noexcept nogil:
     return True
 
 
+cdef size_t _shape_slot(images_t* images, const uint8_t* shape) noexcept nogil:
+    """Where in `shape_slots` the shape is, or would be."""
+    cdef uint16_t* slots = <uint16_t*> images.shape_slots.data
+    cdef size_t mask = images.shape_slots.size / 2 - 1, size = images.bitmap_bytes, index
+    cdef uint64_t digest = 0
+    for index in range(size):
+        digest = (digest ^ shape[index]) * <uint64_t> 0x9E3779B97F4A7C15
+        digest ^= digest >> 29
+    index = digest & mask
+    while slots[index] and memcmp(images.shapes.data + (slots[index] - 1) * size, shape, size) != 0:
+        index = (index + 1) & mask
+    return index
+
+
+cdef int _grow_shape_slots(images_t* images) noexcept nogil:
+    """Twice as many slots; at most half of them are in use at any time."""
+    cdef bytes_t slots
+    cdef size_t size = images.shape_slots.size * 2 or SHAPE_SLOTS_FIRST * 2, number
+    memset(&slots, 0, sizeof(slots))
+    if bytes_reserve(&slots, size) < 0:
+        images.has_no_memory = True
+        return -1
+    memset(slots.data, 0, size)
+    slots.size = size
+    bytes_free(&images.shape_slots)
+    images.shape_slots = slots
+    for number in range(images.shape_count):
+        (<uint16_t*> slots.data)[_shape_slot(images, images.shapes.data + number * images.bitmap_bytes)] = (
+            <uint16_t> (number + 1)
+        )
+    return 0
+
+
+cdef int _find_shape(images_t* images) noexcept nogil:
+    """The number of the shape that stands after the last of `shapes`, where there is room for it; -1 when there are
+    too many, or no memory."""
+    cdef size_t slot
+    cdef uint16_t* slots
+    if images.shape_count * 4 >= images.shape_slots.size and _grow_shape_slots(images) < 0:
+        return -1
+    slots = <uint16_t*> images.shape_slots.data
+    slot = _shape_slot(images, images.shapes.data + images.shapes.size)
+    if slots[slot]:
+        return slots[slot] - 1
+    if images.shape_count == SHAPES_MAX:
+        images.has_no_shape = True
+        return -1
+    images.shapes.size += images.bitmap_bytes
+    images.shape_count += 1
+    slots[slot] = <uint16_t> images.shape_count
+    return <int> images.shape_count - 1
+
+
 cdef int _shape_of(images_t* images, const uint8_t* present, bint is_full) noexcept nogil:
-    """The number of the shape; -1 when there are too many, or no memory."""
+    """The number of the shape of images with those columns; -1 when there are too many, or no memory."""
     cdef size_t size = images.bitmap_bytes, index
     cdef uint8_t* shape
     if bytes_reserve(&images.shapes, size) < 0:
@@ -966,17 +1036,22 @@ cdef int _shape_of(images_t* images, const uint8_t* present, bint is_full) noexc
         shape[index] = 0 if is_full else <uint8_t> ~present[index]
     if images.column_count % 8:
         shape[size - 1] &= <uint8_t> ((1 << images.column_count % 8) - 1)
-    # the newest first: consecutive events are mostly of one statement
-    index = images.shape_count
-    while index:
-        index -= 1
-        if memcmp(images.shapes.data + index * size, shape, size) == 0:
-            return <int> index
-    if images.shape_count == SHAPES_MAX:
+    return _find_shape(images)
+
+
+cdef int _shape_without_unchanged(images_t* images, int number) noexcept nogil:
+    """The number of that shape, less the columns that are `is_unchanged`; -1 as `_shape_of`."""
+    cdef size_t size = images.bitmap_bytes, index
+    cdef uint8_t* shape
+    if bytes_reserve(&images.shapes, size) < 0:
+        images.has_no_memory = True
         return -1
-    images.shapes.size += size
-    images.shape_count += 1
-    return <int> images.shape_count - 1
+    shape = images.shapes.data + images.shapes.size
+    memcpy(shape, images.shapes.data + number * size, size)
+    for index in range(images.column_count):
+        if images.columns[index].is_unchanged:
+            shape[index >> 3] |= <uint8_t> (1 << (index & 7))
+    return _find_shape(images)
 
 
 cdef int _start_shapes(images_t* images) noexcept nogil:
@@ -1019,10 +1094,10 @@ cdef int _append(
     cdef bint is_update = kind == ROWS_UPDATE, is_stopped = False
     cdef bint first_full = _is_full(images, present_first), second_full = True
     cdef bint has_options = is_update and is_partial
-    cdef int first_shape = -1, second_shape = -1
+    cdef bint has_unchanged = False
+    cdef int first_shape = -1, second_shape = -1, shape
     cdef uint32_t* transactions
-    cdef uint16_t* shapes
-    images.has_no_memory = False
+    images.has_no_memory = images.has_no_shape = False
     if is_update:
         second_full = _is_full(images, present_second)
     if not (first_full and second_full):
@@ -1041,8 +1116,9 @@ cdef int _append(
         if images.shape.data == NULL and _start_shapes(images) < 0:
             return IMAGES_REFUSED
         first_shape = _shape_of(images, present_first, first_full)
-        second_shape = _shape_of(images, present_second, second_full) if is_update else 0
-        if first_shape < 0 or second_shape < 0:
+        if is_update:
+            second_shape = _shape_of(images, present_second, second_full)
+        if first_shape < 0 or (is_update and second_shape < 0):
             return IMAGES_REFUSED
     while at != end:
         if row + 2 > images.capacity and _grow(images, row) < 0:
@@ -1054,7 +1130,9 @@ cdef int _append(
         if first_full:
             at = _image(images, row, at, end)
         else:
-            at = _sparse_image(images, row, present_first, False, at, end)
+            at = _sparse_image(images, row, present_first, NULL, False, &has_unchanged, at, end)
+        if first_shape >= 0:
+            (<uint16_t*> images.shape.data)[row] = <uint16_t> first_shape
         row += 1
         images.byte_count += images.row_bytes
         if at == NULL:
@@ -1063,7 +1141,14 @@ cdef int _append(
             if second_full and not has_options:
                 at = _image(images, row, at, end)
             else:
-                at = _sparse_image(images, row, present_second, has_options, at, end)
+                at = _sparse_image(images, row, present_second, present_first, has_options, &has_unchanged, at, end)
+            if second_shape >= 0:
+                shape = second_shape
+                if has_unchanged and at != NULL:
+                    shape = _shape_without_unchanged(images, second_shape)
+                    if shape < 0:
+                        at = NULL
+                (<uint16_t*> images.shape.data)[row] = <uint16_t> shape
             row += 1
             images.byte_count += images.row_bytes
             if at == NULL:
@@ -1085,10 +1170,6 @@ cdef int _append(
         memset(
             images.operation.data + start, OPERATION_INSERT if kind == ROWS_INSERT else OPERATION_DELETE, row - start
         )
-    if images.shape.data != NULL:
-        shapes = <uint16_t*> images.shape.data
-        for index in range(start, row):
-            shapes[index] = <uint16_t> (second_shape if is_update and (index - start) & 1 else first_shape)
     images.row_count = row
     position[0] = at
     return IMAGES_STOPPED if is_stopped else IMAGES_TAKEN
@@ -1113,7 +1194,7 @@ cdef int images_append(
     cdef const uint8_t* second = at
     cdef size_t bitmaps = images.bitmap_bytes
     cdef int result
-    images.has_no_memory = False
+    images.has_no_memory = images.has_no_shape = False
     if at == NULL or count != images.column_count:
         return IMAGES_REFUSED
     if kind == ROWS_UPDATE:
@@ -1350,6 +1431,7 @@ cdef void _forget(images_t* images) noexcept nogil:
     bytes_free(&images.transaction)
     bytes_free(&images.shape)
     bytes_free(&images.shapes)
+    bytes_free(&images.shape_slots)
     images.shape_count = images.capacity = images.row_count = images.byte_count = images.whole_count = 0
 
 
@@ -1467,7 +1549,7 @@ cdef class ImageBuffer:
         cdef bint is_partial = event.is_partial
         cdef uint32_t index = transaction_index
         cdef size_t before = images.row_count
-        images.has_no_memory = False
+        images.has_no_memory = images.has_no_shape = False
         bitmaps = (event.present_before, event.present_after)
         if event.column_count == images.column_count and not any(bits >> images.column_count for bits in bitmaps):
             first, second = (bits.to_bytes(images.bitmap_bytes, "little") for bits in bitmaps)
@@ -1520,6 +1602,8 @@ cdef class ImageBuffer:
         """Why the kernel refused the event, by the twin."""
         if self.images.has_no_memory:
             raise MemoryError
+        if self.images.has_no_shape:
+            raise reference.too_many_shapes(self.layout)
         twin = reference.ImageBuffer(self.layout, needs_all_columns=self.needs_all_columns)
         twin.append(event, transaction_index)
         raise InvariantBroken(f"{self.layout.definition.name}: the kernel refuses an event that the reference accepts")

@@ -10,8 +10,8 @@ import gc
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from typing import Any
+from functools import cache, partial
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
@@ -73,8 +73,13 @@ def _compressed_values(value: st.SearchStrategy[bytes]) -> st.SearchStrategy[byt
     )
 
 
-def _numbers(size: int, order: str, high: int) -> st.SearchStrategy[bytes]:
-    return st.integers(0, min(high, 256**size - 1)).map(lambda value: value.to_bytes(size, order))  # type: ignore[arg-type]
+def _numbers(
+    size: int, order: Literal["big", "little"], high: int, *, low: int = 0, modulus: int = 0
+) -> st.SearchStrategy[bytes]:
+    """Numbers of that size; where a modulus is given, what is left of them."""
+    return st.integers(low, min(high, 256**size - 1)).map(
+        lambda value: (value % modulus if modulus else value).to_bytes(size, order)
+    )
 
 
 def _layout(name: str, kind: ValueKind, codec: Codec, size: int = 0, width: int = 0, **fields: Any) -> ColumnLayout:
@@ -83,6 +88,7 @@ def _layout(name: str, kind: ValueKind, codec: Codec, size: int = 0, width: int 
 
 
 SECONDS_MAX = (1 << 32) - 1
+_CODECS = {"utf16le": "utf-16-le", "utf32": "utf-32-be"}
 DATES = st.builds(
     lambda y, m, d, h, i, s: ((((y * 100 + m) * 100 + d) * 100 + h) * 100 + i) * 100 + s,
     st.integers(0, 9999),
@@ -120,21 +126,15 @@ def _rare_columns() -> Iterator[RawColumn]:
         )
         yield RawColumn(
             _layout(f"th{digits}", ValueKind.TIME, Codec.TIME_HIRES, digits, fraction_digits=digits),
-            st.integers(1, 2 * 3020400 * 10**digits - 1).map(
-                lambda value, size=(3, 4, 4, 5, 5, 5, 6)[digits]: value.to_bytes(size, "big")  # type: ignore[misc]
-            ),
+            _numbers((3, 4, 4, 5, 5, 5, 6)[digits], "big", 2 * 3020400 * 10**digits - 1, low=1),
         )
         yield RawColumn(
             _layout(
                 f"tsh{digits}", ValueKind.TIMESTAMP, Codec.TIMESTAMP_HIRES, digits, SECONDS_MAX, fraction_digits=digits
             ),
-            st.builds(
-                lambda seconds, part, size=(0, 1, 1, 2, 2, 3, 3)[digits]: (  # type: ignore[misc]
-                    seconds.to_bytes(4, "big") + part.to_bytes(size, "big")
-                ),
-                st.integers(0, SECONDS_MAX),
-                st.integers(0, 10**digits - 1),
-            ),
+            st.tuples(
+                _numbers(4, "big", SECONDS_MAX), _numbers((0, 1, 1, 2, 2, 3, 3)[digits], "big", 10**digits - 1)
+            ).map(b"".join),
         )
     for precision, scale in (
         (2, 0),
@@ -148,24 +148,22 @@ def _rare_columns() -> Iterator[RawColumn]:
         (39, 0),
         (64, 29),
     ):
-        groups = decimal_groups(precision, scale)
         yield RawColumn(
             _layout(f"x{precision}_{scale}", ValueKind.DECIMAL, Codec.DECIMAL, precision=precision, scale=scale),
             st.tuples(
                 st.booleans(),
-                *(st.integers(0, 10**9).map(lambda n, s=s, z=z: (n % s).to_bytes(z, "big")) for z, s in groups),
+                *(_numbers(size, "big", 256**size, modulus=scale) for size, scale in decimal_groups(precision, scale)),
             ).map(_signed_decimal),
         )
     for charset in (*SINGLE_BYTE, "gb18030", "utf16le", "utf32", "sjis", "ujis", "big5"):
         width = MAX_BYTES[charset]
-        unit = 4 if charset == "utf32" else 2 if charset == "utf16le" else 1
         values = st.one_of(
-            st.text("azAZ09 ~", max_size=40).map(lambda text, charset=charset: _encoded(text, charset)),  # type: ignore[misc]
-            st.binary(max_size=20).map(lambda raw, unit=unit: raw[: len(raw) // unit * unit]),  # type: ignore[misc]
+            st.text("azAZ09 ~", max_size=40).map(partial(str.encode, encoding=_CODECS.get(charset, "ascii"))),
+            st.lists(st.binary(min_size=4, max_size=4), max_size=5).map(b"".join),
         )
         yield RawColumn(
             _layout(f"c_{charset}", ValueKind.TEXT, Codec.TEXT, 2, 400 * width, charset=charset),
-            values.map(lambda raw: _prefixed(raw, 2)),
+            values.map(partial(_prefixed, size=2)),
         )
     # long strings, in which one byte may be no ASCII: every way of copying, and both ends of every block
     yield RawColumn(
@@ -196,11 +194,6 @@ def _signed_decimal(parts: tuple[Any, ...]) -> bytes:
     if is_negative:
         raw ^= (1 << 8 * size) - 1
     return (raw ^ 1 << (8 * size - 1)).to_bytes(size, "big")
-
-
-def _encoded(text: str, charset: str) -> bytes:
-    codec = {"utf16le": "utf-16-le", "utf32": "utf-32-be"}.get(charset, "ascii")
-    return text.encode(codec)
 
 
 def _strings(size_max: int, length_bytes: int) -> st.SearchStrategy[bytes]:
@@ -476,6 +469,27 @@ def test_shapes_survive_truncate(table: tuple[list[RawColumn], list[RowsEvent]],
             buffer.truncate(keep)
     if both[0].image_count:
         assert_same_batch(both[1].take(), both[0].take())
+
+
+@pytest.mark.usefixtures("no_leak")
+def test_more_shapes_than_can_be_numbered_are_refused() -> None:
+    tiny = next(column for column in raw_columns() if column.layout.definition.name == "i8")
+    columns = [tiny] * 17
+    buffer = kernel.ImageBuffer(layout_of(columns), needs_all_columns=False)
+    for present in range(1, 65536):
+        event = lenenc(17) + present.to_bytes(3, "little") + b"\0" * ((present.bit_count() + 7) // 8)
+        body = event + b"\1" * present.bit_count()
+        assert buffer.append_body(RowsKind.INSERT, False, body, 0, 0, NO_LIMIT, NO_LIMIT)[0] == TAKEN
+    one_more = RowsEvent(RowsKind.INSERT, 1, 1, 17, 0, 1 << 16, b"\0\1")
+    with pytest.raises(UnsupportedData, match="more than 65535 different sets of columns"):
+        buffer.append(one_more, 0)
+    buffer.append(replace(one_more, present_after=1), 0)
+    batch = buffer.take()
+    assert batch.row_count == 65536
+    assert len(batch.shapes) == 65535
+    assert batch.shapes[0] == frozenset(f"c{index}" for index in range(1, 17))
+    buffer.append(one_more, 0)
+    del batch, buffer
 
 
 # ---------------------------------------------------------------- bodies, as the scanner hands them over
