@@ -16,6 +16,7 @@ every run, and the hashes of all rows have to agree in a run of their own before
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import os
@@ -293,19 +294,13 @@ def _raw_arms(case: Case, directory: Path) -> list[Arm]:
     """Every program that may fetch, into memory and into nothing."""
     log, server = case.log, case.site.server
     programs: dict[str, Path] = {}
-    for kind in {server.kind.name: server.kind, **catalogue()}.values():
-        if kind.family == "postgresql":
-            continue
+    for kind in catalogue().values():
         for name in ("mariadb-binlog", "mysqlbinlog"):
-            try:
+            with contextlib.suppress(ServerUnavailable):
                 path = kind.program(name)
-            except ServerUnavailable:
-                continue
-            is_mariadb = "MariaDB" in subprocess.run([str(path), "--version"], capture_output=True, text=True).stdout
-            family = "mariadb" if is_mariadb else "mysql"
-            # Of the other family it is only tried where there is none of its own.
-            if family == server.family and kind.name not in programs:
-                programs[kind.name] = path
+                family = "mariadb" if path.resolve().name == "mariadb-binlog" else "mysql"
+                if kind.family == family == server.family:
+                    programs.setdefault(f"{name} of {kind.label}", path)
     if not programs:
         raise ArmUnavailable(f"raw: no mysqlbinlog of {server.kind.label} here")
     targets = {"to nothing": directory / "nothing"}
@@ -317,17 +312,17 @@ def _raw_arms(case: Case, directory: Path) -> list[Arm]:
     if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free > 3 * log.byte_count:
         targets["to memory"] = Path(tempfile.mkdtemp(prefix="cdc-benchmark-", dir=_SHARED_MEMORY))
 
-    def arm(program: Path, where: str, target: Path) -> Arm:
-        if "MariaDB" in subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout:
+    def arm(name: str, program: Path, where: str, target: Path) -> Arm:
+        if server.family == "mariadb":
             tls = ["--ssl"] if case.is_tls else ["--skip-ssl"]
         else:
             tls = ["--ssl-mode=REQUIRED"] if case.is_tls else ["--ssl-mode=DISABLED"]
         login = [f"--host={server.host}", f"--port={server.port}", f"--user={server.user}"]
         command = [str(program), "--no-defaults", "--raw", "--read-from-remote-server", *login, *tls]
         command += [f"--result-file={target}/", *log.files]
-        return Arm("raw", lambda *_: command, f"{program.name} {where}", has_summary=False)
+        return Arm("raw", lambda *_: command, f"{name} {where}", has_summary=False)
 
-    return [arm(program, where, target) for program in programs.values() for where, target in targets.items()]
+    return [arm(name, path, where, target) for name, path in programs.items() for where, target in targets.items()]
 
 
 def _arms(name: str, case: Case, programs: Programs, directory: Path) -> list[Arm]:
@@ -425,18 +420,24 @@ class Table:
 
 
 def measure_case(case: Case, arms: Sequence[str], rounds: int, runner: Runner, programs: Programs) -> Table:
-    """Check the rows, choose each arm's fastest variant, then `rounds` times every arm in turn.
+    """Check the rows, choose each arm's fastest variant on the short log, then `rounds` times every arm in turn.
 
     Raises RowsDiffer.
     """
     chosen: list[Arm] = []
     notes: list[str] = []
+    short = Case(case.site, case.site.log(case.log.name, 1), case.is_tls)
     with tempfile.TemporaryDirectory() as folder:
         try:
             for name in arms:
                 try:
                     variants = _arms(name, case, programs, Path(folder))
-                    chosen.append(_choose(variants, case, runner, notes))
+                    _check_by_hash(variants[0], case, runner, notes)
+                    if len(variants) == 1:
+                        chosen += variants
+                    else:
+                        detail = _fastest(_arms(name, short, programs, Path(folder)), short, runner, notes)
+                        chosen += [variant for variant in variants if variant.detail == detail]
                 except ArmUnavailable as error:
                     notes.append(str(error))
             runs: dict[str, list[Measured]] = {arm.name: [] for arm in chosen}
@@ -451,26 +452,28 @@ def measure_case(case: Case, arms: Sequence[str], rounds: int, runner: Runner, p
     return Table(case, runs, {arm.name: arm.detail for arm in chosen}, notes)
 
 
-def _choose(variants: list[Arm], case: Case, runner: Runner, notes: list[str]) -> Arm:
-    """The fastest variant that works; its rows are checked by hash first. Raises ArmUnavailable when none works."""
-    first = variants[0]
-    if first.has_summary and first.rounds_max is None:
-        checked = runner.run(first, case, is_verifying=True)
+def _check_by_hash(arm: Arm, case: Case, runner: Runner, notes: list[str]) -> None:
+    """A run that hashes every value. Raises RowsDiffer, ArmUnavailable when the arm does not work."""
+    if arm.has_summary and arm.rounds_max is None:
+        checked = runner.run(arm, case, is_verifying=True)
         if checked.result.get("hash_sum") is None:
-            notes.append(f"{first.name}: rows checked by counts and sums only (values that it does not give whole)")
-    if len(variants) == 1:
-        return first
-    times: list[tuple[float, Arm]] = []
+            notes.append(f"{arm.name}: rows checked by counts and sums only (it does not give all values whole)")
+
+
+def _fastest(variants: list[Arm], case: Case, runner: Runner, notes: list[str]) -> str:
+    """Which variant that works is the fastest on a short log. Raises ArmUnavailable when none works."""
+    times: list[tuple[float, str]] = []
     failures: list[str] = []
     for variant in variants:
         try:
-            times.append((runner.run(variant, case).wall_seconds, variant))
+            times.append((min(runner.run(variant, case).wall_seconds for _ in range(2)), variant.detail))
         except ArmUnavailable as error:
             failures.append(str(error))
     if not times:
         raise ArmUnavailable("; ".join(failures))
-    times.sort(key=lambda entry: entry[0])
-    notes.append(f"{first.name}: " + ", ".join(f"{arm.detail} {seconds:.2f} s" for seconds, arm in times))
+    times.sort()
+    name = variants[0].name
+    notes.append(f"{name}, best of two at scale 1: " + ", ".join(f"{detail} {s:.2f} s" for s, detail in times))
     notes += failures
     return times[0][1]
 
