@@ -22,6 +22,7 @@ from cdc.binlog.decimals import PRECISION_MAX, SCALE_MAX
 from cdc.binlog.events import COLUMN_COUNT_MAX
 from cdc.binlog.framing import Event
 from cdc.errors import UnsupportedEvent
+from cdc.model import Flavor
 
 __all__ = ["CHARACTER_TYPES", "TableMap", "TableMapMetadata", "parse_table_map", "real_type"]
 
@@ -31,7 +32,7 @@ T = TypeVar("T")
 _MEMBERS_MAX = 65535
 # Identifiers: 64 characters of the system charset (utf8mb3).
 _NAME_BYTES_MAX = 192
-# Columns that the charset fields count (MySQL is_character_type, MariaDB likewise): by the type byte of the map.
+# Columns that the charset fields count (MySQL is_character_type): by the type byte of the map.
 CHARACTER_TYPES = frozenset(
     {
         ColumnType.STRING,
@@ -42,6 +43,8 @@ CHARACTER_TYPES = frozenset(
         ColumnType.MARIADB_VARCHAR_COMPRESSED,
     }
 )
+# MariaDB asks each field for its charset, and GEOMETRY, which is stored as a BLOB, has one: binary.
+_MARIADB_CHARACTER_TYPES = CHARACTER_TYPES | {ColumnType.GEOMETRY}
 # Columns that the signedness bitmap counts (MySQL is_numeric_type): YEAR is one (and always unsigned), BIT is not.
 NUMERIC_TYPES = frozenset(
     {
@@ -152,9 +155,11 @@ def real_type(column_type: int, metadata: bytes) -> int:
     return metadata[0] if metadata[0] & 0x30 == 0x30 else metadata[0] | 0x30
 
 
-def parse_table_map(event: Event) -> TableMap:
+def parse_table_map(event: Event, flavor: Flavor = "mysql") -> TableMap:
     """Parse a TABLE_MAP event.
 
+    Args:
+        flavor: of the server that wrote it; the two count columns of GEOMETRY otherwise among those with a charset.
     Raises:
         MalformedEvent: the bytes do not fit together.
         UnsupportedEvent: a column type that is not known (nobody can tell how long its metadata is).
@@ -180,7 +185,7 @@ def parse_table_map(event: Event) -> TableMap:
         column_types=types,
         metadata=metadata,
         is_nullable=tuple(bool(nulls >> index & 1) for index in range(count)),
-        optional=_parse_optional(cursor, real_types),
+        optional=_parse_optional(cursor, real_types, flavor),
     )
 
 
@@ -245,7 +250,7 @@ def _is_possible(column_type: int, metadata: bytes) -> bool:
 # ---------------------------------------------------------------- optional metadata
 
 
-def _parse_optional(cursor: Cursor, types: tuple[int, ...]) -> TableMapMetadata:
+def _parse_optional(cursor: Cursor, types: tuple[int, ...], flavor: Flavor) -> TableMapMetadata:
     """All fields to the end of the event.
 
     One that is not known is passed over by its length. One that stands twice, or does not say as much as the columns
@@ -260,9 +265,10 @@ def _parse_optional(cursor: Cursor, types: tuple[int, ...]) -> TableMapMetadata:
             raise cursor.fail(f"metadata field {kind} stands twice")
         fields[kind] = field
     fields_of = _FieldReader(fields, types)
+    with_charset = _MARIADB_CHARACTER_TYPES if flavor == "mariadb" else CHARACTER_TYPES
     return TableMapMetadata(
         is_unsigned=fields_of.signedness(),
-        collations=fields_of.collations(MetadataField.DEFAULT_CHARSET, MetadataField.COLUMN_CHARSET, CHARACTER_TYPES),
+        collations=fields_of.collations(MetadataField.DEFAULT_CHARSET, MetadataField.COLUMN_CHARSET, with_charset),
         member_collations=fields_of.collations(
             MetadataField.ENUM_AND_SET_DEFAULT_CHARSET,
             MetadataField.ENUM_AND_SET_COLUMN_CHARSET,

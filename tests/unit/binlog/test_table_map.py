@@ -216,3 +216,26 @@ def test_any_damage_to_full_metadata_gives_a_table_map_or_a_protocol_error(data:
         parse_table_map(framed(EventType.TABLE_MAP, bytes(damaged)))
     except ProtocolError:
         return
+
+
+@pytest.mark.parametrize(
+    "sent,expected",
+    [
+        # as MariaDB 11.8 wrote them for (id INT, v VARCHAR utf8mb4, l VARCHAR latin1, p POINT)
+        (field(MetadataField.COLUMN_CHARSET, bytes.fromhex("fc0009083f")), (None, 2304, 8, 63)),
+        (field(MetadataField.DEFAULT_CHARSET, bytes.fromhex("0802fc0009")), (None, 8, 8, 2304)),
+    ],
+)
+def test_mariadb_counts_geometry_among_the_columns_with_a_charset(
+    sent: bytes, expected: tuple[int | None, ...]
+) -> None:
+    types = bytes((ColumnType.LONG, ColumnType.VARCHAR, ColumnType.VARCHAR, ColumnType.GEOMETRY))
+    event = framed(EventType.TABLE_MAP, raw_map(types, b"\x50\0\x14\0\4", nulls=b"\0") + sent)
+    assert parse_table_map(event, "mariadb").optional.collations == expected
+
+
+def test_mysql_does_not() -> None:
+    types = bytes((ColumnType.VARCHAR, ColumnType.GEOMETRY, ColumnType.VARCHAR))
+    sent = field(MetadataField.COLUMN_CHARSET, bytes.fromhex("fcff0008"))
+    event = framed(EventType.TABLE_MAP, raw_map(types, b"\x50\0\4\x14\0", nulls=b"\0") + sent)
+    assert parse_table_map(event).optional.collations == (255, None, 8)
