@@ -1,4 +1,4 @@
-"""Builds the compiled half of the service, cdc/binlog/kernel (Cython). Everything else is in pyproject.toml.
+"""Builds the compiled half of the service, cdc/*/kernel (Cython). Everything else is in pyproject.toml.
 
     python setup.py build_ext --inplace            the kernel, where it changed (`make kernel`)
     CDC_KERNEL=debug python setup.py build_ext ... bounds checks, assertions, -O1
@@ -24,7 +24,7 @@ from Cython.Build import cythonize
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-KERNEL = Path("cdc/binlog/kernel")
+KERNELS = sorted(Path("cdc").glob("*/kernel"))
 FLAVOUR = os.environ.get("CDC_KERNEL", "release")
 ONLY = [name for name in os.environ.get("CDC_KERNEL_ONLY", "").split(",") if name]
 # What CPython adds for its own sake (-fwrapv, -g, -O2) stands before these, so these win.
@@ -60,8 +60,8 @@ class BuildKernel(build_ext):
     def run(self) -> None:
         super().run()
         if self.inplace:  # a module whose source is gone must not be found any more
-            for module in KERNEL.glob("*.so"):
-                if not (KERNEL / f"{module.name.partition('.')[0]}.pyx").exists():
+            for module in Path("cdc").glob("*/kernel/*.so"):
+                if not module.with_name(f"{module.name.partition('.')[0]}.pyx").exists():
                     module.unlink()
 
     def copy_file(self, infile: str, outfile: str, **options: object) -> tuple[str, bool]:
@@ -81,14 +81,15 @@ def extensions() -> list[Extension]:
     modules: list[Extension] = cythonize(
         [
             Extension(
-                f"cdc.binlog.kernel.{source.stem}",
+                ".".join(source.with_suffix("").parts),
                 [str(source)],
                 extra_compile_args=flags,
                 extra_link_args=LINK_FLAGS,
-                include_dirs=[str(KERNEL)],
-                depends=[str(header) for header in sorted(KERNEL.glob("*.h"))],
+                include_dirs=[str(kernel) for kernel in KERNELS],
+                depends=[str(header) for kernel in KERNELS for header in sorted(kernel.glob("*.h"))],
             )
-            for source in sorted(KERNEL.glob("*.pyx"))
+            for kernel in KERNELS
+            for source in sorted(kernel.glob("*.pyx"))
             if not ONLY or source.stem in ONLY
         ],
         build_dir=str(BUILD / "sources"),
