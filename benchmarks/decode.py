@@ -268,7 +268,7 @@ def _gomysql_arms(programs: Programs) -> list[Arm]:
         return [str(programs.gomysql), str(spec), str(result)]
 
     return [
-        Arm("go-mysql", command, f"{reader}, GOGC={gogc}", {"reader": reader}, {"GOGC": gogc})
+        Arm("go-mysql", command, f"{reader}, GOGC={gogc}", {"reader": reader}, {"GOGC": gogc, "TZ": "UTC"})
         for reader in ("syncer", "canal")
         for gogc in ("100", "400")
     ]

@@ -187,7 +187,12 @@ func (c *counter) renderer(sqlType, family string) func(any) string {
 			count, _ := strconv.Atoi(sqlType[at+1 : at+2])
 			layout += "." + strings.Repeat("0", count)
 		}
-		return func(v any) string { return v.(time.Time).UTC().Format(layout) }
+		return func(v any) string {
+			if text, isText := v.(string); isText { // inside compressed transactions, whatever is asked for
+				return text
+			}
+			return v.(time.Time).UTC().Format(layout)
+		}
 	case strings.HasPrefix(sqlType, "INT UNSIGNED"):
 		return func(v any) string {
 			switch n := v.(type) {
