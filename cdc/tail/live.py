@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,15 +25,23 @@ _U32 = 1 << 32
 def free_server_id(connection: SourceConnection, *, taken: int) -> int:
     """An id of the block that nobody streams with: the highest, as services take theirs from the lowest on.
 
+    Where we may not see who else streams (MariaDB wants a right for that which nothing else needs), any of them.
+
     Args:
         taken: how many ids of the block belong to the service, running or not.
     Raises ConfigError when there is none.
     """
     settings = connection.settings
-    is_renamed = connection.flavor == "mysql" and connection.version >= (8, 0, 22)
-    rows = connection.rows_by_name("SHOW REPLICAS" if is_renamed else "SHOW SLAVE HOSTS")
-    used = {int(value or 0) for row in rows for name, value in row.items() if name.lower() == "server_id"}
     block = range(settings.server_id, settings.server_id + settings.server_id_count)
+    is_renamed = connection.flavor == "mysql" and connection.version >= (8, 0, 22)
+    used: set[int] = set()
+    try:
+        rows = connection.rows_by_name("SHOW REPLICAS" if is_renamed else "SHOW SLAVE HOSTS")
+    except ConfigError:
+        if block[taken:]:
+            return secrets.choice(block[taken:])
+    else:
+        used = {int(value or 0) for row in rows for name, value in row.items() if name.lower() == "server_id"}
     for server_id in reversed(block[taken:]):
         if server_id not in used:
             return server_id
