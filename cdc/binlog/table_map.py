@@ -32,7 +32,7 @@ T = TypeVar("T")
 _MEMBERS_MAX = 65535
 # Identifiers: 64 characters of the system charset (utf8mb3).
 _NAME_BYTES_MAX = 192
-# Columns that the charset fields count (MySQL is_character_type): by the type byte of the map.
+# Columns that hold characters or bytes, by the type byte of the map; the charset fields count these and others.
 CHARACTER_TYPES = frozenset(
     {
         ColumnType.STRING,
@@ -43,8 +43,12 @@ CHARACTER_TYPES = frozenset(
         ColumnType.MARIADB_VARCHAR_COMPRESSED,
     }
 )
-# MariaDB asks each field for its charset, and GEOMETRY, which is stored as a BLOB, has one: binary.
-_MARIADB_CHARACTER_TYPES = CHARACTER_TYPES | {ColumnType.GEOMETRY}
+# Beside them, columns that are stored as a BLOB and have the charset binary: VECTOR on MySQL (seen on 9.7), GEOMETRY on
+# MariaDB, which asks each field for its charset.
+_WITH_CHARSET: dict[Flavor, frozenset[int]] = {
+    "mysql": CHARACTER_TYPES | {ColumnType.VECTOR},
+    "mariadb": CHARACTER_TYPES | {ColumnType.GEOMETRY},
+}
 # Columns that the signedness bitmap counts (MySQL is_numeric_type): YEAR is one (and always unsigned), BIT is not.
 NUMERIC_TYPES = frozenset(
     {
@@ -159,7 +163,7 @@ def parse_table_map(event: Event, flavor: Flavor = "mysql") -> TableMap:
     """Parse a TABLE_MAP event.
 
     Args:
-        flavor: of the server that wrote it; the two count columns of GEOMETRY otherwise among those with a charset.
+        flavor: of the server that wrote it; the two do not count the same columns among those with a charset.
     Raises:
         MalformedEvent: the bytes do not fit together.
         UnsupportedEvent: a column type that is not known (nobody can tell how long its metadata is).
@@ -265,7 +269,7 @@ def _parse_optional(cursor: Cursor, types: tuple[int, ...], flavor: Flavor) -> T
             raise cursor.fail(f"metadata field {kind} stands twice")
         fields[kind] = field
     fields_of = _FieldReader(fields, types)
-    with_charset = _MARIADB_CHARACTER_TYPES if flavor == "mariadb" else CHARACTER_TYPES
+    with_charset = _WITH_CHARSET[flavor]
     return TableMapMetadata(
         is_unsigned=fields_of.signedness(),
         collations=fields_of.collations(MetadataField.DEFAULT_CHARSET, MetadataField.COLUMN_CHARSET, with_charset),

@@ -234,7 +234,24 @@ def test_mariadb_counts_geometry_among_the_columns_with_a_charset(
     assert parse_table_map(event, "mariadb").optional.collations == expected
 
 
-def test_mysql_does_not() -> None:
+def test_mysql_counts_vectors_among_them() -> None:
+    """As MySQL 9.7 wrote it for (id INT, p VECTOR(2), v VARCHAR utf8mb4, bl BLOB, l and l2 VARCHAR latin1)."""
+    types = bytes(
+        (
+            ColumnType.LONG,
+            ColumnType.VECTOR,
+            ColumnType.VARCHAR,
+            ColumnType.BLOB,
+            ColumnType.VARCHAR,
+            ColumnType.VARCHAR,
+        )
+    )
+    sent = field(MetadataField.COLUMN_CHARSET, bytes.fromhex("3ffcff003f0808"))
+    event = framed(EventType.TABLE_MAP, raw_map(types, b"\4\x50\0\2\x14\0\x14\0", nulls=b"\0") + sent)
+    assert parse_table_map(event).optional.collations == (None, 63, 255, 63, 8, 8)
+
+
+def test_mysql_does_not_count_geometry() -> None:
     types = bytes((ColumnType.VARCHAR, ColumnType.GEOMETRY, ColumnType.VARCHAR))
     sent = field(MetadataField.COLUMN_CHARSET, bytes.fromhex("fcff0008"))
     event = framed(EventType.TABLE_MAP, raw_map(types, b"\x50\0\4\x14\0", nulls=b"\0") + sent)
