@@ -260,7 +260,8 @@ def check_image(the: Engine) -> None:
 
     # Nothing that installs or compiles, and of the kernel only what was compiled.
     script = "id -u; command -v pip pip3 gcc cc; touch /opt/cdc/x /etc/cdc/x 2>/dev/null && echo writable; "
-    script += "find /opt/cdc -iname 'cython*' -o -path '*/cdc/binlog/kernel/*.[ch]' -o -name '*.pyx'; exit 0"
+    script += "find /opt/cdc/lib/*/site-packages/cdc /opt/cdc/lib/*/site-packages/[Cc]ython* 2>/dev/null "
+    script += "| grep -E '[.](c|h|pyx)$|site-packages/[Cc]ython'; exit 0"
     said = the("run", "--rm", "--network", "host", "--entrypoint", "sh", IMAGE, "-c", script).split()
     expect("a shell in the image says", said, ["10001"])
     version = the("run", "--rm", "--network", "host", IMAGE, "--version").strip()

@@ -153,7 +153,7 @@ def _damage_inside(rng: random.Random, event_type: int, body: bytes, others: Seq
         return _damage_payload(rng, body, others)
     if event_type >= EventType.MARIADB_QUERY_COMPRESSED:
         # The record is at the end; where it begins, its head and the stream's own tell.
-        for at in range(len(body) - 4):
+        for at in range(len(body) - 5):
             head = body[at]
             if head & 0xF8 == 0x80 and 1 <= head & 7 <= 4 and body[at + 1 + (head & 7)] == 0x78:
                 break

@@ -661,6 +661,8 @@ cdef class Scanner:
         self.group_is_open = True
         self.group_is_begun = is_begun
         self.group_is_standalone = is_standalone
+        self.group_has_rows = False
+        self.group_has_covered_rows = False
         self.group_start = start
         self.group_commit_us = commit_us
         self._gtid_object = gtid

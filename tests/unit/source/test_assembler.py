@@ -905,6 +905,17 @@ def test_prepared_rows_of_uncaptured_tables_pass_with_their_end(end: str) -> Non
         session.feed(stream.gtid(), stream.end_query(f"XA COMMIT {XID}"))
 
 
+def test_xa_without_captured_rows_may_follow_a_transaction_that_has_some() -> None:
+    """Each group answers for its own rows, also one that is opened event by event, as this one is by its GTID."""
+    stream, session = Stream(), Session(start=at(4, gtid=MariadbGtidList()), flavor="mariadb")
+    session.feed(stream.opening(), stream.format())
+    session.feed(stream.mariadb_gtid(1), stream.table_map(A), stream.insert((1, "a")), stream.xid())
+    name = (1).to_bytes(4, "little") + bytes((2, 0)) + b"x1"
+    session.feed(stream.mariadb_gtid(2, flags=MariadbGtidFlag.PREPARED_XA, extra=name), stream.query(f"XA START {XID}"))
+    session.feed(stream.query(f"XA END {XID}"), xa_prepare(stream))
+    assert session.position.gtid == MariadbGtidList({0: (1, 2)})
+
+
 def test_xa_commit_of_what_was_prepared_before_the_stream_stops_and_rollback_passes() -> None:
     stream, session = Stream(), Session()
     session.feed(stream.gtid(), stream.end_query(f"XA ROLLBACK {XID}"))
