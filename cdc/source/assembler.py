@@ -787,7 +787,7 @@ class Assembler:
         self._need_group(event)
         if scan.find_map(int.from_bytes(body[:6], "little"), body) is not None:
             return
-        table_map = parse_table_map(event)
+        table_map = parse_table_map(event, self._flavor)
         name = TableName(table_map.database, table_map.table)
         captured = self._capture.find(name)
         if captured is None and isinstance(self._capture, DefiningCapture):
