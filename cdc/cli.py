@@ -8,6 +8,7 @@ Errors go to stderr: one line of cause, one of hint. No traceback for errors tha
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -90,7 +91,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except ImportError as error:
-        if not (error.name or "").startswith("cdc.binlog.kernel"):
+        if not re.match(r"cdc\.\w+\.kernel\b", error.name or ""):
             raise
         _say_error(
             ConfigError(f"the compiled part of cdc is not built: {error}", hint="run `make kernel` in the clone")

@@ -19,6 +19,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     NOUNS,
     ("cdc.binlog",),
     ("cdc.binlog.kernel",),  # asks its twins for errors; they know nothing of it
+    ("cdc.pipeline.kernel",),  # selects rows, in blocks of the binlog's kernel; the compactor does what it leaves
     ("cdc.schema",),
     ("checkpoints",),
     ("cdc.sinks.kernel",),  # fills in blocks of the binlog's kernel; what it leaves is encoded by the sinks
@@ -40,7 +41,8 @@ CYTHON_IMPORT = re.compile(r"\s*c?import\s+([\w.]+)")
 CONFIG_IMPORTS = frozenset((*NOUNS, "cdc"))
 KERNEL_IMPORTS = {
     "cdc.binlog.kernel": frozenset(("cdc.binlog", "cdc.errors", "cdc.model")),
-    "cdc.sinks.kernel": frozenset(("cdc.binlog.kernel", "cdc.errors", "cdc.model")),
+    "cdc.pipeline.kernel": frozenset(("cdc.binlog.kernel", "cdc.errors", "cdc.model")),
+    "cdc.sinks.kernel": frozenset(("cdc.binlog.kernel", "cdc.schema", "cdc.errors", "cdc.model")),
 }
 CONFIG_IMPORTERS = frozenset(("cdc.app", "cdc.check", "cdc.verify", "cdc.demo", "cdc.commands", "cdc.cli"))
 
@@ -170,8 +172,9 @@ def test_a_tree_that_keeps_to_the_layers_has_no_violations(tree: Path) -> None:
         ("cdc/binlog/kernel/rows.pxd", "cimport cdc.app"),
         ("cdc/binlog/kernel/rows.pyx", "from cdc.metrics import Metrics"),
         ("cdc/binlog/frames.py", "from cdc.binlog.kernel import rows"),
+        ("cdc/pipeline/kernel/compact.pyx", "from cdc.pipeline.compactor import compact"),
         ("cdc/sinks/kernel/text.pyx", "from cdc.sinks.values cimport date"),
-        ("cdc/sinks/kernel/text.pyx", "from cdc.schema import target"),
+        ("cdc/sinks/kernel/text.pyx", "from cdc.binlog.events import Event"),
         ("cdc/source/stream.py", "from cdc.sinks import postgresql"),
         ("cdc/sinks/postgresql.py", "import cdc.source.stream"),
         ("checkpoints/__init__.py", "import snapshot"),

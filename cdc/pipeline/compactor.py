@@ -5,27 +5,64 @@ In stream order, an image that puts a row there (INSERT, UPDATE_AFTER) makes its
 deleted. Deletes go first at the sink, so a key that moved, or came back spelled otherwise under the source's
 collation ('a' to 'A'), ends right.
 
-Works on Arrow columns and hands out row numbers: the compiled twin will hash the key bytes instead.
+A key is the bits of its columns, not what some server takes for equal. -0.0 and 0.0 are one key to all of them, as 'a'
+and 'A' are to some; told apart here, the old spelling is deleted before the new one is upserted, and the sink holds the
+new one. NULL is a value of its own.
+
+The work is done in kernel/compact.pyx. `compact_in_python` is its twin: it does what the kernel leaves, and says what
+is wrong with what the kernel refuses.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
 
+from cdc.errors import InvariantBroken, UnsupportedData
 from cdc.model import ChangeBatch, Operation, RowBatch, TableDefinition
+from cdc.pipeline.kernel.compact import SEED_BYTES, last_images
 
-__all__ = ["compact"]
+__all__ = ["compact", "compact_in_python"]
 
 _PUTS = (Operation.INSERT, Operation.UPDATE_AFTER)
 _NAMES = {Operation.INSERT: "insert", Operation.UPDATE_AFTER: "update", Operation.DELETE: "delete"}
 
 
-def compact(definition: TableDefinition, key: tuple[str, ...], batches: Sequence[RowBatch]) -> ChangeBatch:
-    """Fold `batches` (one table, stream order) into one upsert or delete a key."""
+def compact(
+    definition: TableDefinition, key: tuple[str, ...], batches: Sequence[RowBatch], *, seed: bytes | None = None
+) -> ChangeBatch:
+    """Fold `batches` (one table, stream order) into one upsert or delete a key.
+
+    Args:
+        key: columns that tell the table's rows apart; at least one.
+        seed: of the hash, SEED_BYTES long; None for a new one, so that no writer can choose keys that meet.
+    Raises:
+        UnsupportedData: a batch has images that lack columns: an upsert would write NULL into these.
+        InvariantBroken: there is no key, or a batch is not what the model says.
+    """
+    _check(definition, key, batches)
+    columns = [(batch.operation, [batch.images.column(name) for name in key]) for batch in batches]
+    found = last_images(columns, os.urandom(SEED_BYTES) if seed is None else seed)
+    if found is None:
+        return compact_in_python(definition, key, batches)
+    upserts, deletes, counts = found
+    return ChangeBatch(
+        definition=definition,
+        key=key,
+        batches=tuple(batches),
+        upserts=upserts,
+        deletes=deletes,
+        counts={name: count for name, count in zip(_NAMES.values(), counts, strict=True) if count},
+    )
+
+
+def compact_in_python(definition: TableDefinition, key: tuple[str, ...], batches: Sequence[RowBatch]) -> ChangeBatch:
+    """As `compact`, with a dictionary; for key columns of every type that Arrow can make Python values of."""
+    _check(definition, key, batches)
     live: dict[Any, tuple[int, int]] = {}
     gone: dict[Any, tuple[int, int]] = {}
     counts: Counter[int] = Counter()
@@ -38,6 +75,9 @@ def compact(definition: TableDefinition, key: tuple[str, ...], batches: Sequence
                 live.pop(value, None)
                 gone[value] = (batch_index, row)
         counts.update(operations)
+    unknown = [operation for operation in counts if operation not in list(Operation)]
+    if unknown:
+        raise InvariantBroken(f"images of {definition.name} with the operations {unknown}")
     deletes = [place for value, place in gone.items() if value not in live]
     return ChangeBatch(
         definition=definition,
@@ -49,12 +89,38 @@ def compact(definition: TableDefinition, key: tuple[str, ...], batches: Sequence
     )
 
 
+def _check(definition: TableDefinition, key: tuple[str, ...], batches: Sequence[RowBatch]) -> None:
+    if not key:
+        raise InvariantBroken(f"the changes of {definition.name} are to be folded without a key")
+    for batch in batches:
+        if batch.images.num_rows != batch.row_count:
+            raise InvariantBroken(
+                f"a batch of {definition.name} has {batch.images.num_rows} images and {batch.row_count} operations"
+            )
+        if batch.shape_index is not None:
+            raise UnsupportedData(
+                f"row images of {definition.name} lack columns (binlog_row_image is MINIMAL or NOBLOB in the writer's "
+                "session)",
+                table=str(definition.name),
+                hint="on the source: SET GLOBAL binlog_row_image=FULL, reconnect the writers, then run "
+                f"`cdc snapshot {definition.name}`",
+            )
+
+
 def _key_values(batch: RowBatch, key: tuple[str, ...]) -> list[Any]:
     columns = []
     for name in key:
         column = batch.images.column(name)
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise InvariantBroken(f"column {name} of a batch of {batch.definition.name}: {error}") from error
         if pa.types.is_timestamp(column.type):
             column = column.cast(pa.int64())  # microseconds compare as well as datetimes, and are cheaper to make
+        elif pa.types.is_float64(column.type):
+            column = column.view(pa.int64())
+        elif pa.types.is_float32(column.type):
+            column = column.view(pa.int32())
         columns.append(column.to_pylist())
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 

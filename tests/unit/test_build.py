@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +21,7 @@ def test_a_checkout_without_its_kernel_says_which_command_builds_it(tmp_path: Pa
     assert done.stdout == ""
     lines = done.stderr.splitlines()
     assert len(lines) == 2, done.stderr
-    assert "the compiled part of cdc is not built: No module named 'cdc.binlog.kernel." in lines[0]
+    assert re.search(r"the compiled part of cdc is not built: No module named 'cdc\.\w+\.kernel\.", lines[0])
     assert lines[1] == "  hint: run `make kernel` in the clone"
 
 

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
+import random
+import struct
 from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from cdc.binlog.kernel.memory import live_bytes
+from cdc.errors import InvariantBroken, UnsupportedData
 from cdc.model import ChangeBatch, ColumnDefinition, Operation, RowBatch, TableDefinition, TableName, ValueKind
-from cdc.pipeline.compactor import compact
+from cdc.pipeline.compactor import compact, compact_in_python
+from cdc.pipeline.kernel.compact import SEED_BYTES, last_images
 
 COLUMNS = (
     ColumnDefinition("a", ValueKind.INTEGER, "int", length=32),
@@ -19,6 +27,7 @@ COLUMNS = (
     ColumnDefinition("v", ValueKind.INTEGER, "int", length=32),
 )
 TABLE = TableDefinition(TableName("shop", "t"), COLUMNS, primary_key=("a", "b"))
+SEED = bytes(range(SEED_BYTES))
 Row = tuple[int, str, int]
 Image = tuple[Operation, Row]
 Table = dict[Any, Row]
@@ -28,11 +37,24 @@ INSERT, BEFORE, AFTER, DELETE = Operation.INSERT, Operation.UPDATE_BEFORE, Opera
 def batch_of(images: Sequence[Image], definition: TableDefinition = TABLE) -> RowBatch:
     columns = list(zip(*(row for _, row in images), strict=True))
     arrays = [pa.array(values, c.arrow_type) for values, c in zip(columns, definition.columns, strict=True)]
+    return make_batch(definition, [op for op, _ in images], arrays)
+
+
+def make_batch(definition: TableDefinition, operations: Sequence[int], arrays: Sequence[pa.Array]) -> RowBatch:
     return RowBatch(
         definition,
-        pa.array([op for op, _ in images], pa.uint8()),
-        pa.array([0] * len(images), pa.uint32()),
-        pa.RecordBatch.from_arrays(arrays, schema=definition.arrow_schema),
+        pa.array(operations, pa.uint8()),
+        pa.array([0] * len(operations), pa.uint32()),
+        pa.RecordBatch.from_arrays(list(arrays), names=[column.name for column in definition.columns]),
+    )
+
+
+def slice_of(batch: RowBatch, offset: int, length: int | None = None) -> RowBatch:
+    return replace(
+        batch,
+        operation=batch.operation.slice(offset, length),
+        transaction_index=batch.transaction_index.slice(offset, length),
+        images=batch.images.slice(offset, length),
     )
 
 
@@ -52,6 +74,9 @@ def apply_net(before: Table, change: ChangeBatch) -> Table:
     for row in rows_of(change.upsert_images()):
         table[key_of(row, change.key)] = row
     return table
+
+
+# ---------------------------------------------------------------- histories that a table can have
 
 
 class Source:
@@ -162,11 +187,148 @@ def test_the_selected_image_of_a_gone_key_is_one_of_its_own() -> None:
 def test_nothing_is_left_of_nothing() -> None:
     change = compact(TABLE, ("a",), [])
     assert (change.upsert_count, change.delete_count, change.counts) == (0, 0, {})
+    empty = slice_of(batch_of([(INSERT, A1)]), 1)
+    change = compact(TABLE, ("a",), [empty, empty])
+    assert (change.upserts, change.deletes) == ((pa.array([], pa.int32()),) * 2,) * 2
 
 
 def test_changes_are_counted_as_the_source_made_them() -> None:
     change = compact(TABLE, ("a",), [batch_of([(INSERT, A1), (BEFORE, A1), (AFTER, A1), (DELETE, A1), (INSERT, A2)])])
     assert change.counts == {"insert": 2, "update": 1, "delete": 1}
+
+
+# ---------------------------------------------------------------- keys of every type
+
+# What a key column can be, and values that are easily taken for one another.
+LONG = "a text that is longer than what one block of the hash takes in"
+POOLS: list[tuple[pa.DataType, list[Any]]] = [
+    (pa.int8(), [0, 1, -1, -128]),
+    (pa.int16(), [0, 1, 256, -1]),
+    (pa.int32(), [0, 1, 65536, -1, 1 << 30]),
+    (pa.int64(), [0, 1, 1 << 32, -1, -(1 << 63)]),
+    (pa.uint8(), [0, 1, 255]),
+    (pa.uint16(), [0, 1, 256, 65535]),
+    (pa.uint32(), [0, 1, 1 << 16, (1 << 32) - 1]),
+    (pa.uint64(), [0, 1, 1 << 32, (1 << 64) - 1]),
+    (pa.float32(), [0.0, -0.0, 1.0, 0.5]),
+    (pa.float64(), [0.0, -0.0, 1.0, 0.1]),
+    (pa.decimal128(38, 3), [Decimal("0"), Decimal("0.001"), Decimal(1 << 61), Decimal(10) ** 20, Decimal("-1")]),
+    (pa.decimal256(65, 30), [Decimal("0"), Decimal("1e-30"), Decimal("-1e-30"), Decimal(10) ** 34]),
+    (pa.timestamp("us", tz="UTC"), [0, 1, 1_790_000_000_000_000]),
+    (pa.large_string(), ["", "a", "A", "aa", "a\0", "abcdefgh", "abcdefghi", "abcdefghj", "ß", LONG, LONG + "!"]),
+    (pa.large_binary(), [b"", b"\0", b"\0\0", b"\0" * 8, b"\0" * 9, b"\1", b"ab", b"abc", b"abd", b"abcd", b"abce"]),
+]
+KINDS = {c.kind: c.arrow_type for c in (ColumnDefinition("k", kind, "x", precision=9, length=32) for kind in ValueKind)}
+
+
+def array_of(arrow_type: pa.DataType, values: Sequence[Any]) -> pa.Array:
+    if pa.types.is_timestamp(arrow_type):
+        return pa.array(values, pa.int64()).view(arrow_type)
+    return pa.array(values, arrow_type)
+
+
+def bits(value: Any) -> Any:
+    return struct.pack("<d", value) if isinstance(value, float) else value
+
+
+def table_of(columns: int) -> TableDefinition:
+    """Key columns k0, k1, …; what type they have, their arrays say."""
+    some = (ColumnDefinition(f"k{index}", ValueKind.BLOB, "blob") for index in range(columns))
+    return TableDefinition(TableName("shop", "t"), tuple(some), primary_key=tuple(f"k{i}" for i in range(columns)))
+
+
+def applied_one_by_one(operations: Sequence[int], keys: Sequence[Any]) -> tuple[set[int], set[int]]:
+    """Images that make up the table at the end, and those that say that a key is gone from it: the naive model."""
+    table: dict[Any, int] = {}
+    gone: dict[Any, int] = {}
+    for row, (operation, key) in enumerate(zip(operations, keys, strict=True)):
+        if operation in (INSERT, AFTER):
+            table[key] = row
+            gone.pop(key, None)
+        else:
+            table.pop(key, None)
+            gone[key] = row
+    return set(table.values()), set(gone.values())
+
+
+def numbered(selections: Sequence[pa.Int32Array], batches: Sequence[RowBatch]) -> list[int]:
+    """Row numbers of batches as numbers of images."""
+    firsts = itertools.accumulate((batch.row_count for batch in batches), initial=0)
+    return [first + row for first, selection in zip(firsts, selections, strict=False) for row in selection.to_pylist()]
+
+
+def check(operations: Sequence[int], arrays: Sequence[pa.Array], keys: Sequence[Any], cuts: Sequence[int]) -> None:
+    """Kernel, twin and naive model agree on these images, cut into slices of one batch and copies of slices."""
+    table = table_of(len(arrays))
+    key = table.primary_key
+    whole = make_batch(table, operations, arrays)
+    batches = []
+    for first, stop in itertools.pairwise([0, *sorted(cuts), len(operations)]):
+        part = slice_of(whole, first, stop - first)
+        if first % 2:  # no offset: buffers of its own
+            part = make_batch(table, part.operation.to_pylist(), [pa.concat_arrays([c]) for c in part.images])
+        batches.append(part)
+    seed = random.Random(len(operations)).randbytes(SEED_BYTES)
+    change, twin = compact(table, key, batches, seed=seed), compact_in_python(table, key, batches)
+    for selection, twin_selection in zip(change.upserts + change.deletes, twin.upserts + twin.deletes, strict=True):
+        selection.validate(full=True)
+        assert selection.equals(twin_selection)
+    assert change.counts == twin.counts
+    upserts, deletes = numbered(change.upserts, batches), numbered(change.deletes, batches)
+    assert (set(upserts), set(deletes)) == applied_one_by_one(operations, keys)
+    assert len(upserts) == change.upsert_count
+    assert len(deletes) == change.delete_count
+    # It was the kernel who did it.
+    assert last_images([(batch.operation, batch.images.columns) for batch in batches], SEED) is not None
+
+
+operations_of_any_kind = st.sampled_from([int(operation) for operation in Operation])
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> tuple[list[int], list[pa.Array], list[Any], list[int]]:
+    """Any operations on any keys, whether a table can have them or not, and where to cut them."""
+    pools = draw(st.lists(st.sampled_from(POOLS), min_size=1, max_size=3))
+    count = draw(st.integers(1, 40))
+    operations = draw(st.lists(operations_of_any_kind, min_size=count, max_size=count))
+    columns, arrays = [], []
+    for arrow_type, pool in pools:
+        values = draw(st.lists(st.sampled_from([*pool, None]), min_size=count, max_size=count))
+        arrays.append(array_of(arrow_type, values))
+        columns.append([bits(value) for value in values])
+    cuts = draw(st.lists(st.integers(0, count), max_size=4))
+    return operations, arrays, list(zip(*columns, strict=True)), cuts
+
+
+@given(histories())
+def test_kernel_twin_and_images_one_by_one_agree_for_keys_of_every_type(
+    history: tuple[list[int], list[pa.Array], list[Any], list[int]],
+) -> None:
+    check(*history)
+
+
+@given(
+    st.integers(1, 6000), st.sampled_from([1, 2, 30, 3000, 10**9]), st.sampled_from(["number", "text"]), st.integers(0)
+)
+@example(63, 10**9, "number", 0)
+@example(64, 10**9, "text", 0)
+@example(65, 10**9, "number", 0)
+@example(6000, 10**9, "text", 1)
+def test_long_runs_agree_too(count: int, distinct: int, kind: str, seed: int) -> None:
+    """More images than are hashed ahead, and more keys than the first table has room for."""
+    rng = random.Random(seed)
+    numbers = [rng.randrange(distinct) for _ in range(count)]
+    operations = [rng.randrange(1, 5) for _ in range(count)]
+    array = pa.array(numbers, pa.int64()) if kind == "number" else pa.array(map(str, numbers), pa.large_string())
+    check(operations, [array], [(number,) for number in numbers], [rng.randrange(count + 1) for _ in range(3)])
+
+
+@pytest.mark.parametrize("kind", ValueKind)
+def test_the_kernel_folds_keys_of_every_kind_that_a_column_can_have(kind: ValueKind) -> None:
+    array = pa.array([None, None], KINDS[kind])
+    found = last_images([(pa.array([INSERT, AFTER], pa.uint8()), [array])], SEED)
+    assert found is not None
+    assert [selection.to_pylist() for selection in found[0]] == [[1]]
 
 
 @pytest.mark.parametrize(
@@ -182,10 +344,124 @@ def test_changes_are_counted_as_the_source_made_them() -> None:
 def test_keys_of_other_kinds_are_told_apart(kind: ValueKind, values: tuple[Any, ...]) -> None:
     column = ColumnDefinition("k", kind, "x", length=2)
     definition = TableDefinition(TableName("shop", "t"), (column,), ("k",))
-    operations = [INSERT, INSERT, INSERT, DELETE]
-    plain = pa.array([*values, values[1]], pa.int64() if kind is ValueKind.TIMESTAMP else column.arrow_type)
-    images = pa.RecordBatch.from_arrays([plain.cast(column.arrow_type)], schema=definition.arrow_schema)
-    batch = RowBatch(definition, pa.array(operations, pa.uint8()), pa.array([0] * 4, pa.uint32()), images)
+    batch = make_batch(
+        definition, [INSERT, INSERT, INSERT, DELETE], [array_of(column.arrow_type, [*values, values[1]])]
+    )
     change = compact(definition, ("k",), [batch])
     assert [s.to_pylist() for s in change.upserts] == [[0, 2]]
     assert [s.to_pylist() for s in change.deletes] == [[3]]
+
+
+@pytest.mark.parametrize("arrow_type", [pa.float32(), pa.float64()])
+def test_minus_zero_is_a_key_spelled_otherwise(arrow_type: pa.DataType) -> None:
+    """One key to every server, whose upsert would leave the old spelling in place."""
+    batch = make_batch(table_of(1), [BEFORE, AFTER], [pa.array([0.0, -0.0], arrow_type)])
+    for fold in (compact, compact_in_python):
+        change = fold(table_of(1), ("k0",), [batch])
+        assert ([s.to_pylist() for s in change.deletes], [s.to_pylist() for s in change.upserts]) == ([[0]], [[1]])
+
+
+def test_what_lies_below_a_null_is_no_part_of_the_key() -> None:
+    """Arrow leaves it undefined; NULL is one value, and no other."""
+    validity = pa.py_buffer(b"\x08")
+    number = pa.Array.from_buffers(pa.int64(), 4, [validity, pa.py_buffer(struct.pack("<4q", 7, 8, 0, 0))])
+    offsets = struct.pack("<5q", 0, 1, 3, 3, 3)
+    text = pa.Array.from_buffers(pa.large_string(), 4, [validity, pa.py_buffer(offsets), pa.py_buffer(b"abc")])
+    for array in (number, text):
+        change = compact(table_of(1), ("k0",), [make_batch(table_of(1), [INSERT] * 4, [array])])
+        assert [s.to_pylist() for s in change.upserts] == [[2, 3]]
+
+
+# ---------------------------------------------------------------- the table
+
+
+def test_keys_whose_hashes_are_one_in_the_table_are_told_apart() -> None:
+    """A slot keeps what the image's place leaves of the hash: with 2**18 batches little enough that some are equal."""
+    count = 120_000
+    empty = (pa.array([], pa.uint8()), [pa.array([], pa.int64())])
+    keys = (pa.array([INSERT] * count, pa.uint8()), [pa.array(range(count), pa.int64())])
+    found = last_images([keys] + [empty] * ((1 << 18) - 1), SEED)
+    assert found is not None
+    assert len(found[0][0]) == count
+
+
+def test_the_seed_changes_nothing() -> None:
+    rng = random.Random(7)
+    batch = make_batch(table_of(1), [rng.randrange(1, 5) for _ in range(999)], [pa.array(rng.choices("abcdef", k=999))])
+    changes = [compact(table_of(1), ("k0",), [batch], seed=seed) for seed in (None, SEED, bytes(SEED_BYTES))]
+    assert changes[0] == changes[1] == changes[2]
+
+
+def test_memory_is_given_back() -> None:
+    batch = make_batch(table_of(1), [INSERT] * 5000, [pa.array(range(5000), pa.int64())])
+    before = live_bytes()
+    change = compact(table_of(1), ("k0",), [batch, batch])
+    # 20000 bytes of row numbers, in a block of a power of two
+    assert before + 20_000 <= live_bytes() <= before + 32_768 + 4096
+    del change
+    assert live_bytes() == before
+
+
+# ---------------------------------------------------------------- what is refused, and what is left to the twin
+
+
+def test_images_that_lack_columns_are_refused() -> None:
+    """An absent value is null in the images: an upsert would write it."""
+    partial = replace(batch_of([(INSERT, A1)]), shape_index=pa.array([0], pa.uint16()), shapes=(frozenset({"v"}),))
+    for fold in (compact, compact_in_python):
+        with pytest.raises(UnsupportedData, match=r"row images of shop\.t lack columns") as caught:
+            fold(TABLE, ("a",), [batch_of([(INSERT, A1)]), partial])
+        assert caught.value.table == "shop.t"
+
+
+def broken_batches() -> dict[str, list[RowBatch]]:
+    table = table_of(1)
+    one = make_batch(table, [INSERT], [pa.array(["x"], pa.large_string())])
+    offsets = struct.pack("<3q", 0, 9, 1)
+    jumps = pa.Array.from_buffers(pa.large_string(), 2, [None, pa.py_buffer(offsets), pa.py_buffer(b"x")])
+    backwards = pa.Array.from_buffers(
+        pa.large_string(), 2, [None, pa.py_buffer(struct.pack("<3q", 0, -9, 1)), pa.py_buffer(b"x")]
+    )
+    return {
+        "an operation that is none": [one, make_batch(table, [5], [pa.array(["x"], pa.large_string())])],
+        "operation 0": [make_batch(table, [0], [pa.array(["x"], pa.large_string())]), one],
+        "an operation too few": [replace(one, operation=pa.array([], pa.uint8()))],
+        "a text beyond its buffer": [make_batch(table, [INSERT] * 2, [jumps]), one],
+        "a text of negative length": [one, make_batch(table, [INSERT] * 2, [backwards])],
+    }
+
+
+@pytest.mark.parametrize("case", broken_batches())
+def test_a_batch_that_is_not_what_the_model_says_is_our_bug(case: str) -> None:
+    batches = broken_batches()[case]
+    before = live_bytes()
+    for fold in (compact, compact_in_python):
+        with pytest.raises(InvariantBroken, match=r"shop\.t"):
+            fold(table_of(1), ("k0",), batches)
+    assert live_bytes() == before
+
+
+def test_there_is_no_folding_without_a_key() -> None:
+    for fold in (compact, compact_in_python):
+        with pytest.raises(InvariantBroken, match="without a key"):
+            fold(TABLE, (), [batch_of([(INSERT, A1)])])
+
+
+def test_a_seed_of_another_length_is_a_mistake() -> None:
+    with pytest.raises(ValueError, match="a seed has 16 bytes"):
+        compact(TABLE, ("a",), [batch_of([(INSERT, A1)])], seed=b"short")
+
+
+def test_what_the_kernel_does_not_know_is_left_to_the_twin() -> None:
+    """Types that differ between batches, types that no column has, more columns than a word has bits."""
+    table = table_of(1)
+    narrow = make_batch(table, [INSERT, INSERT], [pa.array([1, 2], pa.int32())])
+    wide = make_batch(table, [DELETE, INSERT], [pa.array([1, 3], pa.int64())])
+    change = compact(table, ("k0",), [narrow, wide])
+    assert [s.to_pylist() for s in change.deletes] == [[], [0]]
+    assert [s.to_pylist() for s in change.upserts] == [[1], [1]]
+    days = make_batch(table, [INSERT, AFTER], [pa.array([False, False])])
+    assert [s.to_pylist() for s in compact(table, ("k0",), [days]).upserts] == [[1]]
+    many = table_of(65)
+    batch = make_batch(many, [INSERT, AFTER], [pa.array([1, 1])] * 64 + [pa.array([1, 2])])
+    assert [s.to_pylist() for s in compact(many, many.primary_key, [batch]).upserts] == [[0, 1]]
