@@ -120,18 +120,24 @@ def _compile(command: list[str]) -> None:
 
 @dataclass(slots=True)
 class Measured:
-    """What one run cost. `result` is what the reader wrote."""
+    """What one run cost. `other_seconds`: CPU time that neither reader nor server used; `result`: what it wrote."""
 
     wall_seconds: float
     user_seconds: float
     system_seconds: float
     peak_rss_bytes: int
     server_seconds: float = 0.0
+    other_seconds: float = 0.0
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cpu_seconds(self) -> float:
         return self.user_seconds + self.system_seconds
+
+    @property
+    def disturbance(self) -> float:
+        """How much of one core others used meanwhile; 0.1 is quiet."""
+        return max(0.0, self.other_seconds) / self.wall_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +190,7 @@ class Runner:
         if self._cores:
             command = ["taskset", "-c", self._cores, *command]
         pid = case.site.server.pid
-        before = _cpu_seconds(pid)
+        before, all_before = _cpu_seconds(pid), _all_cpu_seconds()
         done = subprocess.run(
             [str(self._programs.measure), str(cost), *command],
             cwd=_CHECKOUT,
@@ -198,6 +204,8 @@ class Runner:
             said = (done.stderr or done.stdout).strip()[:_ERROR_CHARS].replace("\n", " ")
             raise ArmUnavailable(f"{arm.name} {arm.detail} failed: {said}")
         measured = Measured(**json.loads(cost.read_text()), server_seconds=_cpu_seconds(pid) - before)
+        own_seconds = measured.cpu_seconds + measured.server_seconds
+        measured.other_seconds = _all_cpu_seconds() - all_before - own_seconds
         if result.exists():
             measured.result = json.loads(result.read_text())
         if arm.has_summary:
@@ -231,6 +239,12 @@ def _limits() -> dict[str, int]:
     """When the service hands over a run."""
     flush = FlushSettings()  # what an empty configuration gives
     return {"rows_max": flush.rows_max, "bytes_max": flush.bytes_max}
+
+
+def _all_cpu_seconds() -> float:
+    """That all cores were busy since the machine started."""
+    user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 def _cpu_seconds(pid: int | None) -> float:
@@ -372,7 +386,7 @@ class Table:
         )
         yield (
             f"  {'arm':20}{'wall s':>8}{'min':>8}{'max':>8}{'× raw':>7}{'cpu s':>8}{'server':>8}{'changes/s':>12}"
-            f"{'MB/s':>8}{'RSS MB':>8}"
+            f"{'MB/s':>8}{'RSS MB':>8}{'others':>8}"
         )
         for arm, runs in self.runs.items():
             wall = self.median(arm)
@@ -383,6 +397,7 @@ class Table:
                 f"{f'{times_raw:.2f}' if times_raw else '':>7}{self.median(arm, lambda m: m.cpu_seconds):8.3f}"
                 f"{self.median(arm, lambda m: m.server_seconds):8.2f}{log.expected.changes / wall:12,.0f}"
                 f"{log.byte_count / wall / 1e6:8.1f}{max(m.peak_rss_bytes for m in runs) / 1e6:8.1f}"
+                f"{self.median(arm, lambda m: m.disturbance):8.2f}"
                 f"  {self.details[arm]}"
             )
         shown = (("go-mysql", "cdc"), ("cdc", "raw"), ("cdc", "drain"), ("pymysqlreplication", "cdc"))
@@ -410,6 +425,7 @@ class Table:
                     "wall_seconds": [run.wall_seconds for run in runs],
                     "cpu_seconds": [round(run.cpu_seconds, 6) for run in runs],
                     "server_seconds": [round(run.server_seconds, 2) for run in runs],
+                    "disturbance": [round(run.disturbance, 3) for run in runs],
                     "peak_rss_bytes": [run.peak_rss_bytes for run in runs],
                     "result": runs[-1].result,
                 }
