@@ -310,6 +310,10 @@ class _Head:
                 break
             header = parse_header(head)
             kind = header.event_type
+            if not EVENT_HEADER_BYTES <= header.event_size <= EVENT_BYTES_MAX:
+                raise MalformedEvent(
+                    f"{self._file.name}: the event at offset {offset} says {header.event_size} bytes", frame=head
+                )
             if kind in (EventType.PREVIOUS_GTIDS, EventType.MARIADB_GTID_LIST, *_GTID_EVENTS):
                 if kind in _GTID_EVENTS and pos <= self.end:
                     break

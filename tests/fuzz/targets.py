@@ -25,11 +25,12 @@ from cdc.binlog.kernel import json_text as json_kernel
 from cdc.binlog.kernel import rows as rows_kernel
 from cdc.binlog.layout import Codec, RowLayout, build_layout, definition_from_table_map
 from cdc.binlog.table_map import TableMap, parse_table_map
-from cdc.errors import ProtocolError, ResyncRequired, UnsupportedData
+from cdc.errors import ConfigError, ProtocolError, ResyncRequired, UnsupportedData
 from cdc.gtid import MariadbGtidList, MysqlGtidSet, parse_mysql_gtid
 from cdc.model import FilePos, Flavor, RowBatch, ServerIdentity, SourcePosition, TableDefinition, TransactionRun
 from cdc.schema.statements import classify_statement
 from cdc.source.assembler import EVENTS, PACKETS, Assembler, CapturedTable, RunLimits
+from cdc.source.binlog_files import STDIN, BinlogFiles
 from tests.fuzz.corpus import Capture, captures, definitions_from_json, definitions_to_json, pack, unpack
 from tests.fuzz.guarded import guarded
 from tests.fuzz.mutate import damage, damage_event, damage_events
@@ -137,13 +138,19 @@ def _parse_payload(event: Event) -> Any:
     return [_outcome(lambda: _parse(inner)) for inner in binlog_events.payload_events(payload)]  # noqa: B023
 
 
+def _parse_map(event: Event) -> Any:
+    """Of whichever family it is, the other one must not fall over it."""
+    _outcome(lambda: parse_table_map(event, "mariadb"))
+    return parse_table_map(event, "mysql")
+
+
 _PARSERS: Mapping[EventClass, Callable[[Event], Any]] = {
     EventClass.FORMAT: lambda event: binlog_events.parse_format_description(event.body),
     EventClass.ROTATE: binlog_events.parse_rotate,
     EventClass.GTID: binlog_events.parse_gtid,
     EventClass.QUERY: binlog_events.parse_query,
     EventClass.XID: binlog_events.parse_xid,
-    EventClass.TABLE_MAP: parse_table_map,
+    EventClass.TABLE_MAP: _parse_map,
     EventClass.ROWS: binlog_events.parse_rows,
     EventClass.PAYLOAD: _parse_payload,
     EventClass.HEARTBEAT: binlog_events.parse_heartbeat,
@@ -198,7 +205,7 @@ def _definition_of(capture: Capture, table_map: TableMap) -> TableDefinition | N
 def _table_maps(capture: Capture) -> Iterator[tuple[Event, TableMap, TableDefinition]]:
     for event in capture.events():
         if event.header.event_type == EventType.TABLE_MAP:
-            table_map = parse_table_map(event)
+            table_map = parse_table_map(event, capture.flavor)
             definition = _definition_of(capture, table_map)
             if definition is not None:
                 yield event, table_map, definition
@@ -226,7 +233,7 @@ def _run_map(raw: bytes) -> str:
     flavor, version, definition = _definition(head)
 
     def plan() -> RowLayout:
-        table_map = parse_table_map(EventFramer(initial_checksum=False).frame(content))
+        table_map = parse_table_map(EventFramer(initial_checksum=False).frame(content), flavor)
         own = definition_from_table_map(table_map, flavor)
         if own is not None:
             # What the map itself says is a definition that fits it, or one that is refused in words.
@@ -253,7 +260,7 @@ def _rows_seeds() -> tuple[bytes, ...]:
         for event in capture.events():
             kind = classify(event.header.event_type, event.header.flags)
             if kind is EventClass.TABLE_MAP:
-                table_map = parse_table_map(event)
+                table_map = parse_table_map(event, capture.flavor)
                 definition = _definition_of(capture, table_map)
                 if definition is not None:
                     head = definitions_to_json(capture.flavor, capture.server_version, [definition]).encode()
@@ -270,7 +277,7 @@ def _rows_seeds() -> tuple[bytes, ...]:
 @lru_cache(maxsize=256)
 def _layout(head: bytes, content: bytes) -> RowLayout:
     flavor, version, definition = _definition(head)
-    table_map = parse_table_map(EventFramer(initial_checksum=False).frame(content))
+    table_map = parse_table_map(EventFramer(initial_checksum=False).frame(content), flavor)
     return build_layout(table_map, definition, flavor=flavor, server_version=version)
 
 
@@ -730,6 +737,76 @@ def _damage_packets(rng: random.Random, raw: bytes, others: Sequence[bytes]) -> 
     return pack([head, rotate, damage(rng, window, [unpack(rng.choice(others))[2]])])
 
 
+# ---------------------------------------------------------------- files
+
+
+@cache
+def _file_seeds() -> tuple[bytes, ...]:
+    """`definitions · binlog file`: the streams as files."""
+    found = []
+    for raw in _stream_seeds():
+        head, _, *contents = unpack(raw)
+        found.append(pack([head, BINLOG_MAGIC + b"".join(contents)]))
+    for capture in captures():  # and how a file begins, with the GTIDs before it
+        if capture.name.endswith(("changes", "anonymous")):
+            head = definitions_to_json(capture.flavor, capture.server_version, capture.definitions).encode()
+            found.append(pack([head, BINLOG_MAGIC + b"".join(capture.contents[:12])]))
+    return tuple(found)
+
+
+def _run_file(raw: bytes) -> str:
+    head, content = unpack(raw)
+    _, _, definitions = _definitions(head)
+    place = None
+    if len(raw) % 3 == 0:  # somewhere: at an event's begin, if the second event's size is true
+        first = int.from_bytes(content[13:17], "little") + len(BINLOG_MAGIC)
+        place = FilePos(0, first + int.from_bytes(content[first + 9 : first + 13], "little"), "standard input")
+
+    def read() -> Any:
+        files = BinlogFiles([STDIN], warn=lambda text: None, stdin=io.BytesIO(content))
+        start = files.start(place)
+        session = files.open(start)
+        assembler = Assembler(
+            start=start,
+            flavor=session.flavor,
+            server_version=session.version,
+            checksum_negotiated=session.checksum_negotiated,
+            lower_case_names=session.lower_case_names,
+            capture=Tables([CapturedTable(definition) for definition in definitions]),
+            output=Listener(),
+            limits=RunLimits(),
+        )
+        try:
+            while not session.is_at_end and not assembler.saw_barrier:
+                session.fill(0)
+                session.deliver(assembler)
+            return files.after(session.start, assembler.position)
+        finally:
+            session.close()
+
+    return _outcome(read, (*_DECLARED, ResyncRequired, ConfigError))[0]
+
+
+def _damage_file(rng: random.Random, raw: bytes, others: Sequence[bytes]) -> bytes:
+    head, content = unpack(raw)
+    if rng.random() < 0.4:
+        return pack([head, damage(rng, content, [unpack(rng.choice(others))[1]])])
+    events = _cut(content[len(BINLOG_MAGIC) :])
+    more = _cut(unpack(rng.choice(others))[1][len(BINLOG_MAGIC) :])
+    damaged = damage_events(rng, events, more, has_checksum=_has_checksum(events[0]))
+    return pack([head, BINLOG_MAGIC + b"".join(damaged)])
+
+
+def _cut(raw: bytes) -> list[bytes]:
+    """The events of an undamaged file."""
+    found = []
+    while raw:
+        size = parse_header(raw).event_size
+        found.append(raw[:size])
+        raw = raw[size:]
+    return found
+
+
 # ---------------------------------------------------------------- text
 
 
@@ -798,6 +875,7 @@ TARGETS: Mapping[str, Target] = {
         Target("diffs", _diff_seeds, _damage_diffs, _run_diffs),
         Target("stream", _stream_seeds, _damage_stream, _run_stream),
         Target("packets", _packet_seeds, _damage_packets, _run_packets),
+        Target("files", _file_seeds, _damage_file, _run_file),
         Target("statements", _statement_seeds, _damage_bytes, _run_statement),
         Target("gtids", lambda: _GTID_SEEDS, _damage_bytes, _run_gtid),
     )

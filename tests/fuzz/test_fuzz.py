@@ -28,6 +28,7 @@ _RUNS = {
     "diffs": 4_000,
     "stream": 150,
     "packets": 300,
+    "files": 500,
     "statements": 4_000,
     "gtids": 10_000,
 }
