@@ -117,6 +117,10 @@ class Reader(Output):
                 try:
                     if self._stream.deliver(assembler):
                         return
+                except CdcError:
+                    # What is whole before it counts: the checkpoint that stays is the one right before the trouble.
+                    assembler.flush()
+                    raise
                 finally:
                     self._on_received(assembler.event_count - counted, received)
                     counted = assembler.event_count
