@@ -418,6 +418,22 @@ CASES: dict[str, Case] = {
     "mysql_vector": Case(
         "v VECTOR(3), w VECTOR", ("TO_VECTOR('[1,-2.5,0.1]'), TO_VECTOR('[1]')", "NULL, NULL"), flavor="mysql"
     ),
+    # Which columns have a charset, a table map says by counting: one that is counted wrongly shifts all that follow.
+    "vector_before_text": Case(
+        "v VECTOR(1), a VARCHAR(5), b VARCHAR(5), c VARCHAR(5), t TEXT CHARACTER SET latin1, w VECTOR(1), x BLOB",
+        ("TO_VECTOR('[1]'), 'a', 'é', '', 'ÿ', NULL, x'FF'",),
+        flavor="mysql",
+    ),
+    "vector_between_text": Case(
+        "a VARCHAR(5), v VECTOR(1), t TEXT CHARACTER SET latin1, j JSON, g GEOMETRY",
+        ("'é', TO_VECTOR('[1]'), 'ÿ', '1', NULL",),
+        flavor="mysql",
+    ),
+    "geometry_among_text": Case(
+        "g GEOMETRY, a VARCHAR(5), b VARCHAR(5), p POINT, c VARCHAR(5), t TEXT CHARACTER SET latin1, "
+        "e ENUM('é') CHARACTER SET latin1, j JSON, s SET('ü'), u CHAR(3) CHARACTER SET ucs2, d DATE",
+        ("POINT(1, 2), 'a', 'é', NULL, 'ü', 'ÿ', 'é', '{}', 'ü', 'é', NULL",),
+    ),
     "mariadb_vector": Case(
         "v VECTOR(3), w VECTOR(100)", ("VEC_FromText('[1,-2.5,0.1]'), NULL",), flavor="mariadb", since=(11, 7)
     ),

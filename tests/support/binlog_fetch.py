@@ -153,7 +153,7 @@ def decode_table(
         kind = classify(event.header.event_type, event.header.flags)
         assert kind not in (EventClass.UNKNOWN, EventClass.INCIDENT), event.header
         if kind is EventClass.TABLE_MAP:
-            table_map = parse_table_map(event)
+            table_map = parse_table_map(event, definition.flavor)
             maps[table_map.table_id] = table_map
         elif kind is EventClass.ROWS:
             rows = parse_rows(event)
