@@ -15,18 +15,6 @@ cdef enum:
     ROWS_UPDATE = 1
     ROWS_DELETE = 2
 
-cdef enum:
-    DECIMAL_GROUPS_MAX = 16
-
-
-cdef struct decimal_t:
-    # The groups of digits of a DECIMAL, the high one first.
-    uint8_t group_count
-    uint8_t bytes[DECIMAL_GROUPS_MAX]
-    uint8_t shift[DECIMAL_GROUPS_MAX]   # where the group is in the whole, where that is at most eight bytes
-    uint32_t scale[DECIMAL_GROUPS_MAX]  # 10 ** digits
-
-
 cdef struct column_t
 cdef struct images_t
 
@@ -37,24 +25,21 @@ ctypedef const uint8_t* (*read_t)(
 
 cdef struct column_t:
     # How to read a value of the column, and the values read. Which fields count is the reader's business (rows.pyx).
-    uint8_t op
     uint8_t size             # bytes on the wire; of the length, where the values vary in length
     uint8_t item             # bytes a row in `values`
-    uint8_t shift            # what is not the value's in the eight bytes that are loaded for it
     uint8_t text             # of text: which charset machine
     bint is_variable
     bint is_json
     bint is_ascii_compatible
-    column_t* run_stop       # the column after those of fixed size that begin here
+    bint is_short_text       # may be copied in the loop
+    uint32_t run_stop        # the column after those of fixed size that begin here
     uint32_t fixed_before    # bytes of all values of fixed size in the columns before
-    uint32_t unit            # what one unit of the fraction is, in microseconds (or its power of ten)
     read_t read
-    uint64_t limit           # the largest value, or length
+    uint64_t limit           # the longest value, in bytes
     bytes_t values           # fixed-width values; where they vary in length, int64 offsets: one more than rows
     bytes_t bytes            # the values that vary in length, end to end
     bytes_t validity         # bitmap, 1 is not NULL; empty while there is no NULL. Bits of rows to come are set.
     size_t bytes_hint        # how large `bytes` was when the last batch was taken
-    decimal_t* decimal
     const uint32_t* characters  # single-byte charsets: UTF-8 in the low 24 bits, its length in the high 8; 0 is none
     void* decode             # bytes -> str, borrowed
     const uint8_t* document  # JSON: the last value read, inside the event; NULL for NULL
@@ -65,6 +50,7 @@ cdef struct column_t:
 cdef struct images_t:
     # The images of one table and layout, column by column.
     column_t* columns
+    void* plans           # fixed_t of rows.h: how values of fixed size are read, one a column
     uint32_t column_count
     size_t row_count      # images held
     size_t whole_count    # how many of them belong to transactions that have ended; kept by the scanner
@@ -77,6 +63,7 @@ cdef struct images_t:
     bytes_t shape_slots   # a hash table over them: uint16 numbers, one more than the shape's; 0 is none
     size_t shape_count
     size_t bitmap_bytes   # of a bitmap with one bit a column
+    uint64_t column_bits  # those of the columns in its last 64 bits
     size_t row_bytes      # what an image adds to `byte_count`, apart from values that vary in length
     size_t rows_hint      # how many images the last batch had
     bint needs_all_columns

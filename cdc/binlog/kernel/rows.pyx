@@ -9,7 +9,7 @@ Every value's bytes are known to lie before `end` before they are read; every bu
 Nothing of a call that refuses stays.
 """
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
@@ -33,15 +33,8 @@ from cdc.model import Operation, RowBatch
 __all__ = ["ImageBuffer"]
 
 cdef extern from "rows.h" nogil:
-    ctypedef unsigned long long uint128_t
-    enum:
-        UTF8_ACCEPT
     uint64_t load_64(const uint8_t* at)
-    uint32_t load_32(const uint8_t* at)
     uint16_t load_16(const uint8_t* at)
-    uint32_t swap_32(uint32_t value)
-    int32_t load_24_signed(const uint8_t* at)
-    uint64_t load_big(const uint8_t* at)
     uint64_t load_little(const uint8_t* at, size_t size)
     int lowest_bit(uint64_t value)
     size_t bit_count(uint64_t value)
@@ -50,36 +43,50 @@ cdef extern from "rows.h" nogil:
     void utf8_prepare()
     bint is_utf8(const uint8_t* at, size_t size, int plane)
 
-utf8_prepare()
+    enum:
+        FIXED_SLACK
+        DECIMAL_GROUPS_MAX
+        OP_NONE
+        OP_8
+        OP_16
+        OP_24_SIGNED
+        OP_24_UNSIGNED
+        OP_32
+        OP_64
+        OP_FLOAT
+        OP_DOUBLE
+        OP_DECIMAL_SHORT
+        OP_DECIMAL
+        OP_DECIMAL_LONG
+        OP_BIT
+        OP_YEAR
+        OP_DATE
+        OP_DATETIME
+        OP_DATETIME_NUMBER
+        OP_DATETIME_HIRES
+        OP_TIMESTAMP
+        OP_TIMESTAMP_NUMBER
+        OP_TIME
+        OP_TIME_NUMBER
+        OP_TIME_HIRES
+        OP_ENUM
+        OP_SET
+    ctypedef struct decimal_t:
+        uint8_t group_count
+        uint8_t bytes[16]
+        uint8_t shift[16]
+        uint32_t scale[16]
+    ctypedef struct fixed_t:
+        uint8_t op
+        uint8_t size
+        uint8_t shift
+        uint32_t unit
+        uint64_t limit
+        uint8_t* values
+        decimal_t* decimal
+    const uint8_t* read_fixed(const fixed_t* plan, const fixed_t* stop, size_t row, const uint8_t* at)
 
-# How a value of fixed size is read: by its codec and, where that pays, its size.
-cdef enum:
-    OP_READ = 0   # not of fixed size: by `column_t.read`
-    OP_TEXT       # the same, but tried in the loop first
-    OP_8
-    OP_16
-    OP_24_SIGNED
-    OP_24_UNSIGNED
-    OP_32
-    OP_64
-    OP_FLOAT
-    OP_DOUBLE
-    OP_DECIMAL_SHORT   # at most eight bytes, hence 18 digits
-    OP_DECIMAL         # at most 38 digits
-    OP_DECIMAL_LONG
-    OP_BIT
-    OP_YEAR
-    OP_DATE
-    OP_DATETIME
-    OP_DATETIME_NUMBER
-    OP_DATETIME_HIRES
-    OP_TIMESTAMP
-    OP_TIMESTAMP_NUMBER
-    OP_TIME
-    OP_TIME_NUMBER
-    OP_TIME_HIRES
-    OP_ENUM
-    OP_SET
+utf8_prepare()
 
 # What text is made of (`column_t.text`).
 cdef enum:
@@ -97,8 +104,6 @@ cdef enum:
     SHAPE_SLOTS_FIRST = 1024
     # Room after what is copied in blocks.
     COPY_SLACK = 64
-    # Reading a value of fixed size may load as many bytes that are not its own.
-    LOAD_SLACK = 8
     # Values of fixed size at the end of an event are read from a copy, if together they are not longer.
     TAIL_BYTES = 256
     NO_SHAPE = 65535
@@ -356,314 +361,28 @@ cdef const uint8_t* _read_json_changes(
     return _ended(column, row, at + size)
 
 
-# ---------------------------------------------------------------- values of fixed size
-#
-# These read up to eight bytes at `at`, wherever the value ends: LOAD_SLACK bytes after the last value can be read. They
-# write to `out`, and say whether it was a value.
-
-
-cdef inline bint _decimal_short(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
-    """A DECIMAL of at most eight bytes, as 128 bits: groups, high first; the first bit inverted, and all bits of a
-    negative number. `limit` has the bits that it takes."""
-    cdef decimal_t* plan = column.decimal
-    cdef uint64_t whole = load_big(at) >> column.shift
-    cdef uint64_t sign = (column.limit >> 1) + 1
-    # all ones where the number is negative
-    cdef uint64_t negative = <uint64_t> 0 - <uint64_t> ((whole & sign) == 0)
-    cdef uint64_t value = 0, group
-    cdef uint8_t index
-    whole = (whole ^ sign ^ negative) & column.limit
-    for index in range(plan.group_count):
-        group = whole >> plan.shift[index]
-        whole ^= group << plan.shift[index]
-        if group >= plan.scale[index]:
-            return False
-        value = value * plan.scale[index] + group
-    value = (value ^ negative) - negative
-    out[0] = value
-    # a negative zero is zero
-    out[1] = negative if value else 0
-    return True
-
-
-cdef inline uint32_t _decimal_group(decimal_t* plan, uint8_t index, const uint8_t* at, uint32_t negative) noexcept nogil:
-    """A group of 1 to 4 bytes; `negative` is all ones in a negative number."""
-    cdef uint8_t unused = 32 - 8 * plan.bytes[index]
-    # the first bit of the number is inverted
-    cdef uint32_t whole = swap_32(load_32(at)) ^ negative ^ (<uint32_t> 0x80000000 if index == 0 else 0)
-    return whole >> unused
-
-
-cdef bint _decimal(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
-    """A DECIMAL of at most 38 digits, as 128 bits."""
-    cdef decimal_t* plan = column.decimal
-    cdef bint is_negative = not at[0] & 0x80
-    cdef uint32_t negative = 0xFFFFFFFF if is_negative else 0
-    cdef uint128_t value = 0
-    cdef uint32_t group
-    cdef uint8_t index
-    for index in range(plan.group_count):
-        group = _decimal_group(plan, index, at, negative)
-        if group >= plan.scale[index]:
-            return False
-        value = value * plan.scale[index] + group
-        at += plan.bytes[index]
-    if is_negative:
-        value = ~value + 1
-    out[0] = <uint64_t> value
-    out[1] = <uint64_t> (value >> 64)
-    return True
-
-
-cdef bint _decimal_long(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
-    """A DECIMAL of any length, as 256 bits: four limbs, the low one first."""
-    cdef decimal_t* plan = column.decimal
-    cdef bint is_negative = not at[0] & 0x80
-    cdef uint32_t negative = 0xFFFFFFFF if is_negative else 0
-    cdef uint128_t carry
-    cdef uint32_t group
-    cdef uint8_t index, limb
-    for limb in range(4):
-        out[limb] = 0
-    for index in range(plan.group_count):
-        group = _decimal_group(plan, index, at, negative)
-        if group >= plan.scale[index]:
-            return False
-        carry = group
-        for limb in range(4):
-            carry += <uint128_t> out[limb] * plan.scale[index]
-            out[limb] = <uint64_t> carry
-            carry >>= 64
-        at += plan.bytes[index]
-    if is_negative:
-        carry = 1
-        for limb in range(4):
-            carry += ~out[limb]
-            out[limb] = <uint64_t> carry
-            carry >>= 64
-    return True
-
-
-# ---- dates and times: the packed forms of cdc/model.py
-
-
-cdef inline bint _is_datetime(uint64_t year_month, uint64_t hour, uint64_t minute, uint64_t second) noexcept nogil:
-    return year_month < 130000 and hour <= 23 and minute <= 59 and second <= 59
-
-
-cdef inline uint64_t _packed(
-    uint64_t year_month, uint64_t day, uint64_t hour, uint64_t minute, uint64_t second, uint64_t micros
-) noexcept nogil:
-    return (year_month << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | micros
-
-
-cdef inline bint _datetime(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
-    """`[0:5] big-endian, offset 2**39: (year * 13 + month) << 22 | day << 17 | hour << 12 | minute << 6 | second ·
-    fraction, 0 to 3 bytes, big-endian`"""
-    cdef uint64_t whole = load_big(at)
-    # the fraction: what is right of the 40 bits, less what is right of it
-    cdef uint64_t micros = ((whole & 0xFFFFFF) >> column.shift) * column.unit
-    # the top bit is set, or the date and time is negative
-    whole = (whole >> 24) ^ (<uint64_t> 1) << 39
-    if not _is_datetime(whole >> 22, whole >> 12 & 31, whole >> 6 & 63, whole & 63) or micros > 999999:
-        return False
-    out[0] = whole << 24 | micros
-    return True
-
-
-cdef bint _datetime_number(const uint8_t* at, uint64_t* out) noexcept nogil:
-    """`[0:8] little-endian: the decimal digits YYYYMMDDhhmmss`"""
-    cdef uint64_t number = load_64(at)
-    cdef uint64_t date = number / 1000000, time = number % 1000000
-    cdef uint64_t year = date / 10000, month = date / 100 % 100, day = date % 100
-    if year > 9999 or month > 12 or day > 31:
-        return False
-    if not _is_datetime(year * 13 + month, time / 10000, time / 100 % 100, time % 100):
-        return False
-    out[0] = _packed(year * 13 + month, day, time / 10000, time / 100 % 100, time % 100, 0)
-    return True
-
-
-cdef bint _datetime_hires(column_t* column, const uint8_t* at, uint64_t* out) noexcept nogil:
-    """`[0:5..8] big-endian: ((((year * 13 + month) * 32 + day) * 24 + hour) * 60 + minute) * 60 + second, and the
-    fraction digits appended`; `limit` is 10 to how many they are"""
-    cdef uint64_t number = load_big(at) >> column.shift
-    cdef uint64_t micros = number % column.limit * column.unit
-    cdef uint64_t seconds = number / column.limit
-    cdef uint64_t minutes = seconds / 60, hours = seconds / 3600, days = seconds / 86400
-    if (days >> 5) >= 130000:
-        return False
-    out[0] = _packed(days >> 5, days & 31, hours % 24, minutes % 60, seconds % 60, micros)
-    return True
-
-
-cdef inline bint _timestamp(column_t* column, uint64_t seconds, uint64_t micros, uint64_t* out) noexcept nogil:
-    if seconds > column.limit or micros > 999999:
-        return False
-    out[0] = seconds * 1000000 + micros
-    return True
-
-
-cdef inline bint _time(column_t* column, const uint8_t* at, int64_t* out) noexcept nogil:
-    """`[0:3] big-endian, offset 2**23: hour << 12 | minute << 6 | second · fraction, 0 to 3 bytes, big-endian`, and
-    all of it one number, negated as a whole"""
-    cdef int64_t whole = <int64_t> (load_big(at) >> column.shift) - ((<int64_t> 1) << (63 - column.shift))
-    cdef uint64_t absolute = <uint64_t> (-whole if whole < 0 else whole)
-    cdef uint8_t fraction_bits = 40 - column.shift
-    cdef uint64_t micros = (absolute & (((<uint64_t> 1) << fraction_bits) - 1)) * column.unit
-    cdef int64_t value
-    absolute >>= fraction_bits
-    if absolute >> 12 > 838 or (absolute >> 6 & 63) > 59 or (absolute & 63) > 59 or micros > 999999:
-        return False
-    value = <int64_t> (((absolute >> 12) * 3600 + (absolute >> 6 & 63) * 60 + (absolute & 63)) * 1000000 + micros)
-    out[0] = -value if whole < 0 else value
-    return True
-
-
-cdef bint _time_number(const uint8_t* at, int64_t* out) noexcept nogil:
-    """`[0:3] little-endian, signed: the decimal digits hhmmss`"""
-    cdef int64_t number = load_24_signed(at)
-    cdef int64_t value = -number if number < 0 else number
-    if value / 10000 > 838 or value / 100 % 100 > 59 or value % 100 > 59:
-        return False
-    value = ((value / 10000) * 3600 + (value / 100 % 100) * 60 + value % 100) * 1000000
-    out[0] = -value if number < 0 else value
-    return True
-
-
-cdef bint _time_hires(column_t* column, const uint8_t* at, int64_t* out) noexcept nogil:
-    """`[0:3..6] big-endian: the time in units of its last digit, plus those of 838:59:60`, which are `limit`"""
-    cdef int64_t zero = <int64_t> column.limit
-    cdef int64_t number = <int64_t> (load_big(at) >> column.shift) - zero
-    if number >= zero or -number >= zero:
-        return False
-    out[0] = number * <int64_t> column.unit
-    return True
-
-
-cdef const uint8_t* _fixed_values(
-    column_t* column, column_t* stop, size_t row, const uint8_t* at
-) noexcept nogil:
-    """The values of columns [column, stop), all of fixed size, none NULL, of image `row`, all of which are there and
-    LOAD_SLACK bytes more; where they end, or NULL for bytes that are none."""
-    cdef uint8_t op
-    cdef uint8_t* values
-    cdef uint64_t whole
-    while column != stop:
-        op = column.op
-        values = column.values.data
-        if op == OP_64:
-            (<uint64_t*> values)[row] = load_64(at)
-        elif op == OP_32:
-            (<uint32_t*> values)[row] = load_32(at)
-        elif op == OP_16:
-            (<uint16_t*> values)[row] = load_16(at)
-        elif op == OP_8:
-            values[row] = at[0]
-        elif op == OP_DECIMAL_SHORT:
-            if not _decimal_short(column, at, <uint64_t*> values + 2 * row):
-                return NULL
-        elif op == OP_DATETIME:
-            if not _datetime(column, at, <uint64_t*> values + row):
-                return NULL
-        elif op == OP_TIMESTAMP:
-            # four bytes and the fraction's, as DATETIME's
-            whole = load_big(at)
-            if not _timestamp(
-                column, whole >> 32, (<uint64_t> <uint32_t> whole >> column.shift) * column.unit, <uint64_t*> values + row
-            ):
-                return NULL
-        elif op == OP_DATE:
-            # little-endian: year << 9 | month << 5 | day
-            whole = load_32(at) & 0xFFFFFF
-            if whole >> 9 > 9999 or (whole >> 5 & 15) > 12:
-                return NULL
-            (<uint32_t*> values)[row] = <uint32_t> whole
-        elif op == OP_DOUBLE:
-            whole = load_64(at)
-            # all bits of the exponent: NaN or an infinity, which no server stores
-            if (whole >> 52 & 0x7FF) == 0x7FF:
-                return NULL
-            (<uint64_t*> values)[row] = whole
-        elif op == OP_BIT:
-            whole = load_big(at) >> column.shift
-            if whole > column.limit:
-                return NULL
-            (<uint64_t*> values)[row] = whole
-        elif op == OP_ENUM:
-            whole = load_64(at) << column.shift >> column.shift
-            if whole > column.limit:
-                return NULL
-            (<uint16_t*> values)[row] = <uint16_t> whole
-        elif op == OP_SET:
-            whole = load_64(at) << column.shift >> column.shift
-            if whole > column.limit:
-                return NULL
-            (<uint64_t*> values)[row] = whole
-        elif op == OP_FLOAT:
-            whole = load_32(at)
-            if (whole >> 23 & 0xFF) == 0xFF:
-                return NULL
-            (<uint32_t*> values)[row] = <uint32_t> whole
-        elif op == OP_24_SIGNED:
-            (<int32_t*> values)[row] = load_24_signed(at)
-        elif op == OP_24_UNSIGNED:
-            (<uint32_t*> values)[row] = load_32(at) & 0xFFFFFF
-        elif op == OP_YEAR:
-            # years since 1900, but 0 is the year 0000
-            (<uint16_t*> values)[row] = <uint16_t> (at[0] + 1900) if at[0] else 0
-        elif op == OP_TIME:
-            if not _time(column, at, <int64_t*> values + row):
-                return NULL
-        elif op == OP_DECIMAL:
-            if not _decimal(column, at, <uint64_t*> values + 2 * row):
-                return NULL
-        elif op == OP_DECIMAL_LONG:
-            if not _decimal_long(column, at, <uint64_t*> values + 4 * row):
-                return NULL
-        elif op == OP_DATETIME_NUMBER:
-            if not _datetime_number(at, <uint64_t*> values + row):
-                return NULL
-        elif op == OP_DATETIME_HIRES:
-            if not _datetime_hires(column, at, <uint64_t*> values + row):
-                return NULL
-        elif op == OP_TIMESTAMP_NUMBER:
-            if not _timestamp(column, load_32(at), 0, <uint64_t*> values + row):
-                return NULL
-        elif op == OP_TIME_NUMBER:
-            if not _time_number(at, <int64_t*> values + row):
-                return NULL
-        elif op == OP_TIME_HIRES:
-            if not _time_hires(column, at, <int64_t*> values + row):
-                return NULL
-        else:
-            return NULL
-        at += column.size
-        column += 1
-    return at
-
-
 # ---------------------------------------------------------------- images
 
 
 cdef const uint8_t* _tail_values(
-    column_t* column, column_t* stop, size_t row, const uint8_t* at, const uint8_t* end
+    images_t* images, uint32_t first, uint32_t last, size_t row, const uint8_t* at
 ) noexcept nogil:
-    """As `_fixed_values`, where nothing can be read after them."""
-    cdef uint8_t[TAIL_BYTES + LOAD_SLACK] tail
-    cdef size_t size = stop.fixed_before - column.fixed_before
+    """The values of columns [first, last), all of fixed size and all there, where nothing can be read after them."""
+    cdef uint8_t[TAIL_BYTES + 8] tail
+    cdef fixed_t* plans = <fixed_t*> images.plans
+    cdef size_t size = images.columns[last].fixed_before - images.columns[first].fixed_before
     if size <= TAIL_BYTES:
         memcpy(tail, at, size)
-        memset(tail + size, 0, LOAD_SLACK)
-        return at + size if _fixed_values(column, stop, row, tail) != NULL else NULL
-    while column != stop:
-        size = column.size
+        memset(tail + size, 0, FIXED_SLACK)
+        return at + size if read_fixed(plans + first, plans + last, row, tail) != NULL else NULL
+    while first != last:
+        size = images.columns[first].size
         memcpy(tail, at, size)
-        memset(tail + size, 0, LOAD_SLACK)
-        if _fixed_values(column, column + 1, row, tail) == NULL:
+        memset(tail + size, 0, FIXED_SLACK)
+        if read_fixed(plans + first, plans + first + 1, row, tail) == NULL:
             return NULL
         at += size
-        column += 1
+        first += 1
     return at
 
 
@@ -672,29 +391,31 @@ cdef const uint8_t* _values(
 ) noexcept nogil:
     """The values of columns [first, last), none of which is NULL, of image `row`; where they end, or NULL for bytes
     that are none."""
-    cdef column_t* column = images.columns + first
-    cdef column_t* stop = images.columns + last
-    cdef column_t* run
+    cdef fixed_t* plans = <fixed_t*> images.plans
+    cdef column_t* column
+    cdef uint32_t run
     cdef size_t size
-    while column != stop:
+    while first != last:
+        column = images.columns + first
         if not column.is_variable:
             run = column.run_stop
-            if run > stop:
-                run = stop
-            size = run.fixed_before - column.fixed_before
-            if <size_t> (end - at) >= size + LOAD_SLACK:
-                at = _fixed_values(column, run, row, at)
+            if run > last:
+                run = last
+            size = images.columns[run].fixed_before - column.fixed_before
+            if <size_t> (end - at) >= size + FIXED_SLACK:
+                at = read_fixed(plans + first, plans + run, row, at)
             elif <size_t> (end - at) >= size:
-                at = _tail_values(column, run, row, at, end)
+                at = _tail_values(images, first, run, row, at)
             else:
                 return NULL
             if at == NULL:
                 return NULL
-            column = run
+            first = run
             continue
+        first += 1
         if <size_t> (end - at) < column.size:
             return NULL
-        if column.op == OP_TEXT and <size_t> (end - at) >= <size_t> column.size + 32:
+        if column.is_short_text and <size_t> (end - at) >= <size_t> column.size + 32:
             # a short string of ASCII, not at the event's end: nearly all of them
             size = at[0] if column.size == 1 else load_16(at)
             if (
@@ -707,12 +428,10 @@ cdef const uint8_t* _values(
                 column.bytes.size += size
                 images.byte_count += size
                 (<int64_t*> column.values.data)[row + 1] = <int64_t> column.bytes.size
-                column += 1
                 continue
         at = column.read(images, column, row, at, end)
         if at == NULL:
             return NULL
-        column += 1
     return at
 
 
@@ -751,14 +470,16 @@ cdef inline const uint8_t* _image(
     if <size_t> (end - at) < null_bytes:
         return NULL
     at += null_bytes
+    if count <= 64 and end - bitmap >= 8 and not load_64(bitmap) & images.column_bits:
+        return _values(images, 0, count, row, at, end)
     for base in range(0, count, 64):
         word_bytes = null_bytes - base // 8
         if word_bytes > 8:
             word_bytes = 8
         nulls = load_little(bitmap + base // 8, word_bytes)
-        if count - base < 64:
+        if count - base <= 64:
             # the bits after the last column's are set on MariaDB
-            nulls &= ((<uint64_t> 1) << (count - base)) - 1
+            nulls &= images.column_bits
         while nulls:
             index = base + lowest_bit(nulls)
             at = _values(images, first, index, row, at, end)
@@ -894,6 +615,7 @@ cdef int _grow(images_t* images, size_t row) noexcept nogil:
         column.values.size = slots * column.item
         if bytes_reserve(&column.values, (capacity + column.is_variable) * column.item - column.values.size) < 0:
             return -1
+        (<fixed_t*> images.plans)[index].values = column.values.data
         if column.is_variable and not row:
             (<int64_t*> column.values.data)[0] = 0
         if column.validity.data != NULL:
@@ -1076,6 +798,87 @@ cdef int _start_shapes(images_t* images) noexcept nogil:
 # ---------------------------------------------------------------- events
 
 
+# Both loops read images from `at` on as images `row` and so on, up to `end` or a limit, and return where they are, or
+# NULL where an image is none; `row` is then one that is not there, and all before it may have been written.
+
+
+cdef const uint8_t* _whole_images(
+    images_t* images,
+    bint is_update,
+    size_t* row,
+    const uint8_t* at,
+    const uint8_t* end,
+    size_t rows_stop,
+    size_t bytes_stop,
+) noexcept nogil:
+    """Images of all columns, and of nothing but values."""
+    cdef size_t index = row[0], start = index
+    while at != end:
+        if index >= images.capacity and _grow(images, index) < 0:
+            row[0] = index
+            return NULL
+        at = _image(images, index, at, end)
+        index += 1
+        images.byte_count += images.row_bytes
+        if at == NULL:
+            break
+        if index >= rows_stop or images.byte_count >= bytes_stop:
+            # but not between the images of one row
+            if not is_update or not (index - start) & 1:
+                break
+    row[0] = index
+    if is_update and (index - start) & 1:
+        return NULL
+    return at
+
+
+cdef const uint8_t* _sparse_images(
+    images_t* images,
+    bint is_update,
+    bint has_options,
+    const uint8_t* present_first,
+    const uint8_t* present_second,
+    int first_shape,
+    int second_shape,
+    size_t* row,
+    const uint8_t* at,
+    const uint8_t* end,
+    size_t rows_stop,
+    size_t bytes_stop,
+) noexcept nogil:
+    """Any images. Shapes below 0: none are kept."""
+    cdef size_t index = row[0]
+    cdef uint32_t column
+    cdef bint has_unchanged = False
+    cdef int shape
+    while at != end:
+        row[0] = index
+        if index + 2 > images.capacity and _grow(images, index) < 0:
+            return NULL
+        for column in range(images.column_count):
+            images.columns[column].document = NULL
+        at = _sparse_image(images, index, present_first, NULL, False, &has_unchanged, at, end)
+        if first_shape >= 0:
+            (<uint16_t*> images.shape.data)[index] = <uint16_t> first_shape
+        index += 1
+        images.byte_count += images.row_bytes
+        if at != NULL and is_update:
+            at = _sparse_image(images, index, present_second, present_first, has_options, &has_unchanged, at, end)
+            if second_shape >= 0 and at != NULL:
+                shape = second_shape
+                if has_unchanged:
+                    shape = _shape_without_unchanged(images, second_shape)
+                    if shape < 0:
+                        at = NULL
+                (<uint16_t*> images.shape.data)[index] = <uint16_t> shape
+            index += 1
+            images.byte_count += images.row_bytes
+        row[0] = index
+        if at == NULL or index >= rows_stop or images.byte_count >= bytes_stop:
+            break
+    return at
+
+
 cdef int _append(
     images_t* images,
     int kind,
@@ -1091,11 +894,10 @@ cdef int _append(
     """The images of an event from `position` on; see `images_append`. `present_second` counts in updates only."""
     cdef const uint8_t* at = position[0]
     cdef size_t start = images.row_count, row = start, index
-    cdef bint is_update = kind == ROWS_UPDATE, is_stopped = False
+    cdef bint is_update = kind == ROWS_UPDATE
     cdef bint first_full = _is_full(images, present_first), second_full = True
     cdef bint has_options = is_update and is_partial
-    cdef bint has_unchanged = False
-    cdef int first_shape = -1, second_shape = -1, shape
+    cdef int first_shape = -1, second_shape = -1
     cdef uint32_t* transactions
     images.has_no_memory = images.has_no_shape = False
     if is_update:
@@ -1120,42 +922,23 @@ cdef int _append(
             second_shape = _shape_of(images, present_second, second_full)
         if first_shape < 0 or (is_update and second_shape < 0):
             return IMAGES_REFUSED
-    while at != end:
-        if row + 2 > images.capacity and _grow(images, row) < 0:
-            at = NULL
-            break
-        if has_options:
-            for index in range(images.column_count):
-                images.columns[index].document = NULL
-        if first_full:
-            at = _image(images, row, at, end)
-        else:
-            at = _sparse_image(images, row, present_first, NULL, False, &has_unchanged, at, end)
-        if first_shape >= 0:
-            (<uint16_t*> images.shape.data)[row] = <uint16_t> first_shape
-        row += 1
-        images.byte_count += images.row_bytes
-        if at == NULL:
-            break
-        if is_update:
-            if second_full and not has_options:
-                at = _image(images, row, at, end)
-            else:
-                at = _sparse_image(images, row, present_second, present_first, has_options, &has_unchanged, at, end)
-            if second_shape >= 0:
-                shape = second_shape
-                if has_unchanged and at != NULL:
-                    shape = _shape_without_unchanged(images, second_shape)
-                    if shape < 0:
-                        at = NULL
-                (<uint16_t*> images.shape.data)[row] = <uint16_t> shape
-            row += 1
-            images.byte_count += images.row_bytes
-            if at == NULL:
-                break
-        if (row >= rows_stop or images.byte_count >= bytes_stop) and at != end:
-            is_stopped = True
-            break
+    if first_shape < 0 and not has_options:
+        at = _whole_images(images, is_update, &row, at, end, rows_stop, bytes_stop)
+    else:
+        at = _sparse_images(
+            images,
+            is_update,
+            has_options,
+            present_first,
+            present_second,
+            first_shape,
+            second_shape,
+            &row,
+            at,
+            end,
+            rows_stop,
+            bytes_stop,
+        )
     if at == NULL:
         _roll_back(images, start, row)
         return IMAGES_REFUSED
@@ -1172,7 +955,7 @@ cdef int _append(
         )
     images.row_count = row
     position[0] = at
-    return IMAGES_STOPPED if is_stopped else IMAGES_TAKEN
+    return IMAGES_TAKEN if at == end else IMAGES_STOPPED
 
 
 cdef int images_append(
@@ -1289,12 +1072,12 @@ cdef object _plan_text(column_t* column, str charset):
     return None
 
 
-cdef int _plan_decimal(column_t* column, int precision, int scale) except -1:
+cdef int _plan_decimal(column_t* column, fixed_t* fixed, int precision, int scale) except -1:
     cdef decimal_t* plan = <decimal_t*> calloc(1, sizeof(decimal_t))
     cdef int size = 0, at = 0
     if plan == NULL:
         raise MemoryError
-    column.decimal = plan
+    fixed.decimal = plan
     groups = decimal_groups(precision, scale)
     assert len(groups) <= DECIMAL_GROUPS_MAX
     for group_bytes, group_scale in groups:
@@ -1305,12 +1088,12 @@ cdef int _plan_decimal(column_t* column, int precision, int scale) except -1:
     column.size = size
     column.item = 32 if precision > 38 else 16
     if precision > 38:
-        column.op = OP_DECIMAL_LONG
+        fixed.op = OP_DECIMAL_LONG
     elif size > 8:
-        column.op = OP_DECIMAL
+        fixed.op = OP_DECIMAL
     else:
-        column.op = OP_DECIMAL_SHORT
-        column.limit = ~(<uint64_t> 0) >> (64 - 8 * size)
+        fixed.op = OP_DECIMAL_SHORT
+        fixed.limit = ~(<uint64_t> 0) >> (64 - 8 * size)
         for index in range(plan.group_count):
             at += plan.bytes[index]
             plan.shift[index] = 8 * (size - at)
@@ -1318,7 +1101,6 @@ cdef int _plan_decimal(column_t* column, int precision, int scale) except -1:
 
 
 cdef int _plan_variable(column_t* column, object codec) except -1:
-    column.op = OP_READ
     column.item = 8
     column.is_variable = True
     if codec is Codec.TEXT:
@@ -1337,42 +1119,43 @@ cdef int _plan_variable(column_t* column, object codec) except -1:
     return 0
 
 
-cdef object _plan(column_t* column, object layout):
+cdef object _plan(column_t* column, fixed_t* fixed, object layout):
     """How to read the column; returns what the plan borrows from."""
     codec, digits = layout.codec, layout.size
     column.size = layout.size
-    column.limit = layout.width
+    column.limit = fixed.limit = layout.width
     kept = None
     if codec in _FIXED:
-        column.op, column.size, column.item = _FIXED[codec]
+        fixed.op, column.size, column.item = _FIXED[codec]
     elif (codec, layout.size) in _INTEGERS:
-        column.op, column.item = _INTEGERS[codec, layout.size]
+        fixed.op, column.item = _INTEGERS[codec, layout.size]
     elif codec is Codec.DECIMAL:
-        _plan_decimal(column, layout.definition.precision, layout.definition.scale)
+        _plan_decimal(column, fixed, layout.definition.precision, layout.definition.scale)
     elif codec in _FRACTIONS:
-        column.op, before, fractions, unit = _FRACTIONS[codec]
-        column.size, column.item, column.unit = before + fractions[digits], 8, unit[digits]
+        fixed.op, before, fractions, unit = _FRACTIONS[codec]
+        column.size, column.item, fixed.unit = before + fractions[digits], 8, unit[digits]
     elif codec is Codec.DATETIME_HIRES:
-        column.op, column.size, column.item = OP_DATETIME_HIRES, reference.DATETIME_HIRES_BYTES[digits], 8
-        column.limit, column.unit = 10**digits, 10 ** (6 - digits)
+        fixed.op, column.size, column.item = OP_DATETIME_HIRES, reference.DATETIME_HIRES_BYTES[digits], 8
+        fixed.limit, fixed.unit = 10**digits, 10 ** (6 - digits)
     elif codec is Codec.TIME_HIRES:
-        column.op, column.size, column.item = OP_TIME_HIRES, reference.TIME_HIRES_BYTES[digits], 8
-        column.limit, column.unit = reference.TIME_HIRES_ZERO_SECONDS * 10**digits, 10 ** (6 - digits)
+        fixed.op, column.size, column.item = OP_TIME_HIRES, reference.TIME_HIRES_BYTES[digits], 8
+        fixed.limit, fixed.unit = reference.TIME_HIRES_ZERO_SECONDS * 10**digits, 10 ** (6 - digits)
     elif codec is Codec.BIT:
-        column.op, column.item, column.limit = OP_BIT, 8, (1 << layout.width) - 1
+        fixed.op, column.item, fixed.limit = OP_BIT, 8, (1 << layout.width) - 1
     elif codec is Codec.ENUM:
-        column.op, column.item = OP_ENUM, 2
+        fixed.op, column.item = OP_ENUM, 2
     elif codec is Codec.SET:
-        column.op, column.item, column.limit = OP_SET, 8, (1 << layout.width) - 1
+        fixed.op, column.item, fixed.limit = OP_SET, 8, (1 << layout.width) - 1
     else:
         _plan_variable(column, codec)
         if codec in _TEXT_CODECS:
             kept = _plan_text(column, layout.charset or "")
         if codec is Codec.TEXT and column.is_ascii_compatible and column.size <= 2:
-            column.op = OP_TEXT
+            column.is_short_text = True
     if column.size <= 8:
         # what is left of eight bytes; DATETIME and TIMESTAMP want the fraction alone
-        column.shift = 64 - 8 * column.size
+        fixed.shift = 64 - 8 * column.size
+    fixed.size = column.size
     width = _arrow_width(layout.definition.arrow_type)
     if (
         not 1 <= column.size <= (30 if codec is Codec.DECIMAL else 8)
@@ -1483,13 +1266,15 @@ cdef class ImageBuffer:
         self._schema = layout.definition.arrow_schema
         # one more: what is before it is all of them
         images.columns = <column_t*> calloc(layout.column_count + 1, sizeof(column_t))
-        if images.columns == NULL:
+        images.plans = calloc(layout.column_count + 1, sizeof(fixed_t))
+        if images.columns == NULL or images.plans == NULL:
             raise MemoryError
         images.column_count = layout.column_count
         images.bitmap_bytes = (images.column_count + 7) // 8
+        images.column_bits = ~(<uint64_t> 0) >> (63 - (images.column_count + 63) % 64)
         kept = []
         for index, column in enumerate(layout.columns):
-            kept.append(_plan(images.columns + index, column))
+            kept.append(_plan(images.columns + index, <fixed_t*> images.plans + index, column))
             row_bytes += images.columns[index].item
         self._kept = kept
         for index in range(images.column_count):
@@ -1497,18 +1282,19 @@ cdef class ImageBuffer:
                 0 if images.columns[index].is_variable else images.columns[index].size
             )
         for index in reversed(range(images.column_count)):
-            images.columns[index].run_stop = images.columns + index + 1
+            images.columns[index].run_stop = index + 1
             if index + 1 < images.column_count and not images.columns[index + 1].is_variable:
                 images.columns[index].run_stop = images.columns[index + 1].run_stop
         images.row_bytes = row_bytes + images.bitmap_bytes
 
     def __dealloc__(self):
+        cdef fixed_t* plans = <fixed_t*> self.images.plans
         cdef uint32_t index
-        if self.images.columns == NULL:
-            return
-        _forget(&self.images)
-        for index in range(self.images.column_count):
-            free(self.images.columns[index].decimal)
+        if self.images.columns != NULL and plans != NULL:
+            _forget(&self.images)
+            for index in range(self.images.column_count):
+                free(plans[index].decimal)
+        free(plans)
         free(self.images.columns)
 
     @property
