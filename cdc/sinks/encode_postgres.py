@@ -1,8 +1,9 @@
 r"""Arrow columns as the text format of PostgreSQL's COPY.
 
-One function a kind of value, chosen once per column; each takes the whole column, so that a compiled encoder can stand
-in for it. In COPY text a field is the value's own text with backslash, tab, newline and carriage return escaped, and
-NULL is `\N`. Knows no connection.
+In COPY text a field is the value's own text with backslash, tab, newline and carriage return escaped, and NULL is `\N`.
+`copy_text` writes rows by the compiled encoder (kernel/copy_text.pyx), which leaves every value that is not a usual one
+to the functions here: one a kind of value, chosen once per column. They also say what all texts are: `encode_column`
+takes any value, and both give the same (tests/unit/sinks/test_kernel_copy_text.py). Knows no connection.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
+from cdc.errors import InvariantBroken
 from cdc.model import ValueKind
 from cdc.schema.target import Policies, TargetColumn, TargetTable
+from cdc.sinks.kernel.copy_text import CopyLines
 from cdc.sinks.values import (
     DATE_HINT,
     NUL_HINT,
@@ -39,7 +43,7 @@ from cdc.sinks.values import (
     uuid_text,
 )
 
-__all__ = ["copy_text", "encode_column", "float_text", "plain_values"]
+__all__ = ["CopyReader", "CopyText", "copy_text", "encode_column", "float_text", "plain_values"]
 
 _COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 # Kinds whose text holds none of the characters that COPY escapes.
@@ -49,21 +53,84 @@ _NEEDS_ESCAPE = frozenset(
 )
 
 
+@dataclass(frozen=True, slots=True)
+class CopyText:
+    """Rows as COPY text: pieces of whole lines, one line a row, and how many lines each holds."""
+
+    pieces: tuple[tuple[memoryview, int], ...]
+
+    @property
+    def row_count(self) -> int:
+        return sum(count for _, count in self.pieces)
+
+    def beginning(self, row_count: int) -> CopyText:
+        """The first rows."""
+        pieces = []
+        for piece, count in self.pieces:
+            if row_count <= 0:
+                break
+            if row_count < count:
+                end = 0
+                content = bytes(piece)
+                for _ in range(row_count):  # text holds no newline but those that end lines
+                    end = content.index(b"\n", end) + 1
+                pieces.append((piece[:end], row_count))
+            else:
+                pieces.append((piece, count))
+            row_count -= count
+        return CopyText(tuple(pieces))
+
+    def reader(self) -> CopyReader:
+        """The text from its begin, for psycopg2's copy_expert."""
+        return CopyReader(self)
+
+    def __bytes__(self) -> bytes:
+        return b"".join(piece for piece, _ in self.pieces)
+
+
+class CopyReader:
+    """What of a file copy_expert asks for. A piece goes out as it is, or in parts where it is larger than asked for."""
+
+    def __init__(self, text: CopyText) -> None:
+        self._pieces = [piece for piece, _ in reversed(text.pieces)]
+
+    def read(self, size: int, /) -> bytes:
+        """At most `size` > 0 bytes, none at the end."""
+        if not self._pieces:
+            return b""
+        piece = self._pieces.pop()
+        if len(piece) > size:
+            self._pieces.append(piece[size:])
+        return bytes(piece[:size])
+
+
 def copy_text(
-    rows: pa.RecordBatch, target: TargetTable, columns: Sequence[TargetColumn], counter: PolicyCounter
-) -> str:
-    """`rows` as COPY text for those columns, one line a row.
+    rows: pa.RecordBatch,
+    target: TargetTable,
+    columns: Sequence[TargetColumn],
+    counter: PolicyCounter,
+    selection: pa.Int32Array | None = None,
+) -> CopyText:
+    """The rows of that selection (None: all of them) as COPY text for those columns, one line a row.
 
     Raises UnsupportedData with table, column and key for a value that neither the sink nor a policy takes.
     """
-    encoded = []
-    for column in columns:
-        try:
-            encoded.append(encode_column(column_of(rows, column), column, target.policies, counter))
-        except ValueRefused as refused:
-            raise refusal(refused, rows, target, column) from refused
-    lines = ("\t".join("\\N" if value is None else value for value in row) for row in zip(*encoded, strict=True))
-    return "".join(f"{line}\n" for line in lines)
+    arrays = [column_of(rows, column) for column in columns]
+    lines = CopyLines(list(zip(columns, arrays, strict=True)), selection)
+    if not lines.write():
+        for index, (column, array) in enumerate(zip(columns, arrays, strict=True)):
+            left = lines.left(index)
+            if not len(left):
+                continue
+            try:
+                texts = encode_column(array.take(left), column, target.policies, counter)
+            except ValueRefused as refused:
+                refused.index = left[refused.index].as_py()
+                raise refusal(refused, rows, target, column) from refused
+            lines.give(index, pa.array(texts, pa.large_string()))
+        if not lines.write():
+            raise InvariantBroken(f"{target.definition.name}: a value is neither written nor left")
+    return CopyText(tuple((memoryview(block), count) for block, count in lines.take()))
 
 
 def encode_column(

@@ -7,7 +7,6 @@ The contract is `sinks.base`; SQL text is made in `sql_postgres`, values in `enc
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
@@ -24,7 +23,7 @@ from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_postgres as sql
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
 from cdc.sinks.canonical import from_postgres
-from cdc.sinks.encode_postgres import copy_text
+from cdc.sinks.encode_postgres import CopyText, copy_text
 from cdc.sinks.errors_postgres import (
     is_integrity_error,
     is_refusal,
@@ -33,6 +32,7 @@ from cdc.sinks.errors_postgres import (
     translate_set_up,
 )
 from cdc.sinks.hang_up import shut_down
+from cdc.sinks.kernel.copy_text import PIECE_BYTES
 from cdc.sinks.narrowing import first_refused
 from cdc.sinks.values import PolicyCounter, key_text
 
@@ -43,7 +43,6 @@ SslMode = Literal["disabled", "preferred", "required", "verify_ca", "verify_iden
 METADATA_SCHEMA = "_cdc"
 # Each target has two temporary tables, and every commit empties them all one by one: few are kept.
 STAGED_TARGETS_MAX = 32
-COPY_BYTES = 1 << 20  # of COPY text handed to libpq at a time
 LOCK_TIMEOUT_SECONDS = 60  # an ALTER TABLE beside us: give way and try again rather than hang
 
 # A unique index of a table or of the catalogue; a schema, table or type of that name; a dead-lock.
@@ -491,7 +490,28 @@ class PostgresSink:
         )
 
 
-_Encoded = tuple[pa.RecordBatch, str]  # rows and their COPY text
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Selected rows and their COPY text, line by line."""
+
+    rows: pa.RecordBatch
+    selection: pa.Int32Array
+    text: CopyText
+
+
+def _encoded(
+    change: ChangeBatch,
+    selections: Sequence[pa.Int32Array],
+    target: TargetTable,
+    columns: Sequence[TargetColumn],
+    counter: PolicyCounter,
+) -> list[_Encoded]:
+    """The selected rows of each of the change's batches, without those of which none are."""
+    return [
+        _Encoded(batch.images, selection, copy_text(batch.images, target, columns, counter, selection))
+        for batch, selection in zip(change.batches, selections, strict=True)
+        if len(selection)
+    ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -520,9 +540,8 @@ class _PostgresTransaction:
 
     def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
         counter = PolicyCounter()
-        keys = sql.key_columns(target)
-        gone = [(rows, copy_text(rows, target, keys, counter)) for rows in change.delete_images()]
-        there = [(rows, copy_text(rows, target, target.columns, counter)) for rows in change.upsert_images()]
+        gone = _encoded(change, change.deletes, target, sql.key_columns(target), counter)
+        there = _encoded(change, change.upserts, target, target.columns, counter)
         with self._cursor(f"apply changes to {target}", target) as cursor:
             facts = self._prepare(cursor, target)
             merge = _Merge(target, self._sink.stage(target, cursor, self.new_stages), gone, there)
@@ -543,7 +562,7 @@ class _PostgresTransaction:
                         raise self._refused(cursor, error, merge, facts) from error
                     facts = fresh
             cursor.execute("RELEASE SAVEPOINT cdc_apply")
-        return ApplyResult(sum(rows.num_rows for rows, _ in there), deleted, counter.changes)
+        return ApplyResult(sum(encoded.text.row_count for encoded in there), deleted, counter.changes)
 
     def _prepare(self, cursor: psycopg2.extensions.cursor, target: TargetTable) -> _Facts:
         self._touched[target.namespace, target.name] = str(target.definition.name)
@@ -564,12 +583,12 @@ class _PostgresTransaction:
         """Delete, then upsert; how many rows were deleted."""
         target, stage, deleted = merge.target, merge.stage, 0
         if merge.gone:
-            for _, text in merge.gone:
-                self._stage_copy(cursor, stage.keys, sql.key_columns(target), text)
+            for encoded in merge.gone:
+                self._stage_copy(cursor, stage.keys, sql.key_columns(target), encoded.text)
             deleted = self._change(cursor, sql.delete_staged(target, stage.keys))
         if merge.there:
-            for _, text in merge.there:
-                self._stage_copy(cursor, stage.rows, target.columns, text)
+            for encoded in merge.there:
+                self._stage_copy(cursor, stage.rows, target.columns, encoded.text)
             if facts.must_replace:
                 self._change(cursor, sql.delete_staged(target, stage.rows))
                 self._change(cursor, sql.insert_staged(target, stage.rows))
@@ -578,7 +597,7 @@ class _PostgresTransaction:
         return deleted
 
     def _stage_copy(
-        self, cursor: psycopg2.extensions.cursor, table: str, columns: Sequence[TargetColumn], text: str
+        self, cursor: psycopg2.extensions.cursor, table: str, columns: Sequence[TargetColumn], text: CopyText
     ) -> None:
         self._dirty.add(table)
         _copy(cursor, sql.copy_into(f"pg_temp.{sql.quote(table)}", columns), text)
@@ -604,7 +623,7 @@ class _PostgresTransaction:
                 if not is_refusal(error):
                     raise
                 cursor.execute("ROLLBACK TO SAVEPOINT cdc_apply")
-                index = self._first_refused(cursor, rows, text, lambda part: _copy(cursor, statement, part))
+                index = self._first_refused(cursor, text, lambda part: _copy(cursor, statement, part))
                 raise self._blamed(cursor, error, target, rows, index) from error
             cursor.execute("RELEASE SAVEPOINT cdc_apply")
         return ApplyResult(upserted=rows.num_rows, policy_changes=counter.changes)
@@ -620,26 +639,25 @@ class _PostgresTransaction:
         self, cursor: psycopg2.extensions.cursor, error: psycopg2.Error, merge: _Merge, facts: _Facts
     ) -> CdcError:
         """Apply ever shorter beginnings of the upserts, each after all deletes, to name the row that was refused."""
-        for position, (rows, text) in enumerate(merge.there):
-            earlier = merge.there[:position]
+        for position, encoded in enumerate(merge.there):
 
-            def attempt(part: str, earlier: Sequence[_Encoded] = earlier, rows: pa.RecordBatch = rows) -> None:
+            def attempt(part: CopyText, position: int = position) -> None:
                 self._empty(cursor, merge.stage)
-                self._merge(cursor, replace(merge, there=[*earlier, (rows, part)]), facts)
+                last = replace(merge.there[position], text=part)
+                self._merge(cursor, replace(merge, there=[*merge.there[:position], last]), facts)
 
-            index = self._first_refused(cursor, rows, text, attempt)
+            index = self._first_refused(cursor, encoded.text, attempt)
             if index is not None:
-                return self._blamed(cursor, error, merge.target, rows, index)
+                row = encoded.selection[index].as_py()
+                return self._blamed(cursor, error, merge.target, encoded.rows, row)
         return self._blamed(cursor, error, merge.target, None, None)
 
     def _first_refused(
-        self, cursor: psycopg2.extensions.cursor, rows: pa.RecordBatch, text: str, attempt: Callable[[str], None]
+        self, cursor: psycopg2.extensions.cursor, text: CopyText, attempt: Callable[[CopyText], None]
     ) -> int | None:
-        lines = [f"{line}\n" for line in text.split("\n")[:-1]]
-
         def is_refused(count: int) -> bool:
             try:
-                attempt("".join(lines[:count]))
+                attempt(text.beginning(count))
             except psycopg2.Error as error:
                 if not is_refusal(error):
                     raise
@@ -649,7 +667,7 @@ class _PostgresTransaction:
                     cursor.execute("ROLLBACK TO SAVEPOINT cdc_apply")
             return False
 
-        return first_refused(rows.num_rows, is_refused)
+        return first_refused(text.row_count, is_refused)
 
     def _blamed(
         self,
@@ -760,8 +778,8 @@ class _PostgresTransaction:
         return translate(error, sink=self._sink.name, doing=doing, **where)
 
 
-def _copy(cursor: psycopg2.extensions.cursor, statement: str, text: str) -> None:
-    cursor.copy_expert(statement, io.BytesIO(text.encode()), size=COPY_BYTES)
+def _copy(cursor: psycopg2.extensions.cursor, statement: str, text: CopyText) -> None:
+    cursor.copy_expert(statement, text.reader(), size=PIECE_BYTES)  # type: ignore[arg-type]  # it asks for no readline
 
 
 def _execute(cursor: psycopg2.extensions.cursor, statement: str, parameters: Sequence[Any]) -> None:

@@ -160,7 +160,7 @@ cdef inline uint64_t _scaled(uint64_t high, uint64_t low, uint64_t value) noexce
     return top | (middle > 1)
 
 
-cdef uint64_t _shortest(uint64_t fraction, int biased, int* exponent) noexcept nogil:
+cdef uint64_t shortest_digits(uint64_t fraction, int biased, int* exponent) noexcept nogil:
     """The decimal digits of a double other than zero: the fewest that read back the same, of these the nearest ones.
 
     `fraction` and `biased` are the double's 52 and 11 bits. Gives the digits as a number and the power of ten that it
@@ -232,7 +232,7 @@ cdef int _print_double(bytes_t* out, const uint8_t* field) noexcept nogil:
         to[1] = 48   # 0
         out.size = to + 2 - out.data
         return 0
-    digits = _shortest(fraction, biased, &exponent)
+    digits = shortest_digits(fraction, biased, &exponent)
     while digits % 10 == 0:
         digits //= 10
         exponent += 1
