@@ -109,6 +109,7 @@ cdef struct run_t:
     size_t batch_count
     values_t* values        # all batches'
     uint64_t seed[2]
+    uint64_t hash_mask      # the bits of a hash that count
     # The table.
     bytes_t table
     uint64_t* slots
@@ -190,7 +191,7 @@ cdef inline int _hash(run_t* run, batch_t* batch, size_t row, uint64_t* hashed) 
             sip_word(&sip, _word(column.kind, values.values + row * column.item))
     if nulls:
         sip_word(&sip, nulls)
-    hashed[0] = sip_end(&sip)
+    hashed[0] = sip_end(&sip) & run.hash_mask
     return DONE
 
 
@@ -519,17 +520,20 @@ cdef tuple _selections(object numbers, list counts):
     return tuple(reversed(arrays))
 
 
-def last_images(batches, seed):
+def last_images(batches, seed, int hash_bits=64):
     """See compact.pyi."""
     cdef run_t run
     cdef size_t index
     cdef int code
     if PyBytes_GET_SIZE(seed) != SEED_BYTES:
         raise ValueError(f"a seed has {SEED_BYTES} bytes")
+    if not 1 <= hash_bits <= 64:
+        raise ValueError("a hash has 1 to 64 bits")
     if not batches or not 0 < len(batches[0][1]) <= COLUMNS_MAX:
         return None
     memset(&run, 0, sizeof(run_t))
     memcpy(run.seed, PyBytes_AS_STRING(seed), sizeof(run.seed))
+    run.hash_mask = ~(<uint64_t> 0) << (64 - hash_bits)
     try:
         if not _plan(&run, batches, len(batches[0][1])):
             return None
