@@ -215,6 +215,10 @@ def raw_columns() -> tuple[RawColumn, ...]:
     return (*found, *_rare_columns())
 
 
+BIGINT = next(column for column in raw_columns() if column.layout.definition.name == "i64")
+TEXT = next(column for column in raw_columns() if column.layout.definition.name == "v63")
+
+
 def layout_of(columns: Sequence[RawColumn]) -> RowLayout:
     """Their plan together, as columns c0, c1 and so on of shop.t."""
     named = tuple(
@@ -339,6 +343,22 @@ def test_both_say_the_same_of_damaged_events(
 def test_both_say_the_same_of_any_bytes(table: tuple[list[RawColumn], list[RowsEvent]], noise: bytes) -> None:
     columns, events = table
     assert_both_agree(layout_of(columns), [replace(events[0], rows=noise)])
+
+
+@pytest.mark.parametrize("length_bytes", [1, 2])
+@pytest.mark.parametrize("charset", ["utf8mb4", "latin1", "ascii"])
+def test_a_short_string_far_from_the_end_may_not_be_longer_than_its_column(length_bytes: int, charset: str) -> None:
+    """Read in the loop itself, where there is room for a block."""
+    text = RawColumn(_layout("t", ValueKind.TEXT, Codec.TEXT, length_bytes, 5, charset=charset), st.nothing())
+    layout = layout_of([text, BIGINT, BIGINT, BIGINT, BIGINT, BIGINT])
+    numbers = bytes(40)
+    for raw in (b"", b"12345", b"123456", b"x" * 32, b"x" * 33, b"1234\xff"):
+        rows = b"\0" + _prefixed(raw, length_bytes) + numbers
+        event = RowsEvent(RowsKind.INSERT, 1, 1, 6, 0, 0b111111, rows)
+        assert_both_agree(layout, [event, event])
+        assert (problem_of(kernel.ImageBuffer(layout), event) is None) == (
+            len(raw) <= 5 and (raw.isascii() or charset == "latin1")
+        )
 
 
 @given(table=tables(column_count_max=6), data=st.data())
@@ -495,8 +515,6 @@ def test_more_shapes_than_can_be_numbered_are_refused() -> None:
 # ---------------------------------------------------------------- bodies, as the scanner hands them over
 
 
-BIGINT = next(column for column in raw_columns() if column.layout.definition.name == "i64")
-TEXT = next(column for column in raw_columns() if column.layout.definition.name == "v63")
 PAIR = [BIGINT, TEXT]
 
 
