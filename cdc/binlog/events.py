@@ -11,6 +11,7 @@ all of it compared with events of live servers (tests/integration/test_binlog_ty
 from __future__ import annotations
 
 import enum
+import struct
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -69,6 +70,7 @@ __all__ = [
     "parse_xa_prepare",
     "parse_xid",
     "payload_events",
+    "uncompressed_rows_event",
 ]
 
 # What a compressed event may grow to, whatever it declares; the servers' own limit of an event.
@@ -803,6 +805,15 @@ _ROWS_KINDS: dict[int, tuple[RowsKind, int]] = {  # kind and version of the layo
     EventType.MARIADB_UPDATE_ROWS_COMPRESSED: (RowsKind.UPDATE, 2),
     EventType.MARIADB_DELETE_ROWS_COMPRESSED: (RowsKind.DELETE, 2),
 }
+# MariaDB's compressed rows events, and what they are inside.
+_UNCOMPRESSED_TYPES: dict[int, EventType] = {
+    EventType.MARIADB_WRITE_ROWS_COMPRESSED_V1: EventType.WRITE_ROWS_V1,
+    EventType.MARIADB_UPDATE_ROWS_COMPRESSED_V1: EventType.UPDATE_ROWS_V1,
+    EventType.MARIADB_DELETE_ROWS_COMPRESSED_V1: EventType.DELETE_ROWS_V1,
+    EventType.MARIADB_WRITE_ROWS_COMPRESSED: EventType.WRITE_ROWS,
+    EventType.MARIADB_UPDATE_ROWS_COMPRESSED: EventType.UPDATE_ROWS,
+    EventType.MARIADB_DELETE_ROWS_COMPRESSED: EventType.DELETE_ROWS,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -864,6 +875,32 @@ def parse_rows(event: Event) -> RowsEvent:
         rows=rows,
         is_partial=event.header.event_type == EventType.PARTIAL_UPDATE_ROWS,
     )
+
+
+def uncompressed_rows_event(event: Event) -> bytes | None:
+    """A compressed rows event (MariaDB) as the one that the server would have written without compression, from its
+    header on, without checksum and end position; None for any other event.
+    """
+    plain_type = _UNCOMPRESSED_TYPES.get(event.header.event_type)
+    if plain_type is None:
+        return None
+    cursor = Cursor(event.body, f"{event.header.type_name} event")
+    kind, version = _ROWS_KINDS[event.header.event_type]
+    cursor.skip(8)
+    if version == 2:
+        extra_bytes = cursor.uint(2)
+        if extra_bytes < 2:
+            raise cursor.fail(f"extra info of {extra_bytes} bytes")
+        cursor.skip(extra_bytes - 2)
+    count = cursor.lenenc()
+    if count > COLUMN_COUNT_MAX:
+        raise cursor.fail(f"{count} columns")
+    cursor.skip((count + 7) // 8 * (2 if kind is RowsKind.UPDATE else 1))
+    head = bytes(event.body[: cursor.pos])
+    body = head + _inflate_record(cursor.rest(), PAYLOAD_BYTES_MAX)
+    header = event.header
+    size = EVENT_HEADER_BYTES + len(body)
+    return struct.pack("<IBIIIH", header.timestamp, plain_type, header.server_id, size, 0, header.flags) + body
 
 
 def _bitmap(cursor: Cursor, count: int) -> int:
@@ -991,22 +1028,22 @@ def payload_events(payload: TransactionPayload, *, payload_bytes_max: int = PAYL
 
 
 def inflated_payload(
-    payload: TransactionPayload, *, payload_bytes_max: int = PAYLOAD_BYTES_MAX, piece_bytes: int = _INFLATE_CHUNK_BYTES
+    payload: TransactionPayload, *, payload_bytes_max: int | None = None, piece_bytes: int = _INFLATE_CHUNK_BYTES
 ) -> Iterator[bytes]:
     """The bytes of the events inside, in pieces of at most `piece_bytes`, inflated as they are asked for.
+
+    A transaction may be of any size: servers limit what it takes compressed. Each event in it has its own limit.
 
     Raises:
         MalformedEvent: the payload is damaged, or not of the declared size.
         UnsupportedEvent: it is larger than `payload_bytes_max`.
     """
     declared = payload.uncompressed_size
-    if (declared or 0) > payload_bytes_max:
-        raise UnsupportedEvent(f"transaction payload of {declared} bytes; payload_bytes_max is {payload_bytes_max}")
     stream = _payload_stream(payload)
     count = 0
     while piece := _read_payload(stream, piece_bytes):
         count += len(piece)
-        if count > payload_bytes_max:
+        if payload_bytes_max is not None and count > payload_bytes_max:
             raise UnsupportedEvent(f"transaction payload grows past payload_bytes_max, {payload_bytes_max} bytes")
         yield piece
     if declared is not None and count != declared:

@@ -38,6 +38,8 @@ from cdc.binlog.events import (
     parse_rows,
     parse_transaction_payload,
     parse_xa_prepare,
+    parse_xid,
+    uncompressed_rows_event,
 )
 from cdc.binlog.framing import Event, EventFramer, parse_header
 from cdc.binlog.kernel.rows import ImageBuffer
@@ -68,6 +70,7 @@ _SQL_MODE_NO_BACKSLASH_ESCAPES = 0x100000
 _DUMMY_TABLE_ID = 0xFFFFFF
 _U32 = 1 << 32
 _NO_SLOT = -1
+_DAMAGED_HINT = "the binlog is damaged, or a proxy mixes streams; `mysqlbinlog` on the source tells"
 # How much of a statement an error shows.
 _STATEMENT_SHOWN_CHARS = 160
 
@@ -204,6 +207,7 @@ class Assembler:
         self._closed: list[RowBatch] = []
         self._open: list[RowBatch] = []
         self._part_number = 0
+        self._part_tables: set[TableName] = set()
         self._slow_event_count = 0
         self._is_odd = False
         self.saw_barrier = False
@@ -278,6 +282,7 @@ class Assembler:
             if code == EVENT:
                 self._take(bytes(window[scan.event_start : scan.event_end]), is_inner=framing == PAYLOAD)
             elif code == RUN:
+                assert not self._part_number, "the end of a transaction in parts is ours (`has_slow_end`)"
                 self._hand_over()
             elif code == PART:
                 self._hand_over_part()
@@ -358,7 +363,7 @@ class Assembler:
                 raise MalformedEvent(
                     f"{header.type_name} event ends at {header.log_pos}, the one before it in its transaction at "
                     f"{scan.at}: events out of order",
-                    hint="the binlog is damaged, or a proxy mixes streams; `mysqlbinlog` on the source tells",
+                    hint=_DAMAGED_HINT,
                 )
             # The header has 32 bits: the candidate next to where we are, never behind it.
             expected = (scan.at & ~(_U32 - 1)) | header.log_pos
@@ -471,7 +476,13 @@ class Assembler:
         is_real = not rotate.is_artificial and event.header.timestamp
         if is_real:
             # A real one is at the end of its file, between groups: the next file's beginning is as good a position.
+            if self._scan.group_is_open and (self._scan.group_has_rows or self._scan.group_has_covered_rows):
+                raise MalformedEvent(
+                    f"ROTATE event inside the transaction that begins at {self._group_start()}", hint=_DAMAGED_HINT
+                )
             self._discard_group()
+        if is_real or self._file != (at.number, at.file):
+            # No run crosses files. After a shutdown or crash only the sender's own rotate tells of the next one.
             self.flush()
         position = self.position  # in the old file
         self._file = (at.number, at.file)
@@ -519,9 +530,10 @@ class Assembler:
         if not self._scan.group_is_open:
             self._scan.begin_group(start=self._before(event), commit_us=event.header.timestamp * 1_000_000, gtid=None)
 
-    def _on_commit(self, _event: Event) -> None:
+    def _on_commit(self, event: Event) -> None:
+        parse_xid(event)
         if not self._scan.group_is_open:
-            raise MalformedEvent("a commit without a transaction")
+            raise MalformedEvent("a commit without a transaction", hint=_DAMAGED_HINT)
         self._finish_group()
 
     def _finish_group(self) -> None:
@@ -544,6 +556,7 @@ class Assembler:
         self._open.clear()
         if self._part_number:
             self._part_number = 0
+            self._part_tables.clear()
             self._output.abandon()
 
     # ------------------------------------------------------------ statements
@@ -601,7 +614,7 @@ class Assembler:
         """The group is rolled back. Rows of tables without transactions stay, as they do at the source."""
         scan = self._scan
         if scan.group_has_rows:
-            tables = {batch.definition.name for batch in self._open}
+            tables = self._part_tables | {batch.definition.name for batch in self._open}
             tables |= {
                 buffer.layout.definition.name
                 for _, buffer in scan.run_slots()
@@ -623,6 +636,7 @@ class Assembler:
         self._open.clear()
         if self._part_number:
             self._part_number = 0
+            self._part_tables.clear()
             self._output.abandon()
 
     def _on_ddl(self, query: Query, statement: Statement) -> None:
@@ -763,23 +777,28 @@ class Assembler:
 
     def _on_payload(self, event: Event) -> None:
         """A compressed transaction: its events, as they are inflated; their position is the payload's end."""
-        held = b""
+        pieces: list[bytes] = []
+        held_bytes = 0
         wanted = EVENT_HEADER_BYTES
         for piece in inflated_payload(parse_transaction_payload(event)):
-            held = held + piece if held else piece
-            if len(held) < wanted:
+            pieces.append(piece)
+            held_bytes += len(piece)
+            if held_bytes < wanted:
                 continue
+            held = b"".join(pieces) if len(pieces) > 1 else piece
             done = self.consume(held, PAYLOAD)
             if self.saw_barrier:
                 return
-            held = held[done:]
+            rest = held[done:]
+            pieces = [rest] if rest else []
+            held_bytes = len(rest)
             wanted = EVENT_HEADER_BYTES
-            if len(held) >= EVENT_HEADER_BYTES:
-                wanted = parse_header(held).event_size
+            if held_bytes >= EVENT_HEADER_BYTES:
+                wanted = parse_header(rest).event_size
             if self._is_odd:
                 raise MalformedEvent(f"transaction payload: an event says {wanted} bytes")
-        if held:
-            raise MalformedEvent(f"transaction payload ends inside an event, {len(held)} bytes of which are there")
+        if held_bytes:
+            raise MalformedEvent(f"transaction payload ends inside an event, {held_bytes} bytes of which are there")
 
     def _on_table_map(self, event: Event) -> None:
         body = bytes(event.body)
@@ -820,14 +839,21 @@ class Assembler:
         scan.map_table(body, known.slot, is_covered=False, is_lasting=captured.loaded_from is None)
 
     def _on_rows(self, event: Event) -> None:
-        rows = parse_rows(event)
         scan = self._scan
+        plain = uncompressed_rows_event(event)
+        if plain is not None:
+            # As if it had come so: the scanner can stop inside it.
+            if self.consume(plain, PAYLOAD) != len(plain):
+                raise MalformedEvent(f"{event.header.type_name} event holds {len(plain)} bytes, which are no event")
+            return
+        was_inside = scan.was_inside
+        rows = parse_rows(event)
         if rows.table_id == _DUMMY_TABLE_ID:
             scan.end_statement()
             return
         mapped = scan.find_map(rows.table_id)
         if mapped is None:
-            raise MalformedEvent(f"rows of table id {rows.table_id}, which no table map has named")
+            raise MalformedEvent(f"rows of table id {rows.table_id}, which no table map has named", hint=_DAMAGED_HINT)
         slot, is_covered = mapped
         if slot != _NO_SLOT:
             self._need_group(event)
@@ -838,6 +864,10 @@ class Assembler:
             except UnsupportedData as error:
                 error.position = error.position or str(self._end_position())
                 raise
+            if was_inside:
+                # The scanner took a part of it and had no memory for the next image; now there is some, and the images
+                # of that part are here twice.
+                raise MemoryError(f"no memory for the images of {buffer.layout.definition.name}")
             scan.touch(slot, *before)
             if rows.is_statement_end:
                 scan.end_statement()
@@ -887,7 +917,7 @@ class Assembler:
 
     def _hand_over(self) -> None:
         """A run of whole transactions; rows of the open one stay."""
-        byte_count = self._scan.run_bytes
+        byte_count = self._scan.run_bytes + self._scan.block_bytes
         complete, rest = self._take_buffers()
         run = self._make_run((*self._closed, *complete), byte_count)
         self._closed = []
@@ -900,13 +930,15 @@ class Assembler:
         scan = self._scan
         if self._part_number == 0 and scan.transaction_count:
             self._hand_over()
+        byte_count = scan.open_bytes + scan.block_bytes
         complete, rest = self._take_buffers()
         assert not complete, "whole transactions were handed over above"
+        self._part_tables |= {batch.definition.name for batch in (*self._open, *rest)}
         run = TransactionRun(
             batches=tuple(_at_transaction(batch, 0) for batch in (*self._open, *rest)),
             end=self.position,
             commit_times_us=pa.array([], type=pa.int64()),
-            byte_count=scan.open_bytes,
+            byte_count=byte_count,
             part_number=self._part_number,
             is_last_part=False,
             open_transaction=self._open_transaction(),
@@ -918,12 +950,13 @@ class Assembler:
         self._output.run(run)
 
     def _hand_over_last_part(self) -> None:
-        byte_count = self._scan.run_bytes
+        byte_count = self._scan.run_bytes + self._scan.block_bytes
         complete, rest = self._take_buffers()
         assert not rest, "the transaction has ended"
         run = self._make_run(tuple(_at_transaction(batch, 0) for batch in (*self._closed, *complete)), byte_count)
         self._closed = []
         self._part_number = 0
+        self._part_tables.clear()
         self._settle()
         self._output.run(run)
 

@@ -86,6 +86,9 @@ cdef int images_append(
 # `offset` is 0 at first; with IMAGES_STOPPED it is where the next image begins in `body`. Stops after an image (in
 # updates: a pair) once row_count >= rows_stop or byte_count >= bytes_stop, if more are to come.
 
+cdef size_t images_first_bytes(images_t* images) noexcept nogil
+# What the first image costs in blocks of memory, however small it is.
+
 cdef void images_truncate(images_t* images, size_t row_count) noexcept nogil
 
 

@@ -638,6 +638,27 @@ cdef int _grow(images_t* images, size_t row) noexcept nogil:
     return 0
 
 
+cdef size_t images_first_bytes(images_t* images) noexcept nogil:
+    """What the first image costs in blocks of memory, however small it is."""
+    cdef size_t total = _block_bytes(ROWS_FIRST) + _block_bytes(4 * ROWS_FIRST)
+    cdef uint32_t index
+    cdef column_t* column
+    for index in range(images.column_count):
+        column = images.columns + index
+        total += _block_bytes(column.item * (ROWS_FIRST + column.is_variable))
+        if column.is_variable:
+            total += _block_bytes(1)
+    return total
+
+
+cdef inline size_t _block_bytes(size_t size) noexcept nogil:
+    """The size of the pool's block for so many bytes."""
+    cdef size_t block = 4096
+    while block < size:
+        block *= 2
+    return block
+
+
 cdef void _set_bits(uint8_t* bitmap, size_t start, size_t stop) noexcept nogil:
     while start < stop and start & 7:
         bitmap[start >> 3] |= <uint8_t> (1 << (start & 7))

@@ -28,6 +28,7 @@ from cdc.binlog.kernel.rows cimport (
     ROWS_UPDATE,
     ImageBuffer,
     images_append,
+    images_first_bytes,
     images_t,
     images_truncate,
 )
@@ -65,6 +66,7 @@ cdef enum:
     # further results of one event
     _TAKEN = 10
     _PART_TAKEN = 11
+    _GROUP_END = 12
 
     _PACKETS = 0
     _PAYLOAD = 2
@@ -98,8 +100,13 @@ cdef enum:
     MARIADB_MULTI_ENGINE = 0x1
     MARIADB_THREAD_ID = 0x10
 
-    # Maps kept for table ids seen; above it all are forgotten (with more open tables than this only time is lost).
+    # Maps kept for table ids seen, and their bytes; above it those of earlier statements are forgotten (a server with
+    # more open tables than this only loses time).
     MAPS_MAX = 16384
+    MAP_BYTES_MAX = 16777216
+    # A run or a part is full, too, when the tables in it cost so much by being there: a row in each of a thousand tables
+    # takes a thousand times the smallest blocks.
+    BLOCK_BYTES_MAX = 33554432
     # Beginnings of BEGIN statements (status variables, database) that have been parsed once.
     BEGINNINGS_MAX = 16
     NO_SLOT = -1
@@ -124,6 +131,7 @@ cdef struct map_t:
 
 cdef struct slot_t:
     images_t* images        # NULL: the slot is free
+    size_t first_bytes      # what the first image costs in blocks, however small it is
     bint is_in_group
     bint is_in_run
 
@@ -191,7 +199,10 @@ cdef class Scanner:
     cdef readonly size_t run_bytes       # what these take in memory
     cdef readonly size_t open_rows       # the same of the open transaction
     cdef readonly size_t open_bytes
+    cdef readonly size_t block_bytes     # what the buffers of both cost beyond that, by being there
+    cdef size_t _open_block_bytes        # the open transaction's
     cdef readonly size_t consumed
+    cdef readonly bint was_inside        # had a part of the event been taken in before it was left to the caller?
     cdef readonly size_t event_start
     cdef readonly size_t event_end
     cdef readonly uint64_t event_count   # taken in here, ever
@@ -203,6 +214,7 @@ cdef class Scanner:
     cdef map_t* _maps
     cdef size_t _map_capacity
     cdef size_t _map_count
+    cdef size_t _map_bytes
     cdef slot_t* _slots
     cdef int32_t _slot_count
     cdef int32_t* _group_slots           # slots with images of the open group
@@ -254,7 +266,8 @@ cdef class Scanner:
     def scan(self, const uint8_t[::1] window, size_t start, int framing) -> int:
         """Take in what can be, from `start` on; returns MORE, EVENT, RUN, PART or ODD and sets `consumed`.
 
-        After PART, call again with `start` at `consumed`: it may be inside the event that it stopped in.
+        After PART, call again with the same bytes and `start` at `consumed`. Where it stopped inside an event, that is the
+        event's beginning, and the scanner knows which of its images it has taken in.
         """
         cdef int code
         cdef size_t size = window.shape[0]
@@ -297,6 +310,7 @@ cdef class Scanner:
             code = self._take(event, event_size, framing)
             if code == _PART:
                 return _PART
+            self.was_inside = self._resume_at != 0
             self._resume_at = 0
             if code == _EVENT:
                 self.event_start = event - data
@@ -344,19 +358,19 @@ cdef class Scanner:
             if crc32_of(event, size - CHECKSUM_BYTES) != u32(event + size - CHECKSUM_BYTES):
                 return _EVENT
         code = self._take_body(kind, event, body_size, expected, size)
-        if code == _RUN and bytes_reserve(&self._transactions, sizeof(transaction_t)) != 0:
+        if code == _GROUP_END and bytes_reserve(&self._transactions, sizeof(transaction_t)) != 0:
             return _EVENT  # no memory: the caller says so
         if code != _EVENT and code != _PART:
             self.at = expected
-            if code == _RUN:  # a group's end, which `_take_body` does not know
+            if code == _GROUP_END:
                 return self._end_group()
         return code
 
     cdef int _take_body(
         self, int kind, const uint8_t* event, size_t size, uint64_t ends_at, size_t event_size
     ) noexcept nogil:
-        """As `_take`, but _RUN stands for the end of the group, which is counted once the position is."""
-        cdef uint64_t starts_at = ends_at - event_size
+        """As `_take`; or _GROUP_END, which counts once the position does."""
+        cdef uint64_t starts_at = ends_at - event_size if event_size < ends_at else 0
         if kind == WRITE_ROWS or kind == WRITE_ROWS_V1:
             return self._take_rows(event, size, ROWS_INSERT, kind == WRITE_ROWS, False)
         if kind == UPDATE_ROWS or kind == UPDATE_ROWS_V1 or kind == PARTIAL_UPDATE_ROWS:
@@ -366,7 +380,7 @@ cdef class Scanner:
         if kind == TABLE_MAP:
             return self._take_table_map(event, size, starts_at)
         if kind == XID:
-            return _RUN if self.group_is_open and not self.has_slow_end else _EVENT
+            return _GROUP_END if size == 8 and self.group_is_open and not self.has_slow_end else _EVENT
         if kind == QUERY:
             return self._take_query(event, size, starts_at)
         if kind == GTID or kind == ANONYMOUS_GTID:
@@ -493,7 +507,7 @@ cdef class Scanner:
             return _TAKEN
         if not self.group_is_open or self.has_slow_end:
             return _EVENT
-        return _RUN
+        return _GROUP_END
 
     cdef bint _is_known_beginning(self, const uint8_t* head, size_t size) noexcept nogil:
         cdef int index
@@ -524,6 +538,7 @@ cdef class Scanner:
         self.run_bytes += self.open_bytes
         self.open_rows = 0
         self.open_bytes = 0
+        self._open_block_bytes = 0
         self.group_is_open = False
         self._statement += 1
         return _RUN if self._is_full() else _TAKEN
@@ -533,6 +548,14 @@ cdef class Scanner:
             self.run_rows >= self.rows_max
             or self.run_bytes >= self.bytes_max
             or self._transaction_count >= self.transactions_max
+            or self.block_bytes >= BLOCK_BYTES_MAX
+        )
+
+    cdef bint _is_part_full(self) noexcept nogil:
+        return (
+            self.open_rows >= self.part_rows_max
+            or self.open_bytes >= self.part_bytes_max
+            or self._open_block_bytes >= BLOCK_BYTES_MAX
         )
 
     # ------------------------------------------------------------ tables and rows
@@ -612,17 +635,19 @@ cdef class Scanner:
                 return _PART
         if body[6] & STATEMENT_END:
             self._statement += 1
-        if self.open_rows >= self.part_rows_max or self.open_bytes >= self.part_bytes_max:
+        if self._is_part_full():
             return _PART_TAKEN
         return _TAKEN
 
     cdef void _touch(self, int32_t slot) noexcept nogil:
         self.group_has_rows = True
         if not self._slots[slot].is_in_group:
+            self._open_block_bytes += self._slots[slot].first_bytes
             self._slots[slot].is_in_group = True
             self._group_slots[self._group_slot_count] = slot
             self._group_slot_count += 1
         if not self._slots[slot].is_in_run:
+            self.block_bytes += self._slots[slot].first_bytes
             self._slots[slot].is_in_run = True
             self._run_slots[self._run_slot_count] = slot
             self._run_slot_count += 1
@@ -715,7 +740,7 @@ cdef class Scanner:
             if slot.images != NULL:
                 images_truncate(slot.images, slot.images.whole_count)
         self._group_slot_count = 0
-        self.open_rows = self.open_bytes = 0
+        self.open_rows = self.open_bytes = self._open_block_bytes = 0
         self.group_has_rows = False
 
     def forget_open_counts(self) -> None:
@@ -758,10 +783,11 @@ cdef class Scanner:
             self._buffers.append(None)
         memset(&self._slots[index], 0, sizeof(slot_t))
         self._slots[index].images = &buffer.images
+        self._slots[index].first_bytes = images_first_bytes(&buffer.images)
         self._buffers[index] = buffer
         return index
 
-    cdef void _grow_slots(self, int32_t capacity):
+    cdef int _grow_slots(self, int32_t capacity) except -1:
         cdef void* grown
         grown = realloc(self._slots, capacity * sizeof(slot_t))
         if grown == NULL:
@@ -775,6 +801,7 @@ cdef class Scanner:
         if grown == NULL:
             raise MemoryError
         self._run_slots = <int32_t*> grown
+        return 0
 
     def drop_buffer(self, int32_t slot) -> None:
         """The slot's table has another layout from here on. Its images must have been taken."""
@@ -808,10 +835,10 @@ cdef class Scanner:
         cdef map_t* place
         cdef uint8_t* copy
         cdef size_t size = len(body)
-        if self._map_count >= MAPS_MAX:
-            self.forget_maps()
-        elif 2 * (self._map_count + 1) > self._map_capacity:
-            self._grow_maps()
+        if self._map_count >= MAPS_MAX or self._map_bytes + size > MAP_BYTES_MAX:
+            self._resize_maps(self._map_capacity, True)
+        if 2 * (self._map_count + 1) > self._map_capacity:
+            self._resize_maps(2 * self._map_capacity, False)
         place = self._find_map(int.from_bytes(body[:6], "little"))
         copy = <uint8_t*> malloc(size)
         if copy == NULL:
@@ -819,6 +846,9 @@ cdef class Scanner:
         memcpy(copy, <const uint8_t*> <char*> body, size)
         if place.body == NULL:
             self._map_count += 1
+        else:
+            self._map_bytes -= place.body_size
+        self._map_bytes += size
         free(place.body)
         place.table_id = int.from_bytes(body[:6], "little")
         place.statement = self._statement
@@ -828,18 +858,27 @@ cdef class Scanner:
         place.is_covered = is_covered
         place.is_lasting = is_lasting
 
-    cdef void _grow_maps(self):
+    cdef int _resize_maps(self, size_t capacity, bint forgets) except -1:
+        """Move the maps to a table of that size; `forgets`: only those of the open statement."""
         cdef map_t* before = self._maps
         cdef size_t count = self._map_capacity, index
-        cdef map_t* grown = <map_t*> calloc(2 * count, sizeof(map_t))
-        if grown == NULL:
+        cdef map_t* after = <map_t*> calloc(capacity, sizeof(map_t))
+        if after == NULL:
             raise MemoryError
-        self._maps = grown
-        self._map_capacity = 2 * count
+        self._maps = after
+        self._map_capacity = capacity
+        self._map_count = self._map_bytes = 0
         for index in range(count):
-            if before[index].body != NULL:
-                self._find_map(before[index].table_id)[0] = before[index]
+            if before[index].body == NULL:
+                continue
+            if forgets and before[index].statement != self._statement:
+                free(before[index].body)
+                continue
+            self._find_map(before[index].table_id)[0] = before[index]
+            self._map_count += 1
+            self._map_bytes += before[index].body_size
         free(before)
+        return 0
 
     def forget_maps(self) -> None:
         """No table id means anything any more."""
@@ -847,7 +886,7 @@ cdef class Scanner:
         for index in range(self._map_capacity):
             free(self._maps[index].body)
         memset(self._maps, 0, self._map_capacity * sizeof(map_t))
-        self._map_count = 0
+        self._map_count = self._map_bytes = 0
         self._statement += 1
 
     def distrust_maps(self) -> None:
@@ -887,7 +926,7 @@ cdef class Scanner:
     @property
     def is_part_full(self) -> bool:
         """Is the open transaction as large as it may be before a part of it is handed over?"""
-        return self.open_rows >= self.part_rows_max or self.open_bytes >= self.part_bytes_max
+        return self._is_part_full()
 
     def run_slots(self) -> list[tuple[int, ImageBuffer]]:
         """The buffers with images of this run or of the open group, in the order of their first image."""
@@ -905,6 +944,7 @@ cdef class Scanner:
             self._slots[self._group_slots[index]].is_in_group = False
         self._run_slot_count = 0
         self._group_slot_count = 0
+        self.block_bytes = self._open_block_bytes = 0
 
     def source_key(self, int32_t index) -> tuple:
         """MySQL: `(uuid, tag)`. MariaDB: `(domain, server id)`."""

@@ -102,6 +102,18 @@ def test_a_rollback_of_a_table_without_transactions_stops() -> None:
         session.feed(stream.end_query("ROLLBACK"))
 
 
+def test_a_rollback_of_such_a_table_stops_also_where_its_rows_went_out_in_a_part() -> None:
+    stream = Stream()
+    tables = Tables([CapturedTable(definition(A, engine="MyISAM")), CapturedTable(definition(B))])
+    session = Session(tables=tables, limits=RunLimits(part_rows_max=2))
+    begun = stream.transaction((1, "a"), (2, "b"))[:-1]
+    begun += [stream.table_map(B), stream.insert((3, "c"))]
+    session.feed(begun)
+    assert len(session.out.runs) == 1
+    with pytest.raises(UnsupportedEvent, match="MyISAM"):
+        session.feed(stream.end_query("ROLLBACK"))
+
+
 def test_a_rollback_of_uncaptured_tables_is_no_trouble() -> None:
     stream, session = Stream(), Session()
     session.feed(stream.gtid(), stream.begin(), stream.table_map(UNCAPTURED), stream.insert((1, "x")))
@@ -165,9 +177,11 @@ def test_rows_before_a_crash_of_the_source_are_dropped_when_its_next_file_begins
     session.feed(after.fake_rotate(), after.format())
     assert session.position == at(whole)
     session.feed(after.transaction((3, "kept")))
-    (run,) = session.finish()
-    assert images(run.batches) == inserts(A, (1, "kept"), (3, "kept"))
-    assert run.end == at(after.pos, "binlog.000008")
+    first, second = session.finish()
+    assert images(first.batches) == inserts(A, (1, "kept"))
+    assert first.end == at(whole)
+    assert images(second.batches) == inserts(A, (3, "kept"))
+    assert second.end == at(after.pos, "binlog.000008")
 
 
 def test_the_format_description_that_opens_a_stream_in_mid_file_drops_nothing() -> None:
@@ -208,7 +222,32 @@ def test_a_fake_rotate_does_not_advance_the_checkpoint() -> None:
     before = session.position
     session.feed(stream.fake_rotate("binlog.000009", 4))
     assert session.position == before
-    assert session.out.items == []
+    (run,) = session.out.runs
+    assert run.end == before
+
+
+def test_a_run_does_not_cross_files_where_only_the_senders_own_rotate_tells_of_the_next() -> None:
+    """A server that was shut down or died has written none of its own."""
+    stream, session = Stream(), Session()
+    session.feed(stream.transaction((1, "a")), stream.transaction((2, "b")), stream.event(EventType.STOP, b""))
+    ends = stream.pos
+    after = Stream(file="binlog.000008")
+    session.feed(after.fake_rotate(), after.format(), after.transaction((3, "c")))
+    first, second = session.finish()
+    assert first.end.file is not None
+    assert (first.end.file.file, second.end) == ("binlog.000007", at(after.pos, "binlog.000008"))
+    assert first.end.file.pos < ends
+    assert first.ends is not None
+    assert first.ends.offset.to_pylist()[-1] == first.end.file.pos
+    assert second.ends is not None
+    assert second.ends.offset.to_pylist() == [after.pos]
+
+
+def test_a_rotate_inside_a_transaction_with_rows_is_an_error() -> None:
+    stream, session = Stream(), Session()
+    session.feed(stream.transaction((1, "a"))[:-1])
+    with pytest.raises(MalformedEvent, match="ROTATE event inside"):
+        session.feed(stream.rotate("binlog.000008"))
 
 
 def test_a_real_rotate_is_a_position_in_the_next_file_behind_the_rows_before_it() -> None:
