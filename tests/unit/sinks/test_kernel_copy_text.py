@@ -255,7 +255,10 @@ def random_rows(draw: st.DrawFn) -> RandomRows:
     count = draw(st.integers(0, 20))
     begin, end = draw(st.integers(0, 9)), draw(st.integers(0, 9))
     total = begin + count + end
-    values = {c.definition.name: draw(st.lists(st.none() | c.values, min_size=total, max_size=total)) for c in columns}
+    # a few values a column, dealt out: most of the time goes into drawing them
+    pools = {c.definition.name: draw(st.lists(st.none() | c.values, min_size=1, max_size=5)) for c in columns}
+    dealt = draw(st.randoms(use_true_random=False))
+    values = {name: [dealt.choice(pool) for _ in range(total)] for name, pool in pools.items()}
     values["id"] = list(range(total))
     policies: dict[str, Any] = {
         "zero_dates": draw(st.sampled_from(["null", "error", "infinity"])),
@@ -416,17 +419,23 @@ def test_special_characters_are_found_wherever_they_stand(kind: K, special: str)
             assert_same(rows_with(target, ["z" * 3, text + "y" * after, "\n" * 20]), target)
 
 
-@pytest.mark.parametrize("size", [32767, 32768, 32769, 65536, 70000, 3_000_000])
+@pytest.mark.parametrize("size", [32767, 32768, 32769, 65536, 70000])
 def test_long_texts_are_escaped_step_by_step(size: int) -> None:
     target = one_column(column("c", K.TEXT, "longtext"))
     for text in ("x" * size, "\\" * size, "x" * (size - 1) + "\n", "é" * (size // 2), "x" * size + "\0"):
         assert_same(rows_with(target, ["a", text, "b"]), target)
 
 
+def test_a_text_may_be_larger_than_a_piece() -> None:
+    target = one_column(column("c", K.TEXT, "longtext"))
+    for text in ("x" * (3 * PIECE_BYTES) + "\n", "x" * (3 * PIECE_BYTES) + "\0"):
+        assert_same(rows_with(target, ["a", text, "b"]), target)
+
+
 def test_doubles_of_all_magnitudes_are_printed_as_python_prints_them() -> None:
     source = random.Random(4)
-    doubles = [struct.unpack("<d", source.randbytes(8))[0] for _ in range(20_000)]
-    doubles += [source.randrange(10**9) / 10 ** source.randrange(12) for _ in range(20_000)]
+    doubles = [struct.unpack("<d", source.randbytes(8))[0] for _ in range(5_000)]
+    doubles += [source.randrange(10**9) / 10 ** source.randrange(12) for _ in range(5_000)]
     doubles += [sign * 10.0**power for power in range(-324, 309) for sign in (1, -1)]
     doubles += [10.0**power - 10.0 ** (power - 16) for power in range(-20, 20)]
     usual = [value for value in doubles if value - value == 0]
