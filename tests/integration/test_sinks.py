@@ -574,7 +574,7 @@ def refused(place: Place, source: TableDefinition, target: TargetTable, rows: Se
     with pytest.raises(SinkRefused) as by_load:
         place.load(source, target, rows)
     with pytest.raises(SinkRefused) as by_apply:
-        place.apply(source, target, upserts=rows)
+        place.apply(source, target, deletes=rows[:1], upserts=rows)  # so that lines and rows are numbered differently
     assert by_apply.value.key == by_load.value.key
     assert by_apply.value.table == by_load.value.table == "shop.t"
     assert place.rows(target) == []
@@ -612,6 +612,24 @@ def test_a_value_that_the_type_refuses_names_its_column(pg_place: Place) -> None
     error = refused(pg_place, source, target, [(1, "{}"), (2, "not json"), (3, "[]")])
 
     assert (error.key, error.column) == ("id=2", "j")
+
+
+def test_a_refusal_in_a_later_batch_of_a_change_names_its_row(pg_place: Place) -> None:
+    source = table(ID, column("v", K.TEXT, "varchar(2000)", length=2000))
+    target = pg_place.target(source)
+    pg_place.execute(f"CREATE TABLE {pg_place.table('t')} (id int PRIMARY KEY, v varchar(1000))")
+    first = change_of(source, deletes=[(1, "a")], upserts=[(index, "x" * 1000) for index in range(2, 5000)])
+    second = change_of(source, deletes=[(6001, "a")], upserts=[(7000, "y" * 1000), (7001, "z" * 1001), (7002, "z")])
+    change = replace(
+        first,
+        batches=first.batches + second.batches,
+        upserts=first.upserts + second.upserts,
+        deletes=first.deletes + second.deletes,
+    )
+    with pg_place.sink.transaction() as transaction, pytest.raises(SinkRefused) as caught:
+        transaction.apply(change, target)
+    assert caught.value.key == "id=7001"
+    assert pg_place.rows(target) == []
 
 
 def test_a_check_of_the_sink_is_refused_with_its_key(place: Place) -> None:
