@@ -104,8 +104,8 @@ cdef enum:
     # more open tables than this only loses time).
     MAPS_MAX = 16384
     MAP_BYTES_MAX = 16777216
-    # A run or a part is full, too, when the tables in it cost so much by being there: a row in each of a thousand tables
-    # takes a thousand times the smallest blocks.
+    # A run or a part is full, too, when the tables in it cost so much by being there: a row in each of a thousand
+    # tables takes a thousand times the smallest blocks.
     BLOCK_BYTES_MAX = 33554432
     # Beginnings of BEGIN statements (status variables, database) that have been parsed once.
     BEGINNINGS_MAX = 16
@@ -266,8 +266,8 @@ cdef class Scanner:
     def scan(self, const uint8_t[::1] window, size_t start, int framing) -> int:
         """Take in what can be, from `start` on; returns MORE, EVENT, RUN, PART or ODD and sets `consumed`.
 
-        After PART, call again with the same bytes and `start` at `consumed`. Where it stopped inside an event, that is the
-        event's beginning, and the scanner knows which of its images it has taken in.
+        After PART, call again with the same bytes and `start` at `consumed`. Where it stopped inside an event, that is
+        the event's beginning, and the scanner knows which of its images it has taken in.
         """
         cdef int code
         cdef size_t size = window.shape[0]
