@@ -353,7 +353,8 @@ def test_a_short_string_far_from_the_end_may_not_be_longer_than_its_column(lengt
     layout = layout_of([text, BIGINT, BIGINT, BIGINT, BIGINT, BIGINT])
     numbers = bytes(40)
     for raw in (b"", b"12345", b"123456", b"x" * 32, b"x" * 33, b"1234\xff"):
-        rows = b"\0" + _prefixed(raw, length_bytes) + numbers
+        # after a first one, which makes the room
+        rows = b"".join(b"\0" + _prefixed(one, length_bytes) + numbers for one in (b"12345", raw))
         event = RowsEvent(RowsKind.INSERT, 1, 1, 6, 0, 0b111111, rows)
         assert_both_agree(layout, [event, event])
         assert (problem_of(kernel.ImageBuffer(layout), event) is None) == (
