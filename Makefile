@@ -1,6 +1,6 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash sanitize fuzz bench image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash sanitize fuzz golden bench image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -55,6 +55,9 @@ sanitize: setup ## the kernel's tests under AddressSanitizer and UBSan
 
 fuzz: setup ## random damage to real events for FUZZ_SECONDS (60) in all; ARGS="json rows" chooses targets
 	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+golden: setup ## capture tests/golden anew from private servers, then read the diff; ARGS="mysql97-ddl" chooses files
+	$(PY) -m tests.golden.capture $(ARGS)
 
 bench: setup ## readers of a log side by side, on both servers: a short set (docs/benchmarks.md has the rest)
 	$(PY) -m benchmarks.decode --rounds 3 $(ARGS)
