@@ -1,8 +1,8 @@
 """Rows of a SELECT as Arrow, value for value what the stream gives for the same row.
 
-The SELECT list is rewritten per type where the server's text form is inexact (FLOAT prints six digits) or ambiguous
-(ENUM and SET by index and bitmap); text comes in the column's own charset and goes through the decoder that the
-stream uses.
+The SELECT list is rewritten per type where the server's text form is inexact (FLOAT prints six digits, DOUBLE(m,d) d
+of them after the point) or ambiguous (ENUM and SET by index and bitmap); text comes in the column's own charset and
+goes through the decoder that the stream uses.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ def select_list(definition: TableDefinition) -> str:
 
 def _expression(column: ColumnDefinition) -> str:
     name = quote(column.name)
-    if column.kind is ValueKind.FLOAT:
-        return f"{name} * 1e0"  # the stored bits as a double (the plain form prints 16777216 as 16777200); keeps -0
+    if column.kind is ValueKind.FLOAT or (column.kind is ValueKind.DOUBLE and "(" in column.column_type):
+        # The stored bits as a double: the plain form prints 16777216 as 16777200, and of DOUBLE(20,10) ten digits only,
+        # where -5.96046448e-8 is stored as something next to -0.0000000596. Keeps -0.
+        return f"{name} * 1e0"
     if column.kind in (ValueKind.ENUM, ValueKind.SET):
         return f"CAST({name} AS UNSIGNED)"
     return name

@@ -23,7 +23,7 @@ def select_expression(column: ColumnDefinition, flavor: Flavor) -> str:
     match column.kind:
         case ValueKind.DECIMAL | ValueKind.DATE | ValueKind.DATETIME | ValueKind.TIMESTAMP | ValueKind.TIME:
             return f"CAST({name} AS CHAR)"
-        case ValueKind.FLOAT:
+        case ValueKind.FLOAT | ValueKind.DOUBLE:
             return f"{name} + 0e0"
         case ValueKind.BIT | ValueKind.ENUM | ValueKind.SET | ValueKind.YEAR:
             return f"CAST({name} AS UNSIGNED)"
