@@ -9,9 +9,11 @@ examples, and has failing ones made smaller.
 from __future__ import annotations
 
 import contextlib
+import decimal
 import itertools
 import json
 import os
+import random
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,7 +28,7 @@ from hypothesis import strategies as st
 from cdc.binlog.charsets import MAX_BYTES, text_decoder
 from cdc.demo.servers import Server
 from cdc.errors import UnsupportedData
-from cdc.model import TableDefinition
+from cdc.model import Operation, TableDefinition
 from cdc.source.connection import SourceConnection, connect
 from cdc.source.resultset import quote_table, select_list, to_record_batch
 from tests.integration.test_binlog_types import definition_of, source_settings
@@ -488,3 +490,107 @@ def test_changes_of_a_document_that_the_event_lacks_are_refused(mysql97: Server)
             with pytest.raises(UnsupportedData, match="the document before is not in the event") as caught:
                 follow(mysql97, begin, binlog_place(mysql97), KnownTables([definition]), is_fast=is_fast)
             assert (caught.value.table, caught.value.column) == (f"{database}.t", "j")
+
+
+# ---------------------------------------------------------------- python-mysql-replication
+
+# The types that it gets right (1.0.17), with the metadata that it needs.
+_LIBRARY_TABLE = (
+    "id INT PRIMARY KEY, a TINYINT, au TINYINT UNSIGNED, b SMALLINT, m MEDIUMINT, mu MEDIUMINT UNSIGNED, "
+    "n BIGINT, nu BIGINT UNSIGNED, d DECIMAL(20,6), dw DECIMAL(65,30), f FLOAT, g DOUBLE, "
+    "v VARCHAR(60) CHARACTER SET utf8mb4, t TEXT CHARACTER SET utf8mb4, raw VARBINARY(300), bl BLOB"
+)
+
+
+def _library_row(rng: random.Random) -> tuple[Any, ...]:
+    def integer(bits: int, *, is_unsigned: bool = False) -> int:
+        low = 0 if is_unsigned else -(1 << bits - 1)
+        return rng.choice([low, low + (1 << bits) - 1, low + rng.getrandbits(bits)])
+
+    row = (
+        integer(8),
+        integer(8, is_unsigned=True),
+        integer(16),
+        integer(24),
+        integer(24, is_unsigned=True),
+        integer(64),
+        integer(64, is_unsigned=True),
+        f"{rng.choice(['', '-'])}{rng.randrange(10**14)}.{rng.randrange(10**6):06}",
+        f"{rng.choice(['', '-'])}{'9' * 35}.{rng.randrange(10**30):030}",
+        struct.unpack("<f", struct.pack("<f", rng.uniform(-1e6, 1e6)))[0],
+        rng.uniform(-1e300, 1e300),
+        rng.choice(["", "é" * rng.randrange(60), "中\0\\'\n", "😀"]),
+        "text " * rng.randrange(100),
+        rng.randbytes(rng.randrange(1, 300)),  # an empty BLOB it takes for text
+        rng.randbytes(rng.randrange(1, 2000)),
+    )
+    return tuple(None if rng.random() < 0.1 else value for value in row)
+
+
+def test_changes_are_what_python_mysql_replication_reads(source_server: Server) -> None:
+    """A third reader of one log, on the types that it gets right."""
+    from pymysqlreplication import BinLogStreamReader
+    from pymysqlreplication.row_event import DeleteRowsEvent, UpdateRowsEvent, WriteRowsEvent
+
+    rng = random.Random(11)
+    with fresh_database(source_server) as database, contextlib.closing(source_server.connect(database)) as writer:
+        with writer.cursor() as cursor:
+            cursor.execute(f"CREATE TABLE t ({_LIBRARY_TABLE})")
+            definition = definition_of(source_server, database, "t")
+            names = [column.name for column in definition.columns]
+            begin = binlog_place(source_server)
+            for number in range(1, 120):
+                rows = [(number * 10 + index, *_library_row(rng)) for index in range(rng.randrange(1, 4))]
+                marks = ", ".join(["%s"] * len(names))
+                cursor.executemany(f"INSERT INTO t VALUES ({marks})", rows)
+                if number % 3 == 0:
+                    name, value = rng.choice(list(zip(names[1:], _library_row(rng), strict=True)))
+                    cursor.execute(f"UPDATE t SET {name} = %s, id = id + 5 WHERE id %% 7 = 3", (value,))
+                if number % 4 == 0:
+                    cursor.execute("DELETE FROM t WHERE id %% 5 = 1", ())
+                writer.commit()
+        end = binlog_place(source_server)
+        ours = [
+            (operation, {name: _as_library(value) for name, value in row.items()})
+            for _, operation, row in changes(
+                follow(source_server, begin, end, KnownTables([definition])),
+                definition.name,
+                lambda batch: batch.images.to_pylist(),
+            )
+        ]
+        reader = BinLogStreamReader(
+            connection_settings={
+                "host": source_server.host,
+                "port": source_server.port,
+                "user": source_server.user,
+                "passwd": source_server.password,
+                "ssl_disabled": True,
+            },
+            server_id=961_000,
+            log_file=begin[0],
+            log_pos=begin[1],
+            only_events=[WriteRowsEvent, UpdateRowsEvent, DeleteRowsEvent],
+            only_schemas=[database],
+        )
+        theirs: list[tuple[Operation, dict[str, Any]]] = []
+        for event in reader:
+            for row in event.rows:
+                if isinstance(event, UpdateRowsEvent):
+                    theirs.append((Operation.UPDATE_BEFORE, row["before_values"]))
+                    theirs.append((Operation.UPDATE_AFTER, row["after_values"]))
+                else:
+                    is_insert = isinstance(event, WriteRowsEvent)
+                    theirs.append((Operation.INSERT if is_insert else Operation.DELETE, row["values"]))
+        reader.close()
+    assert len(ours) > 300
+    assert {operation for operation, _ in ours} == set(Operation)
+    assert len(ours) == len(theirs)
+    for (operation, row), (its, other) in zip(ours, theirs, strict=True):
+        assert operation == its
+        assert row.keys() == other.keys()
+        for name, value in row.items():
+            assert value == _as_library(other[name]), name
+
+
+def _as_library(value: Any) -> Any:
+    return format(value, "f") if isinstance(value, decimal.Decimal) else value
