@@ -459,6 +459,16 @@ def test_days_from_1970_to_2110_are_printed() -> None:
     assert_same(rows_with(target, moments), target)
 
 
+@pytest.mark.parametrize("kind,packed", [(K.DATE, date), (K.DATETIME, moment)])
+def test_the_calendar_is_the_references(kind: K, packed: Any) -> None:
+    """Every 29 February, and every day that two years could have."""
+    target = one_column(column("c", kind, "date"))
+    days = [packed(year, 2, 29) for year in range(10_002)]
+    days += [packed(year, month, day) for year in (2023, 2024) for month in range(13) for day in range(32)]
+    outcome = assert_same(rows_with(target, days), target)
+    assert outcome[1]["c", "zero_dates"] == 10_002 - 2424 + 2 * 13 * 32 - 365 - 366
+
+
 @pytest.mark.parametrize("width,scale", [(128, 0), (128, 2), (128, 19), (128, 20), (128, 38), (256, 0), (256, 76)])
 def test_decimals_of_any_size_are_printed(width: int, scale: int) -> None:
     """Also those that their precision does not allow: whatever is in the buffer."""
