@@ -869,15 +869,12 @@ cdef const uint8_t* _sparse_images(
 ) noexcept nogil:
     """Any images. Shapes below 0: none are kept."""
     cdef size_t index = row[0]
-    cdef uint32_t column
     cdef bint has_unchanged = False
     cdef int shape
     while at != end:
         row[0] = index
         if index + 2 > images.capacity and _grow(images, index) < 0:
             return NULL
-        for column in range(images.column_count):
-            images.columns[column].document = NULL
         at = _sparse_image(images, index, present_first, NULL, False, &has_unchanged, at, end)
         if first_shape >= 0:
             (<uint16_t*> images.shape.data)[index] = <uint16_t> first_shape

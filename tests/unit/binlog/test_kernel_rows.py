@@ -492,6 +492,82 @@ def test_shapes_survive_truncate(table: tuple[list[RawColumn], list[RowsEvent]],
         assert_same_batch(both[1].take(), both[0].take())
 
 
+def json_cell(value: Any) -> bytes:
+    return _prefixed(json_bytes(value), 4)
+
+
+def diff_cell(*changes: Change) -> bytes:
+    return _prefixed(changes_bytes(changes), 4)
+
+
+def partial_update(
+    columns: Sequence[RawColumn],
+    before: int,
+    after: int,
+    pairs: Sequence[tuple[Sequence[bytes | None], int, Sequence[bytes | None]]],
+) -> RowsEvent:
+    """Of each row the cells before, the bitmap of JSON columns whose cells are diffs, and the cells after."""
+    json_count = sum(column is JSON_COLUMN for column in columns)
+    rows = b"".join(
+        image_bytes(columns, old, before)
+        + b"\1"
+        + bits.to_bytes((json_count + 7) // 8, "little")
+        + image_bytes(columns, new, after)
+        for old, bits, new in pairs
+    )
+    return RowsEvent(RowsKind.UPDATE, 1, 1, len(columns), before, after, rows, is_partial=True)
+
+
+def test_the_bitmap_of_diffs_has_a_bit_for_json_columns_that_the_image_lacks() -> None:
+    columns = [BIGINT, JSON_COLUMN, JSON_COLUMN]
+    number = (1).to_bytes(8, "little")
+    old = [number, json_cell({"a": 1}), json_cell({"a": 2})]
+    new = [number, None, diff_cell(Change(0, ("a",), 3))]
+    event = partial_update(columns, 0b111, 0b101, [(old, 0b10, new)])
+    assert_both_agree(layout_of(columns), [event, replace(event, rows=event.rows[:-1])], needs_all_columns=False)
+    buffer = kernel.ImageBuffer(layout_of(columns), needs_all_columns=False)
+    buffer.append(event, 0)
+    batch = buffer.take()
+    assert batch.images.column(2).to_pylist() == ['{"a": 2}', '{"a": 3}']
+    assert batch.shape_index is not None
+    assert (batch.shapes, batch.shape_index.to_pylist()) == ((frozenset(), frozenset({"c1"})), [0, 1])
+
+
+def test_a_diff_is_not_applied_to_the_document_of_another_row() -> None:
+    columns = [JSON_COLUMN]
+    change = diff_cell(Change(0, ("a",), 3))
+    first, second = [json_cell({"a": 1})], [None]
+    event = partial_update(columns, 1, 1, [(first, 1, [change]), (second, 1, [change])])
+    assert_both_agree(layout_of(columns), [event])
+    with pytest.raises(UnsupportedData, match="the document before is not in the event"):
+        kernel.ImageBuffer(layout_of(columns)).append(event, 0)
+
+
+def test_a_document_that_did_not_change_and_is_not_in_the_event_is_no_column_of_that_image() -> None:
+    """MINIMAL: of one row the document changed, of the other it did not."""
+    columns = [BIGINT, JSON_COLUMN, JSON_COLUMN]
+    number = (1).to_bytes(8, "little")
+    old: list[bytes | None] = [number, None, None]
+    event = partial_update(
+        columns,
+        0b001,
+        0b111,
+        [
+            (old, 0b01, [number, diff_cell(), json_cell(1)]),
+            (old, 0b10, [number, json_cell(2), diff_cell()]),
+            (old, 0b00, [number, json_cell(3), None]),
+        ],
+    )
+    assert_both_agree(layout_of(columns), [event, event], needs_all_columns=False)
+    buffer = kernel.ImageBuffer(layout_of(columns), needs_all_columns=False)
+    buffer.append(event, 0)
+    batch = buffer.take()
+    assert batch.shape_index is not None
+    lacks = [set(batch.shapes[shape]) for shape in batch.shape_index.to_pylist()]
+    assert lacks == [{"c1", "c2"}, {"c1"}, {"c1", "c2"}, {"c2"}, {"c1", "c2"}, set()]
+    assert batch.images.column(1).to_pylist() == [None, None, None, "2", None, "3"]
+
+
 @pytest.mark.usefixtures("no_leak")
 def test_more_shapes_than_can_be_numbered_are_refused() -> None:
     tiny = next(column for column in raw_columns() if column.layout.definition.name == "i8")
