@@ -108,6 +108,7 @@ _VERSIONS = {
     "mysql97": ("mysql", (9, 7)),
     "mariadb1011": ("mariadb", (10, 11)),
     "mariadb118": ("mariadb", (11, 8)),
+    "mariadb105": ("mariadb", (10, 5)),
     "mysql56": ("mysql", (5, 6)),
 }
 
@@ -290,6 +291,11 @@ def _scenes() -> dict[str, Scene]:
     scenes["mariadb1011-encrypted"] = Scene(
         "mariadb1011", ("CREATE TABLE t (id INT PRIMARY KEY)",), error="is encrypted", is_encrypted=True
     )
+    documents = ("mariadb_json", "geometry", "spatial", "geometry_among_text", "mariadb_compressed")
+    scenes["mariadb105-types"] = _types("mariadb105", (*_SMALL, *documents), 1)
+    scenes["mariadb105-times"] = _types("mariadb105", _GROUPS["times"], 6)
+    scenes["mariadb105-transactions"] = Scene("mariadb105", _TRANSACTIONS)
+    scenes["mariadb105-ddl"] = Scene("mariadb105", _DDL_STATEMENTS)
     scenes["mysql56-types"] = _types("mysql56", _SMALL[:-1], 3, names_columns=False)
     scenes["mysql56-times"] = _types("mysql56", ("dates", "times", "timestamps"), 6, names_columns=False)
     scenes["mysql56-transactions"] = Scene(
@@ -390,7 +396,7 @@ def capture(name: str, server: Server) -> int:
     assert len(content) < BYTES_MAX, f"{name}: {len(content)} bytes"
     definitions = json.loads(definitions_to_json(flavor, version, list(recorder.definitions.values())))
     document = {
-        "server": server.version if scene.kind in catalogue() else "MySQL " + ".".join(map(str, version)),
+        "server": server.version,
         "flavor": flavor,
         "version": version,
         "error": scene.error,
