@@ -25,6 +25,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -120,24 +121,20 @@ def _compile(command: list[str]) -> None:
 
 @dataclass(slots=True)
 class Measured:
-    """What one run cost. `other_seconds`: CPU time that neither reader nor server used; `result`: what it wrote."""
+    """What one run cost. `disturbance`: how many cores others kept busy meanwhile, 0.1 is quiet; `result`: what it
+    wrote."""
 
     wall_seconds: float
     user_seconds: float
     system_seconds: float
     peak_rss_bytes: int
     server_seconds: float = 0.0
-    other_seconds: float = 0.0
+    disturbance: float = 0.0
     result: dict[str, Any] = field(default_factory=dict)
 
     @property
     def cpu_seconds(self) -> float:
         return self.user_seconds + self.system_seconds
-
-    @property
-    def disturbance(self) -> float:
-        """How much of one core others used meanwhile; 0.1 is quiet."""
-        return max(0.0, self.other_seconds) / self.wall_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +187,7 @@ class Runner:
         if self._cores:
             command = ["taskset", "-c", self._cores, *command]
         pid = case.site.server.pid
-        before, all_before = _cpu_seconds(pid), _all_cpu_seconds()
+        before, all_before, began = _cpu_seconds(pid), _all_cpu_seconds(), time.monotonic()
         done = subprocess.run(
             [str(self._programs.measure), str(cost), *command],
             cwd=_CHECKOUT,
@@ -204,8 +201,8 @@ class Runner:
             said = (done.stderr or done.stdout).strip()[:_ERROR_CHARS].replace("\n", " ")
             raise ArmUnavailable(f"{arm.name} {arm.detail} failed: {said}")
         measured = Measured(**json.loads(cost.read_text()), server_seconds=_cpu_seconds(pid) - before)
-        own_seconds = measured.cpu_seconds + measured.server_seconds
-        measured.other_seconds = _all_cpu_seconds() - all_before - own_seconds
+        others = _all_cpu_seconds() - all_before - measured.cpu_seconds - measured.server_seconds
+        measured.disturbance = max(0.0, others / (time.monotonic() - began))
         if result.exists():
             measured.result = json.loads(result.read_text())
         if arm.has_summary:
@@ -304,7 +301,7 @@ def _drain_arms(programs: Programs, case: Case) -> list[Arm]:
     return [Arm("drain", lambda *_: command(byte_count), f"{byte_count / 1e6:.1f} MB", has_summary=False)]
 
 
-def _raw_arms(case: Case, directory: Path) -> list[Arm]:
+def _raw_arms(case: Case, directory: Path, memory: Path | None) -> list[Arm]:
     """Every program that may fetch, into memory and into nothing."""
     log, server = case.log, case.site.server
     programs: dict[str, Path] = {}
@@ -323,8 +320,8 @@ def _raw_arms(case: Case, directory: Path) -> list[Arm]:
         link = targets["to nothing"] / file
         if not link.is_symlink():
             link.symlink_to("/dev/null")
-    if _SHARED_MEMORY.is_dir() and shutil.disk_usage(_SHARED_MEMORY).free > 3 * log.byte_count:
-        targets["to memory"] = Path(tempfile.mkdtemp(prefix="cdc-benchmark-", dir=_SHARED_MEMORY))
+    if memory is not None and shutil.disk_usage(memory).free > 3 * log.byte_count:
+        targets["to memory"] = memory
 
     def arm(name: str, program: Path, where: str, target: Path) -> Arm:
         if server.family == "mariadb":
@@ -339,11 +336,11 @@ def _raw_arms(case: Case, directory: Path) -> list[Arm]:
     return [arm(name, path, where, target) for name, path in programs.items() for where, target in targets.items()]
 
 
-def _arms(name: str, case: Case, programs: Programs, directory: Path) -> list[Arm]:
+def _arms(name: str, case: Case, programs: Programs, directory: Path, memory: Path | None) -> list[Arm]:
     """The variants of an arm."""
     match name:
         case "raw":
-            return _raw_arms(case, directory)
+            return _raw_arms(case, directory, memory)
         case "drain":
             return _drain_arms(programs, case)
         case "cdc":
@@ -443,28 +440,27 @@ def measure_case(case: Case, arms: Sequence[str], rounds: int, runner: Runner, p
     chosen: list[Arm] = []
     notes: list[str] = []
     short = Case(case.site, case.site.log(case.log.name, 1), case.is_tls)
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            for name in arms:
-                try:
-                    variants = _arms(name, case, programs, Path(folder))
-                    _check_by_hash(variants[0], case, runner, notes)
-                    if len(variants) == 1:
-                        chosen += variants
-                    else:
-                        detail = _fastest(_arms(name, short, programs, Path(folder)), short, runner, notes)
-                        chosen += [variant for variant in variants if variant.detail == detail]
-                except ArmUnavailable as error:
-                    notes.append(str(error))
-            runs: dict[str, list[Measured]] = {arm.name: [] for arm in chosen}
-            for index in range(rounds):
-                for arm in chosen:
-                    if arm.rounds_max is None or index < arm.rounds_max:
-                        runs[arm.name].append(runner.run(arm, case))
-        finally:
-            for left in _SHARED_MEMORY.glob("cdc-benchmark-*"):
-                if left.stat().st_uid == os.geteuid():
-                    shutil.rmtree(left, ignore_errors=True)
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        memory = None
+        if _SHARED_MEMORY.is_dir():
+            memory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="cdc-benchmark-", dir=_SHARED_MEMORY)))
+        for name in arms:
+            try:
+                variants = _arms(name, case, programs, folder, memory)
+                _check_by_hash(variants[0], case, runner, notes)
+                if len(variants) == 1:
+                    chosen += variants
+                else:
+                    detail = _fastest(_arms(name, short, programs, folder, memory), short, runner, notes)
+                    chosen += [variant for variant in variants if variant.detail == detail]
+            except ArmUnavailable as error:
+                notes.append(str(error))
+        runs: dict[str, list[Measured]] = {arm.name: [] for arm in chosen}
+        for index in range(rounds):
+            for arm in chosen:
+                if arm.rounds_max is None or index < arm.rounds_max:
+                    runs[arm.name].append(runner.run(arm, case))
     return Table(case, runs, {arm.name: arm.detail for arm in chosen}, notes)
 
 
