@@ -292,7 +292,8 @@ def _scenes() -> dict[str, Scene]:
         "mariadb1011", ("CREATE TABLE t (id INT PRIMARY KEY)",), error="is encrypted", is_encrypted=True
     )
     documents = ("mariadb_json", "geometry", "spatial", "geometry_among_text", "mariadb_compressed")
-    scenes["mariadb105-types"] = _types("mariadb105", (*_SMALL, *documents), 1)
+    scenes["mariadb105-types"] = _types("mariadb105", _SMALL, 1)
+    scenes["mariadb105-documents"] = _types("mariadb105", documents)
     scenes["mariadb105-times"] = _types("mariadb105", _GROUPS["times"], 6)
     scenes["mariadb105-transactions"] = Scene("mariadb105", _TRANSACTIONS)
     scenes["mariadb105-ddl"] = Scene("mariadb105", _DDL_STATEMENTS)
