@@ -208,7 +208,7 @@ class EventFramer:
         self._initial = initial_checksum
         self.format: FormatDescription | None = None
 
-    def frame(self, content: bytes) -> Event:
+    def frame(self, content: bytes | memoryview) -> Event:
         """Split one event, `content` from byte 0 of its header to the end of its checksum.
 
         Raises:
@@ -220,7 +220,8 @@ class EventFramer:
         if header.event_size != len(content):
             # Two events in one packet, or one cut short: never read on past the header's word (MDEV-40648).
             raise MalformedEvent(
-                f"{header.type_name} event says {header.event_size} bytes, came with {len(content)}", frame=content
+                f"{header.type_name} event says {header.event_size} bytes, came with {len(content)}",
+                frame=bytes(content),
             )
         view = memoryview(content)
         if header.event_type == EventType.FORMAT_DESCRIPTION:

@@ -70,6 +70,7 @@ _SQL_MODE_NO_BACKSLASH_ESCAPES = 0x100000
 _DUMMY_TABLE_ID = 0xFFFFFF
 _U32 = 1 << 32
 _NO_SLOT = -1
+_COPIED_BYTES_MAX = 1 << 16
 _DAMAGED_HINT = "the binlog is damaged, or a proxy mixes streams; `mysqlbinlog` on the source tells"
 # How much of a statement an error shows.
 _STATEMENT_SHOWN_CHARS = 160
@@ -280,7 +281,9 @@ class Assembler:
             code = scan.scan(window, done, framing)
             done = scan.consumed
             if code == EVENT:
-                self._take(bytes(window[scan.event_start : scan.event_end]), is_inner=framing == PAYLOAD)
+                content = window[scan.event_start : scan.event_end]
+                # A copy is handled faster, but an event may be as large as all the rest that is in memory.
+                self._take(bytes(content) if len(content) < _COPIED_BYTES_MAX else content, is_inner=framing == PAYLOAD)
             elif code == RUN:
                 assert not self._part_number, "the end of a transaction in parts is ours (`has_slow_end`)"
                 self._hand_over()
@@ -296,7 +299,7 @@ class Assembler:
         """Did `consume` stop before something that is no event, rather than for want of bytes?"""
         return self._is_odd
 
-    def feed(self, content: bytes) -> bool:
+    def feed(self, content: bytes | memoryview) -> bool:
         """Take in one event, from its header on. True when a barrier was handed over: feed no more.
 
         Raises as `consume`.
@@ -314,7 +317,7 @@ class Assembler:
 
     # ------------------------------------------------------------ event by event
 
-    def _take(self, content: bytes, *, is_inner: bool) -> None:
+    def _take(self, content: bytes | memoryview, *, is_inner: bool) -> None:
         """One event that the scanner leaves to us. `is_inner`: it stood in a compressed transaction."""
         try:
             if is_inner:
@@ -332,7 +335,7 @@ class Assembler:
             if error.position is None:
                 error.position = f"{self.position} (event before {self.file_pos})"
             if isinstance(error, ProtocolError) and not error.frame:
-                error.frame = content[: 1 << 20]
+                error.frame = bytes(content[: 1 << 20])
             raise
         self._settle()
 

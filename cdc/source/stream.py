@@ -88,26 +88,33 @@ class PacketReader:
             return
         target = self._buffer
         if held > len(self._buffer) // 2:
-            target = memoryview(bytearray(2 * len(self._buffer)))
+            # Twice as much, or what the packet that is being received needs, if that is less.
+            wanted = 4 + int.from_bytes(self._buffer[self._start : self._start + 3], "little") + _RECEIVE_BYTES_MIN
+            size = 2 * len(self._buffer)
+            target = memoryview(bytearray(min(size, wanted) if wanted - held >= _RECEIVE_BYTES_MIN else size))
         target[:held] = self._buffer[self._start : self._end]
         self._buffer, self._start, self._end = target, 0, held
 
-    def packet(self) -> bytes | None:
+    def packet(self) -> memoryview | None:
         """The payload at the front, put together from its packets and taken; None while it is not whole.
 
+        It lies in the buffer (an event may be as large as all the rest that we hold), void after the next `fill`.
         Raises ProtocolError for one larger than any event.
         """
         end = self._complete_at()
         if end is None:
             return None
-        parts = []
+        buffer = self._buffer
         at = self._start
+        start = size = at + 4  # of the payload: where it begins, and where it ends so far
         while at < end:
-            length = int.from_bytes(self._buffer[at : at + 3], "little")
-            parts.append(bytes(self._buffer[at + 4 : at + 4 + length]))
+            length = int.from_bytes(buffer[at : at + 3], "little")
+            if size != at + 4:
+                buffer[size : size + length] = buffer[at + 4 : at + 4 + length]
+            size += length
             at += 4 + length
         self._start = end
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        return buffer[start:size]
 
     def _complete_at(self) -> int | None:
         """Where the payload that begins at `_start` ends, if all of it is there."""
@@ -136,8 +143,8 @@ class Consumer(Protocol):
     def consume(self, window: memoryview) -> int:
         """Take whole packets of events off the front of `window`; returns their bytes."""
 
-    def feed(self, content: bytes) -> bool:
-        """Take one event that came in several packets. True at a barrier."""
+    def feed(self, content: memoryview) -> bool:
+        """Take one event that came in several packets. True at a barrier. `content` is void afterwards."""
 
 
 class BinlogStream:
@@ -287,8 +294,8 @@ class BinlogStream:
             payload = packets.packet()
             if payload is None:
                 return False
-            if payload[:1] != b"\0":
-                raise self._end_of_stream(payload)
+            if not len(payload) or payload[0] != 0:
+                raise self._end_of_stream(bytes(payload))
             if consumer.feed(payload[1:]):
                 return True
 

@@ -27,8 +27,8 @@ class Collector:
             done = end
         return done
 
-    def feed(self, content: bytes) -> bool:
-        self.events.append(content)
+    def feed(self, content: memoryview) -> bool:
+        self.events.append(bytes(content))
         return False
 
 

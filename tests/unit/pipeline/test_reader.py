@@ -56,7 +56,7 @@ class Script:
 
     def deliver(self, consumer: Consumer) -> bool:
         while self.received:
-            if consumer.feed(self.received.pop(0)):
+            if consumer.feed(memoryview(self.received.pop(0))):
                 return True
         return False
 
