@@ -684,6 +684,20 @@ def test_a_generated_invisible_key_is_in_the_images(mysql97: Server) -> None:
         assert [row["my_row_id"] for row in batch_rows(batches)] == [1, 2]
 
 
+@pytest.mark.parametrize("kind", ["mysql97", "mariadb118"])
+def test_char_is_read_as_it_is_stored_whatever_the_servers_mode(start_server: Callable[..., Server], kind: str) -> None:
+    """A session that inherits PAD_CHAR_TO_FULL_LENGTH selects what no row holds (A20)."""
+    server = start_server(kind, options={"sql_mode": "PAD_CHAR_TO_FULL_LENGTH"})
+    with fresh_database(server) as database:
+        statements = [
+            "CREATE TABLE t (id INT PRIMARY KEY, c CHAR(5), b BINARY(3))",
+            "INSERT INTO t VALUES (1, 'a', 'b')",
+        ]
+        definition, batches, _ = write_and_decode_batches(server, database, "t", statements)
+        check_rows(server, definition, batches)
+        assert batch_rows(batches) == [{"id": 1, "c": "a", "b": "620000"}]
+
+
 def test_rows_that_move_between_partitions(source_server: Server) -> None:
     """MySQL names both partitions in extra data before the images (A44)."""
     with fresh_database(source_server) as database:
