@@ -134,6 +134,7 @@ enum {
     UTF8_F4 = 48
 };
 
+static int utf8_has_blocks; /* can the processor do it sixteen bytes a step? */
 static uint64_t utf8_rows[2][256]; /* [1]: the basic plane alone, utf8mb3 */
 
 static inline void utf8_fill(int plane, int state, int first, int last, int next) {
@@ -144,6 +145,9 @@ static inline void utf8_fill(int plane, int state, int first, int last, int next
 static inline void utf8_prepare(void) {
     int plane;
     memset(utf8_rows, 0, sizeof utf8_rows);
+#if defined(__x86_64__) && defined(__GNUC__)
+    utf8_has_blocks = __builtin_cpu_supports("ssse3") && __builtin_cpu_supports("sse4.1");
+#endif
     for (plane = 0; plane < 2; plane++) {
         utf8_fill(plane, UTF8_ACCEPT, 0x00, 0x7F, UTF8_ACCEPT);
         utf8_fill(plane, UTF8_ACCEPT, 0xC2, 0xDF, UTF8_ONE);
@@ -164,10 +168,111 @@ static inline void utf8_prepare(void) {
     utf8_fill(0, UTF8_F4, 0x80, 0x8F, UTF8_TWO);
 }
 
+/* Sixteen bytes a step, where the processor shuffles bytes: what is wrong with two bytes that follow each other is the
+ * AND of three looked-up sets of errors, by the first one's two halves and the second one's upper half; where a third or
+ * fourth byte is due, two continuations in a row are right. Source: J. Keiser, D. Lemire, "Validating UTF-8 In Less Than One
+ * Instruction Per Byte" (2020). Four times as fast as the automaton on long texts.
+ */
+#if defined(__x86_64__) && defined(__GNUC__)
+#define UTF8_BY_BLOCKS 1
+#include <immintrin.h>
+
+enum {
+    TOO_SHORT = 1 << 0,     /* lead byte, then no continuation */
+    TOO_LONG = 1 << 1,      /* ASCII, then a continuation */
+    OVERLONG_3 = 1 << 2,    /* 11100000 100_____ */
+    SURROGATE = 1 << 4,     /* 11101101 101_____ */
+    OVERLONG_2 = 1 << 5,    /* 1100000_ 10______ */
+    TOO_LARGE = 1 << 3,     /* 11110100 1001____ and up */
+    TOO_LARGE_1000 = 1 << 6, /* 11110101 and up, 1000____ */
+    OVERLONG_4 = 1 << 6,    /* 11110000 1000____ */
+    TWO_CONTS = 1 << 7,     /* 10______ 10______: only right where a third or fourth byte is due */
+    CARRY = TOO_SHORT | TOO_LONG | TWO_CONTS,
+};
+
+__attribute__((target("ssse3,sse4.1")))
+static int is_utf8_by_blocks(const uint8_t* at, size_t size, int plane) {
+    const __m128i first_high = _mm_setr_epi8(
+        TOO_LONG, TOO_LONG, TOO_LONG, TOO_LONG, TOO_LONG, TOO_LONG, TOO_LONG, TOO_LONG,
+        (char)TWO_CONTS, (char)TWO_CONTS, (char)TWO_CONTS, (char)TWO_CONTS,
+        TOO_SHORT | OVERLONG_2, TOO_SHORT,
+        TOO_SHORT | OVERLONG_3 | SURROGATE,
+        TOO_SHORT | TOO_LARGE | TOO_LARGE_1000 | OVERLONG_4);
+    const __m128i first_low = _mm_setr_epi8(
+        (char)(CARRY | OVERLONG_3 | OVERLONG_2 | OVERLONG_4), (char)(CARRY | OVERLONG_2), (char)CARRY, (char)CARRY,
+        (char)(CARRY | TOO_LARGE),
+        (char)(CARRY | TOO_LARGE | TOO_LARGE_1000), (char)(CARRY | TOO_LARGE | TOO_LARGE_1000),
+        (char)(CARRY | TOO_LARGE | TOO_LARGE_1000), (char)(CARRY | TOO_LARGE | TOO_LARGE_1000),
+        (char)(CARRY | TOO_LARGE | TOO_LARGE_1000), (char)(CARRY | TOO_LARGE | TOO_LARGE_1000),
+        (char)(CARRY | TOO_LARGE | TOO_LARGE_1000), (char)(CARRY | TOO_LARGE | TOO_LARGE_1000),
+        (char)(CARRY | TOO_LARGE | TOO_LARGE_1000 | SURROGATE),
+        (char)(CARRY | TOO_LARGE | TOO_LARGE_1000), (char)(CARRY | TOO_LARGE | TOO_LARGE_1000));
+    const __m128i second_high = _mm_setr_epi8(
+        TOO_SHORT, TOO_SHORT, TOO_SHORT, TOO_SHORT, TOO_SHORT, TOO_SHORT, TOO_SHORT, TOO_SHORT,
+        (char)(TOO_LONG | OVERLONG_2 | TWO_CONTS | OVERLONG_3 | TOO_LARGE_1000 | OVERLONG_4),
+        (char)(TOO_LONG | OVERLONG_2 | TWO_CONTS | OVERLONG_3 | TOO_LARGE),
+        (char)(TOO_LONG | OVERLONG_2 | TWO_CONTS | SURROGATE | TOO_LARGE),
+        (char)(TOO_LONG | OVERLONG_2 | TWO_CONTS | SURROGATE | TOO_LARGE),
+        TOO_SHORT, TOO_SHORT, TOO_SHORT, TOO_SHORT);
+    const __m128i nibble = _mm_set1_epi8(0x0F);
+    const __m128i lead_max = _mm_set1_epi8((char)(plane ? 0xEF : 0xFF));
+    __m128i before = _mm_setzero_si128(), bad = _mm_setzero_si128(), open = _mm_setzero_si128();
+    /* what may still be open at a block's end: a lead byte too near to it */
+    const __m128i closed = _mm_setr_epi8(
+        (char)255, (char)255, (char)255, (char)255, (char)255, (char)255, (char)255, (char)255, (char)255, (char)255,
+        (char)255, (char)255, (char)255, (char)0xEF, (char)0xDF, (char)0xBF);
+    uint8_t tail[16];
+    int is_last = 0;
+    while (!is_last) {
+        __m128i block;
+        if (size >= 16) {
+            block = _mm_loadu_si128((const __m128i*)at);
+            at += 16;
+            size -= 16;
+        } else {
+            memset(tail, 0, 16);   /* ASCII behind the end shows what is open there */
+            memcpy(tail, at, size);
+            block = _mm_loadu_si128((const __m128i*)tail);
+            is_last = 1;
+        }
+        if (_mm_movemask_epi8(block) == 0) {
+            bad = _mm_or_si128(bad, open);
+            open = _mm_setzero_si128();
+        } else {
+            __m128i one = _mm_alignr_epi8(block, before, 15);
+            __m128i two = _mm_alignr_epi8(block, before, 14);
+            __m128i three = _mm_alignr_epi8(block, before, 13);
+            __m128i special = _mm_and_si128(
+                _mm_and_si128(
+                    _mm_shuffle_epi8(first_high, _mm_and_si128(_mm_srli_epi16(one, 4), nibble)),
+                    _mm_shuffle_epi8(first_low, _mm_and_si128(one, nibble))),
+                _mm_shuffle_epi8(second_high, _mm_and_si128(_mm_srli_epi16(block, 4), nibble)));
+            /* the top bit is set where a third or fourth byte is due */
+            __m128i due = _mm_or_si128(
+                _mm_subs_epu8(two, _mm_set1_epi8((char)(0xE0 - 0x80))),
+                _mm_subs_epu8(three, _mm_set1_epi8((char)(0xF0 - 0x80))));
+            due = _mm_and_si128(due, _mm_set1_epi8((char)0x80));
+            bad = _mm_or_si128(bad, _mm_xor_si128(due, special));
+            bad = _mm_or_si128(bad, _mm_subs_epu8(block, lead_max));
+            open = _mm_subs_epu8(block, closed);
+        }
+        before = block;
+    }
+    bad = _mm_or_si128(bad, open);
+    return _mm_testz_si128(bad, bad);
+}
+
+#endif
+
+enum { UTF8_BLOCKS_MIN = 32 };
+
 static inline int is_utf8(const uint8_t* at, size_t size, int plane) {
     const uint64_t* rows = utf8_rows[plane];
     uint64_t state = UTF8_ACCEPT;
     size_t index;
+#ifdef UTF8_BY_BLOCKS
+    if (size >= UTF8_BLOCKS_MIN && utf8_has_blocks) return is_utf8_by_blocks(at, size, plane);
+#endif
     while (size >= 8) {
         if (state != UTF8_ACCEPT || load_64(at) & HIGH_BITS) {
             for (index = 0; index < 8; index++) state = rows[at[index]] >> (state & 63);

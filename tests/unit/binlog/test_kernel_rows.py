@@ -818,3 +818,23 @@ def test_the_reference_parses_the_events_that_the_tests_build() -> None:
     body = (77).to_bytes(6, "little") + b"\1\0" + b"\2\0" + body_of(rows)
     event = parse_rows(framed(EventType.WRITE_ROWS, body))
     assert (event.present_before, event.present_after, event.rows) == (0, 3, rows)
+
+
+@pytest.mark.parametrize("charset", ["utf8mb4", "utf8mb3"])
+def test_long_texts_are_checked_at_every_place_of_a_block(charset: str) -> None:
+    """Long ones are read sixteen bytes a step: what begins in one step and ends in the next, or nowhere."""
+    layout = layout_of([RawColumn(_layout("long", ValueKind.TEXT, Codec.TEXT, 2, 65535, charset=charset), st.none())])
+    pieces = [
+        *("é", "中", "퟿", "\ue000", "𐍈", "\U0010ffff"),
+        *(b"\x80", b"\xc1\x80", b"\xc2", b"\xc2a", b"\xe0\x9f\x80", b"\xe1\x80", b"\xed\xa0\x80", b"\xef\xbf"),
+        *(b"\xf0\x8f\x80\x80", b"\xf1\x80\x80", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xff", b"\xc2\x80\x80"),
+        *(b"\xe1\x80\x80\x80", b"\xf1\x80\x80\x80\x80"),
+    ]
+    for piece in pieces:
+        raw = piece.encode() if isinstance(piece, str) else piece
+        for before in range(34):
+            for behind in (0, 1, 2, 3, 15, 16, 40):
+                text = ("ä" * (before // 2) + "a" * (before % 2)).encode() + raw + b"b" * behind
+                value = text.rjust(32, b".")
+                event = RowsEvent(RowsKind.INSERT, 77, 1, 1, 0, 1, b"\0" + _prefixed(value, 2))
+                assert_both_agree(layout, [event])
