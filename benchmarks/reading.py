@@ -62,9 +62,9 @@ class OneTable:
     def absent_at(self, table: TableName) -> SourcePosition | None:  # noqa: ARG002
         return None
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
         name = self._captured.definition.name
-        return [name] if name.table.lower() in names else []
+        return [name] if name.lower() in names else []
 
     def in_database(self, database: str) -> list[TableName]:
         name = self._captured.definition.name

@@ -72,7 +72,7 @@ class _Nothing:
     def absent_at(self, table: TableName) -> SourcePosition | None:  # noqa: ARG002
         return None
 
-    def named(self, names: frozenset[str]) -> list[TableName]:  # noqa: ARG002
+    def named(self, names: frozenset[TableName]) -> list[TableName]:  # noqa: ARG002
         return []
 
     def in_database(self, database: str) -> list[TableName]:  # noqa: ARG002
@@ -233,7 +233,7 @@ def _twin(file: BinlogFile) -> Stage:
             case EventClass.TABLE_MAP:
                 body = bytes(event.body)
                 if body not in known:
-                    table_map = parse_table_map(event)
+                    table_map = parse_table_map(event, file.flavor)
                     definition = definition_from_table_map(table_map, file.flavor)
                     assert definition is not None
                     layout = build_layout(table_map, definition, flavor=file.flavor, server_version=file.format.version)

@@ -74,6 +74,10 @@ class TableName:
     def __str__(self) -> str:
         return f"{self.database}.{self.table}"
 
+    def lower(self) -> TableName:
+        """The name for comparisons that heed no case."""
+        return TableName(self.database.lower(), self.table.lower())
+
 
 class ValueKind(enum.StrEnum):
     """What a column's values are, whatever the server calls the type."""

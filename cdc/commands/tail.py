@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from cdc.app import source_settings
 from cdc.clock import SystemClock
-from cdc.config import SourceConfig, Tables, parse_table_name, parse_table_pattern
+from cdc.config import SourceConfig, Tables, parse_table_pattern
 from cdc.errors import ConfigError, TransientError
 from cdc.log import scrub
 from cdc.model import FilePos, SourcePosition, TableDefinition, TableName
@@ -202,28 +202,19 @@ class _Matcher(TableMatcher):
     def matches(self, database: str, table: str) -> bool:
         return self._tables.matches(database, table)
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
         if self.present is not None:
-            return [table for table in self.present() if table.table.lower() in names]
-        found = []
-        for text in self._tables.include:
-            pattern = parse_table_pattern(text)
-            if any(pattern.table.fullmatch(name) for name in (*names, *_exact_name(text, names))):
-                found.append(TableName(*text.split(".", 1)))
-        return found
+            return [table for table in self.present() if table.lower() in names]
+        patterns = [(text, parse_table_pattern(text.lower())) for text in self._tables.include]
+        return [
+            TableName(*text.split(".", 1))
+            for text, pattern in patterns
+            if any(pattern.matches(name.database, name.table) for name in names)
+        ]
 
     def in_database(self, database: str) -> list[TableName]:
         texts = [text for text in self._tables.include if parse_table_pattern(text).database.fullmatch(database)]
         return [TableName(database, text.split(".", 1)[1]) for text in texts]
-
-
-def _exact_name(text: str, names: frozenset[str]) -> tuple[str, ...]:
-    """The table that an exact pattern names, when it is one of `names`, which are lower-cased."""
-    try:
-        table = parse_table_name(text)[1]
-    except ValueError:
-        return ()
-    return (table,) if table.lower() in names else ()
 
 
 # ---------------------------------------------------------------- where changes come from

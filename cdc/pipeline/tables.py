@@ -70,8 +70,8 @@ class TableRegistry(Capture):
         record = self._records.get(table)
         return record.loaded_from if record is not None and record.state == "dropped" else None
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
-        return [table for table in self._captured if table.table.lower() in names]
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
+        return [table for table in self._captured if table.lower() in names]
 
     def in_database(self, database: str) -> list[TableName]:
         return [table for table in self._captured if table.database == database]

@@ -2,7 +2,7 @@
 
 Statements are tokenised as the server does (executable comments are code, `ANSI_QUOTES` and `NO_BACKSLASH_ESCAPES`
 change the quoting) and recognised by their first words; never by regular expressions over raw text. For a form that is
-not recognised the answer is the safe one: every table whose name occurs in it counts as touched.
+not recognised the answer is the safe one: every table that a name in it could stand for counts as touched.
 
 Knows nothing of positions or sinks. What happens to a touched table is the pipeline's business.
 """
@@ -42,15 +42,16 @@ class StatementKind(enum.Enum):
 class Statement:
     """A classified statement.
 
-    `tables` is exact (for DDL and DATABASE). `names` are all identifiers that occur, lower-cased, for the kinds where
-    the tables are not known exactly. `dropped` are those of `tables` that are gone afterwards.
+    `tables` is exact (for DDL and DATABASE). `names` are, for the kinds where the tables are not known exactly, all
+    tables that an identifier in it could stand for, in lower case: a name behind a dot is of the database before it,
+    any other of the default database. `dropped` are those of `tables` that are gone afterwards.
     """
 
     kind: StatementKind
     tables: tuple[TableName, ...] = ()
     dropped: tuple[TableName, ...] = ()
     database: str = ""
-    names: frozenset[str] = frozenset()
+    names: frozenset[TableName] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,9 @@ class _Token:
     is_quoted: bool = False
 
 
+_DOT = _Token(".", False)
+# What can stand before a table's name: `FROM .t` is the old way to write the default database's t.
+_BEFORE_A_TABLE = {"FROM", "IGNORE", "INSERT", "INTO", "JOIN", "LOW_PRIORITY", "REPLACE", "TABLE", "UPDATE", "USING"}
 _BLANK = " \t\r\n\f\v"
 
 
@@ -254,10 +258,21 @@ def classify_statement(
     try:
         return _ddl(reader)
     except _NotUnderstood:
-        names = frozenset(token.text.lower() for token in tokens if token.is_name)
         first = tokens[0].text.upper()
         kind = StatementKind.DML if first in _DML_FIRST else StatementKind.UNKNOWN
-        return Statement(kind, names=names)
+        return Statement(kind, names=frozenset(_names(tokens, database)))
+
+
+def _names(tokens: list[_Token], database: str) -> Iterator[TableName]:
+    for index, token in enumerate(tokens):
+        if not token.is_name:
+            continue
+        is_qualified = index > 1 and tokens[index - 1] == _DOT and _is_qualifier(tokens[index - 2])
+        yield TableName((tokens[index - 2].text if is_qualified else database).lower(), token.text.lower())
+
+
+def _is_qualifier(token: _Token) -> bool:
+    return token.is_name and (token.is_quoted or token.text.upper() not in _BEFORE_A_TABLE)
 
 
 def _ddl(reader: _Reader) -> Statement:

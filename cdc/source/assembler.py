@@ -118,8 +118,8 @@ class Capture(Protocol):
     def absent_at(self, table: TableName) -> SourcePosition | None:
         """For a table that is unknown: a visible position at which the source did not have it, if any."""
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
-        """The captured tables whose lower-cased name is one of `names`."""
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
+        """The captured tables whose lower-cased names are among `names`."""
 
     def in_database(self, database: str) -> list[TableName]:
         """The captured tables of a database."""

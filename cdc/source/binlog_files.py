@@ -201,14 +201,14 @@ class FileSession:
 
         Raises ConfigError when the file cannot be read.
         """
-        if self._start:
-            del self._held[: self._start]
-            self._start = 0
         try:
             piece = self._stream.read(_CHUNK_BYTES)
         except OSError as error:
             raise _unreadable(self.name, error) from error
-        self._held += piece
+        # A new one each time: an error's traceback may still hold a view of the last, which then cannot be resized.
+        held = self._held[self._start :]
+        held += piece
+        self._held, self._start = held, 0
         self._is_read = not piece
         return len(piece)
 

@@ -30,8 +30,8 @@ class TableMatcher(Protocol):
     def matches(self, database: str, table: str) -> bool:
         """Is this table wanted?"""
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
-        """What wanted tables these lower-cased names may stand for: tables, or patterns where they are not known."""
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
+        """The wanted tables among these lower-cased names: tables, or patterns where they are not known."""
 
     def in_database(self, database: str) -> list[TableName]:
         """Likewise, all of one database."""
@@ -87,8 +87,8 @@ class FollowedTables(DefiningCapture):
     def absent_at(self, table: TableName) -> SourcePosition | None:  # noqa: ARG002 - the protocol's
         return None
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
-        known = [table for table in self._known if table.table.lower() in names]
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
+        known = [table for table in self._known if table.lower() in names]
         return known or [table for table in self._matcher.named(names) if table not in self._skipped]
 
     def in_database(self, database: str) -> list[TableName]:
@@ -140,12 +140,12 @@ class FollowedTables(DefiningCapture):
 
     def _definition(self, name: TableName, table_map: TableMap) -> TableDefinition:
         current = self._read(name) if self._read is not None else None
-        mismatch: LayoutMismatch | None = None
+        mismatch = ""
         if current is not None:
             try:
                 build_layout(table_map, current, flavor=self.flavor, server_version=self.version)
             except LayoutMismatch as error:
-                mismatch = error
+                mismatch = error.message
             else:
                 if self._is_history and not table_map.optional.is_full and name not in self._warned:
                     self._warned.add(name)
@@ -155,9 +155,9 @@ class FollowedTables(DefiningCapture):
         if found is not None:
             # The engine is in no event; what is not known to be transactional is not taken for it.
             return replace(found, engine="an unknown engine")
-        if mismatch is not None:
+        if mismatch:
             raise UnsupportedData(
-                f"{mismatch.message}: the table was changed since, and the log does not name its columns",
+                f"{mismatch}: the table was changed since, and the log does not name its columns",
                 table=str(name),
                 hint=f"{_METADATA_HINT}; begin later (--from), or pass such tables over with --skip-bad",
             )

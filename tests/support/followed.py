@@ -74,8 +74,8 @@ class KnownTables(DefiningCapture):
     def absent_at(self, table: TableName) -> SourcePosition | None:
         return None
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
-        return [table for table in self._known if table.table.lower() in names]
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
+        return [table for table in self._known if table.lower() in names]
 
     def in_database(self, database: str) -> list[TableName]:
         return [table for table in self._known if table.database == database]

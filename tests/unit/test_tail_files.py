@@ -34,8 +34,8 @@ class Anything:
     def matches(self, database: str, table: str) -> bool:
         return database == "shop"
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
-        return [name for name in (A, B) if name.table in names]
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
+        return [name for name in (A, B) if name.lower() in names]
 
     def in_database(self, database: str) -> list[TableName]:
         return [TableName(database, "*")]

@@ -49,7 +49,7 @@ class RawColumn:
     """A column's plan, and values for it as they stand in an image."""
 
     layout: ColumnLayout
-    raw: st.SearchStrategy[bytes]
+    raw: st.SearchStrategy[bytes | None]
 
 
 def _prefixed(raw: bytes, size: int) -> bytes:
@@ -824,7 +824,7 @@ def test_the_reference_parses_the_events_that_the_tests_build() -> None:
 def test_long_texts_are_checked_at_every_place_of_a_block(charset: str) -> None:
     """Long ones are read sixteen bytes a step: what begins in one step and ends in the next, or nowhere."""
     layout = layout_of([RawColumn(_layout("long", ValueKind.TEXT, Codec.TEXT, 2, 65535, charset=charset), st.none())])
-    pieces = [
+    pieces: list[str | bytes] = [
         *("é", "中", "퟿", "\ue000", "𐍈", "\U0010ffff"),
         *(b"\x80", b"\xc1\x80", b"\xc2", b"\xc2a", b"\xe0\x9f\x80", b"\xe1\x80", b"\xed\xa0\x80", b"\xef\xbf"),
         *(b"\xf0\x8f\x80\x80", b"\xf1\x80\x80", b"\xf4\x90\x80\x80", b"\xf5\x80\x80\x80", b"\xff", b"\xc2\x80\x80"),

@@ -186,11 +186,12 @@ def test_double_quotes_are_names_only_with_ansi_quotes() -> None:
 
 
 def test_a_backslash_escapes_unless_the_session_says_otherwise() -> None:
+    where = TableName("shop", "where")
     sql = r"UPDATE x SET a = '\' WHERE b = ' OR c"
-    assert "where" in classified(sql, backslash_escapes=False).names
-    assert "where" not in classified(sql).names
-    assert "where" in classified(r"UPDATE x SET a = '\\' WHERE b = 1").names
-    assert "where" not in classified("UPDATE x SET a = ''' WHERE b = '").names
+    assert where in classified(sql, backslash_escapes=False).names
+    assert where not in classified(sql).names
+    assert where in classified(r"UPDATE x SET a = '\\' WHERE b = 1").names
+    assert where not in classified("UPDATE x SET a = ''' WHERE b = '").names
 
 
 @pytest.mark.parametrize(
@@ -274,7 +275,7 @@ def test_statements_that_change_no_tables_rows_or_columns_are_harmless(sql: str)
     "sql",
     [
         "INSERT INTO t VALUES (1)",
-        "UPDATE x JOIN e.t USING (a) SET x.b = 1",
+        "UPDATE x JOIN shop.t USING (a) SET x.b = 1",
         "DELETE t FROM t, x",
         "REPLACE `t` SELECT 1",
         "LOAD DATA LOCAL INFILE 'x' INTO TABLE `t`",
@@ -290,7 +291,23 @@ def test_statements_that_change_no_tables_rows_or_columns_are_harmless(sql: str)
 def test_changes_by_statement_name_their_tables(sql: str) -> None:
     found = classified(sql)
     assert found.kind is K.DML
-    assert "t" in found.names
+    assert TableName("shop", "t") in found.names
+
+
+@pytest.mark.parametrize(
+    "sql, table",
+    [
+        ("UPDATE e.t SET v = 1", "e.t"),
+        ("UPDATE `e` . `T` SET v = 1", "e.t"),
+        ("UPDATE t SET e.v = 1", "shop.t"),
+        ("DELETE FROM .t", "shop.t"),
+        ("UPDATE e.t, t SET v = 1", "shop.t"),
+    ],
+)
+def test_a_name_is_of_the_database_before_its_dot_or_of_the_sessions(sql: str, table: str) -> None:
+    found = {str(name) for name in classified(sql).names} & {"shop.t", "e.t"}
+    assert table in found
+    assert found == ({"e.t", "shop.t"} if sql.endswith("e.t, t SET v = 1") else {table})
 
 
 @pytest.mark.parametrize("sql", ["SELECT `shop`.`f`()", "select f()", "SET STATEMENT a=1 FOR SELECT f()"])
@@ -301,7 +318,7 @@ def test_a_logged_select_is_a_function_that_changes_rows(sql: str) -> None:
 
 @pytest.mark.parametrize("sql", ["INSERT INTO x VALUES ('t')", "UPDATE x /* t */ SET a = 1 -- t", "DELETE FROM x # t"])
 def test_literals_and_comments_are_no_names(sql: str) -> None:
-    assert "t" not in classified(sql).names
+    assert TableName("shop", "t") not in classified(sql).names
 
 
 @pytest.mark.parametrize(
@@ -326,7 +343,7 @@ def test_literals_and_comments_are_no_names(sql: str) -> None:
 def test_a_form_that_is_not_known_names_everything_in_it(sql: str) -> None:
     found = classified(sql)
     if found.kind is K.UNKNOWN:
-        assert "t" in found.names
+        assert TableName("shop", "t") in found.names
     else:
         assert (found.kind, TableName("shop", "t") in found.tables) == (K.DDL, True)
 
@@ -390,7 +407,7 @@ def test_a_table_named_in_a_statement_that_is_not_known_is_in_its_names(
     quoted = "`" + table.replace("`", "``") + "`"
     found = classified(f"FROBNICATE {before} {quoted} {after}", ansi_quotes=ansi_quotes)
     assert found.kind is K.UNKNOWN
-    assert table.lower() in found.names
+    assert table.lower() in {name.table for name in found.names}
 
 
 @given(st.text(min_size=1).filter(lambda t: "\0" not in t), st.text(min_size=1).filter(lambda t: "\0" not in t))

@@ -258,8 +258,8 @@ class Tables(Capture):
     def absent_at(self, table: TableName) -> SourcePosition | None:
         return self.absent.get(table)
 
-    def named(self, names: frozenset[str]) -> list[TableName]:
-        return [table for table in self.captured if table.table.lower() in names]
+    def named(self, names: frozenset[TableName]) -> list[TableName]:
+        return [table for table in self.captured if table.lower() in names]
 
     def in_database(self, database: str) -> list[TableName]:
         return [table for table in self.captured if table.database == database]

@@ -519,6 +519,7 @@ def test_a_change_by_statement_that_names_a_captured_table_stops(statement: str)
         "UPDATE elsewhere SET v = 'a'",
         "INSERT INTO ab VALUES (1) /* a */ -- b",
         "DELETE FROM shop_a.x # a",
+        "UPDATE other.a SET v = 1",
         "SOMETHING NEW",
     ],
 )
@@ -526,6 +527,14 @@ def test_a_change_by_statement_that_names_none_passes(statement: str) -> None:
     stream, session = Stream(), Session()
     session.feed(stream.gtid(), stream.begin(), stream.query(statement), stream.xid())
     assert session.position == at(stream.pos)
+
+
+def test_a_name_without_its_database_is_of_the_sessions() -> None:
+    stream, session = Stream(), Session()
+    session.feed(stream.gtid(), stream.begin(), stream.query("UPDATE a SET v = 1", database="other"), stream.xid())
+    session.feed(stream.gtid(), stream.begin())
+    with pytest.raises(UnsupportedEvent, match=r"shop\.a"):
+        session.feed(stream.query("UPDATE shop.a SET v = 1", database="other"))
 
 
 def test_a_function_that_was_logged_as_a_statement_stops_whatever_it_names() -> None:
