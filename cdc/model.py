@@ -46,6 +46,7 @@ __all__ = [
     "Flavor",
     "OpenTransaction",
     "Operation",
+    "PartialUpdate",
     "RowBatch",
     "SchemaChange",
     "ServerIdentity",
@@ -402,12 +403,28 @@ class SchemaChange:
 
 
 @dataclass(frozen=True, slots=True)
+class PartialUpdate:
+    """Rows of which a run changed some columns, and says nothing of the others (`binlog_row_image` MINIMAL, NOBLOB).
+
+    `images` has one row a row to change, and all columns of the definition: `columns` hold the new values, in source
+    order, and the key's columns the key as it is afterwards; what the others hold means nothing. `old_keys` has the
+    key's columns as they were before, in the same rows, where some key has moved; None where none has.
+    """
+
+    columns: tuple[str, ...]
+    images: pa.RecordBatch
+    old_keys: pa.RecordBatch | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ChangeBatch:
     """The net effect of a run on one table, as selections over its batches.
 
     `batches[i]`'s rows at `upserts[i]` are the final images of the keys that exist afterwards; those at
     `deletes[i]` are images whose key is gone (deletes are applied first). Both are int32 row numbers; no key is in
-    both, none is in either twice.
+    both, none is in either twice. `updates` are applied between the two: each row of theirs has to hit exactly one row
+    of the sink, but where `may_lack_rows` (a table that is catching up with its load: what lacks a row now is about
+    to lose it for good). A key is in one of upserts, deletes and updates at most.
     """
 
     definition: TableDefinition
@@ -416,6 +433,8 @@ class ChangeBatch:
     upserts: tuple[pa.Int32Array, ...]
     deletes: tuple[pa.Int32Array, ...]
     counts: Mapping[str, int] = field(default_factory=dict)
+    updates: tuple[PartialUpdate, ...] = ()
+    may_lack_rows: bool = False
 
     @property
     def upsert_count(self) -> int:
