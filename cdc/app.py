@@ -22,7 +22,7 @@ import structlog
 
 import cdc
 from cdc.clock import Clock, SystemClock
-from cdc.config import Config, SinkSettings, parse_table_pattern
+from cdc.config import ColumnOverride, Config, SinkSettings, parse_table_pattern
 from cdc.dashboard.server import HttpServer
 from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
 from cdc.errors import CdcError, ConfigError, TransientError
@@ -34,7 +34,8 @@ from cdc.pipeline.report import SinkReport, SourceReport, status_document
 from cdc.pipeline.runner import Pipeline, PipelineSettings
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
-from cdc.schema.target import Policies
+from cdc.schema.options import ColumnOption, TableOptions
+from cdc.schema.target import Masking, Policies
 from cdc.sinks.base import Sink
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
@@ -140,9 +141,40 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
         accepts_hidden_cascades=lambda database, table: (
             config.policies_for(database, table).hidden_cascades == "accept"
         ),
+        options=functools.partial(table_options, config),
         schema=sink.schema_name,
         database=sink.url.database if sink.url.kind != "postgresql" else None,
     )
+
+
+def table_options(config: Config, database: str, table: str) -> TableOptions:
+    """What the configuration makes of a table's columns and rows."""
+    override = config.tables.override_for(database, table)
+    if override is None:
+        return TableOptions()
+    salt = config.tables.hash_salt.reveal() if config.tables.hash_salt is not None else ""
+    return TableOptions(
+        include=override.include_columns or (),
+        exclude=override.exclude_columns or (),
+        columns=tuple(
+            ColumnOption(entry.column, entry.rename, _masking(entry, salt.encode(errors="surrogateescape")))
+            for entry in override.columns
+        ),
+    )
+
+
+def _masking(entry: ColumnOverride, salt: bytes) -> Masking | None:
+    if entry.hash:
+        return Masking("hash", salt=salt)
+    match entry.mask:
+        case None:
+            return None
+        case "text":
+            return Masking("text", text=entry.mask_text)
+        case "keep_first" | "keep_last":
+            return Masking(entry.mask, keep=entry.mask_keep)
+        case "null":
+            return Masking("null")
 
 
 def pipeline_name(config: Config, sink: SinkSettings) -> str:

@@ -248,6 +248,7 @@ def _read_sink(
         place=place,
         key=key,
         policies=chosen.policies,
+        options=chosen.options,
     )
     return read_sink(
         sink,

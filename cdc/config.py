@@ -47,6 +47,9 @@ GIB: Final = 1024 * MIB
 
 SERVER_ID_MAX: Final = 4294967295  # server_id is an unsigned 32-bit integer on the wire (COM_REGISTER_SLAVE)
 
+HASH_SALT_BYTES_MIN: Final = 16  # 128 bits, were they random: beyond trying them all
+MASK_TEXT_CHARACTERS_MAX: Final = 255
+
 SYSTEM_SCHEMAS: Final = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
 
 
@@ -456,7 +459,25 @@ def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
     return columns
 
 
+def _salt(value: Any) -> Secret:
+    """A problem's text never quotes it."""
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str):
+        _fail("is not text: put it in quotes")
+    if len(value.encode(errors="surrogateescape")) < HASH_SALT_BYTES_MIN:
+        _fail(f"is shorter than {HASH_SALT_BYTES_MIN} bytes: hashes of short texts could be guessed back")
+    return Secret(value)
+
+
+def _mask_text(text: str) -> str:
+    if not text.isprintable() or len(text) > MASK_TEXT_CHARACTERS_MAX:
+        _fail(f"not 0 to {MASK_TEXT_CHARACTERS_MAX} printable characters")
+    return text
+
+
 _URL_SCHEMA: Final = WithJsonSchema({"type": "string", "format": "uri"})
+_MASK_SCHEMA: Final = WithJsonSchema({"enum": ["null", None, "text", "keep_first", "keep_last"]})
 _ZERO_DATES_SCHEMA: Final = WithJsonSchema({"enum": ["null", None, "error", "infinity"]})
 _COLUMNS_SCHEMA: Final = WithJsonSchema(
     {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
@@ -474,6 +495,14 @@ Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Size = Annotated[int, BeforeValidator(_parse_size), _SIZE_SCHEMA]
 Pattern = Annotated[str, _checked(parse_table_pattern)]
 _Columns = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
+_OptionalColumns = Annotated[_Columns | None, BeforeValidator(_one_or_many), _COLUMNS_SCHEMA]
+Salt = Annotated[
+    Secret,
+    PlainValidator(_salt),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "minLength": HASH_SALT_BYTES_MIN}),
+]
+Mask = Literal["null", "text", "keep_first", "keep_last"]
 TableName = Annotated[str, _checked(parse_table_name)]
 
 ZeroDates = Literal["null", "error", "infinity"]
@@ -652,6 +681,64 @@ class SinkSettings(Section):
         return value
 
 
+class ColumnOverride(Section):
+    """What becomes of one column on its way to the sinks: another name, a mask, a hash. Keys keep their values."""
+
+    column: str = Field(
+        min_length=1,
+        json_schema_extra={"range_text": "name, as the source spells it"},
+        description="The column this entry is about. One that the table does not have parks the table: a mask that "
+        "finds no column must not let its values through.",
+    )
+    rename: str | None = Field(
+        default=None,
+        min_length=1,
+        json_schema_extra={"range_text": "name"},
+        description="The column's name on the sinks. Unset: its own.",
+    )
+    mask: Annotated[Mask | None, BeforeValidator(_null_text), _MASK_SCHEMA] = Field(
+        default=None,
+        description="Hide the values: `null` stores NULL; `text` stores `mask_text`; `keep_first` and `keep_last` "
+        "leave `mask_keep` characters of a text and write `*` for each of the others (for all, where there are no "
+        "more). NULL stays NULL. Unset: they are stored as they are. A `mask:` without a value is `null`.",
+    )
+    mask_text: Annotated[str, AfterValidator(_mask_text)] = Field(
+        default="***",
+        json_schema_extra={"range_text": f"0 to {MASK_TEXT_CHARACTERS_MAX} printable characters"},
+        description="What `mask: text` stores.",
+    )
+    mask_keep: Integer = Field(
+        default=4,
+        ge=1,
+        le=255,
+        json_schema_extra={"unit": "characters"},
+        description="How many characters `keep_first` and `keep_last` leave: four are what receipts show of a card.",
+    )
+    hash: bool = Field(
+        default=False,
+        description="Store HMAC-SHA-256 of the value with `tables.hash_salt`, as 64 hexadecimal digits: equal values "
+        "stay equal, so that joins and counts go on working, and nobody without the salt can try values. What is "
+        "hashed is the UTF-8 of the value's text (docs/options.md), or the bytes of a binary one. NULL stays NULL. "
+        "Not for FLOAT, DOUBLE, BIT, GEOMETRY and VECTOR.",
+    )
+
+    @field_validator("mask_text", "mask_keep")
+    @classmethod
+    def _has_its_mask(cls, value: Any, info: ValidationInfo) -> Any:
+        wanted = ("text",) if info.field_name == "mask_text" else ("keep_first", "keep_last")
+        is_default = value == cls.model_fields[info.field_name or ""].default
+        if not is_default and "mask" in info.data and info.data["mask"] not in wanted:
+            _fail(f"goes with mask: {' or '.join(wanted)}")
+        return value
+
+    @field_validator("hash")
+    @classmethod
+    def _hash_or_mask(cls, value: bool, info: ValidationInfo) -> bool:
+        if value and info.data.get("mask") is not None:
+            _fail("a column is masked or hashed, not both")
+        return value
+
+
 class TableOverride(Section):
     """What differs for one table."""
 
@@ -659,7 +746,7 @@ class TableOverride(Section):
         json_schema_extra={"range_text": "exact `db.table`, named once"},
         description="The table this entry is about; it must be one that `include` and `exclude` let through.",
     )
-    primary_key: Annotated[_Columns | None, BeforeValidator(_one_or_many), _COLUMNS_SCHEMA] = Field(
+    primary_key: _OptionalColumns = Field(
         default=None,
         json_schema_extra={"range_text": "column, or list of columns"},
         description="Columns that identify a row. Unset: the table's own primary key. For tables without one, or whose "
@@ -691,6 +778,49 @@ class TableOverride(Section):
         json_schema_extra={"default_text": "`policies.hidden_cascades`"},
         description="As `policies.hidden_cascades`, for this table.",
     )
+    include_columns: _OptionalColumns = Field(
+        default=None,
+        json_schema_extra={"range_text": "column, or list of columns", "default_text": "all"},
+        description="The only columns that go to the sinks; those that the source gets later do not. The key's columns "
+        "must be among them.",
+    )
+    exclude_columns: _OptionalColumns = Field(
+        default=None,
+        json_schema_extra={"range_text": "column, or list of columns"},
+        description="Columns that do not go to the sinks; those that the source gets later do. Not beside "
+        "`include_columns`. The service still reads them, and `cdc tail` shows them.",
+    )
+    columns: tuple[ColumnOverride, ...] = Field(default=())
+
+    @field_validator("include_columns", "exclude_columns")
+    @classmethod
+    def _columns_leave_the_key(cls, value: tuple[str, ...] | None, info: ValidationInfo) -> tuple[str, ...] | None:
+        is_include = info.field_name == "include_columns"
+        if value is not None and not is_include and info.data.get("include_columns") is not None:
+            _fail("a table has include_columns or exclude_columns, not both")
+        for column in (info.data.get("primary_key") or ()) if value is not None else ():
+            if (column in value) != is_include:  # type: ignore[operator]  # it is not None here
+                _fail(f"{column} is part of primary_key, without which rows cannot be told apart")
+        return value
+
+    @field_validator("columns")
+    @classmethod
+    def _columns_fit(cls, value: tuple[ColumnOverride, ...], info: ValidationInfo) -> tuple[ColumnOverride, ...]:
+        seen: set[str] = set()
+        for entry in value:
+            name = entry.column
+            is_changed = entry.mask is not None or entry.hash
+            if name in seen:
+                _fail(f"{name} has two entries")
+            if not is_changed and entry.rename is None:
+                _fail(f"the entry of {name} says nothing: rename, mask or hash is missing")
+            if is_changed and name in (info.data.get("primary_key") or ()):
+                _fail(f"{name} is part of primary_key, whose values are not masked or hashed")
+            included, excluded = info.data.get("include_columns"), info.data.get("exclude_columns")
+            if name in (excluded or ()) or (included is not None and name not in included):
+                _fail(f"{name} does not go to the sinks (include_columns, exclude_columns), so its entry has no effect")
+            seen.add(name)
+        return value
 
 
 class Tables(Section):
@@ -708,9 +838,25 @@ class Tables(Section):
         json_schema_extra={"range_text": "list of `db.table` patterns"},
         description="Tables to leave out of those that `include` names.",
     )
+    hash_salt: Salt | None = Field(
+        default=None,
+        json_schema_extra={"range_text": f"text of at least {HASH_SALT_BYTES_MIN} bytes", "default_text": "unset"},
+        description="The secret that columns with `hash: true` are hashed with: take it from a variable or a file, "
+        "like a password. With another salt the same values have other hashes, so those tables are loaded again.",
+    )
     overrides: tuple[TableOverride, ...] = Field(
         default=(), description="Settings of single tables.", json_schema_extra={"range_text": "list of mappings"}
     )
+
+    @field_validator("overrides")
+    @classmethod
+    def _hashes_have_their_salt(cls, value: tuple[TableOverride, ...], info: ValidationInfo) -> Any:
+        if "hash_salt" in info.data and info.data["hash_salt"] is None:
+            for override in value:
+                hashed = [entry.column for entry in override.columns if entry.hash]
+                if hashed:
+                    _fail(f"{hashed[0]} of {override.table} is hashed, which needs tables.hash_salt")
+        return value
 
     _included: tuple[TablePattern, ...] = PrivateAttr(default=())
     _excluded: tuple[TablePattern, ...] = PrivateAttr(default=())
@@ -754,12 +900,13 @@ class FlushSettings(Section):
         "and keeps a batch of wide ones small beside `queue_bytes_max`.",
     )
     age_ms_max: Integer = Field(
-        default=500,
-        ge=1,
+        default=0,
+        ge=0,
         le=60_000,
         json_schema_extra={"unit": "milliseconds"},
-        description="Age of the oldest change at which a batch is written, full or not: the price in lag for fewer "
-        "commits on the sink.",
+        description="How old the oldest change of a batch that is not full may get while the sink is free: the price "
+        "in lag for fewer commits on the sink. 0 writes what there is as soon as the sink is free, so that batches "
+        "grow by themselves with what a commit takes.",
     )
 
 
@@ -1492,7 +1639,7 @@ def _plain(node: _Node) -> Any:
         return {
             key: _plain(child)
             for key, child in node.value.items()
-            if child.value is not None or key == "zero_dates" or child.is_broken
+            if child.value is not None or key in ("zero_dates", "mask") or child.is_broken
         }
     if isinstance(node.value, list):
         return [_plain(child) for child in node.value]

@@ -32,6 +32,7 @@ from cdc.errors import ConfigError, SinkRefused, UnsupportedData
 from cdc.gtid import MysqlGtidSet
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.pipeline.tables import TableRegistry
+from cdc.pipeline.transform import transformed_rows
 from cdc.schema.target import SinkKind, TargetTable
 from cdc.sinks.base import Sink
 from cdc.sinks.canonical import canonical_from_arrow
@@ -226,6 +227,10 @@ class _OpenSink:
     def name(self) -> str:
         return self.settings.name
 
+    def options(self, table: TableName) -> dict[str, Any]:
+        """What the configuration makes of the table now."""
+        return self.registry.options(table).description
+
     def result(self, table: TableName, state: State, **fields: Any) -> TableResult:
         namespace, name = self.registry.place(table)
         return TableResult(self.name, table, f"{namespace}.{name}", state, **fields)
@@ -244,7 +249,7 @@ class _Expectation:
         """Take a batch of the source's rows in."""
         if self.refused is None:
             try:
-                self.sum.add(_canonical_rows(batch, self.target, self.kind))
+                self.sum.add(_canonical_rows(transformed_rows(batch, self.target), self.target, self.kind))
             except UnsupportedData as error:
                 self.refused = error
 
@@ -272,7 +277,7 @@ def _verify_table(settings: SourceSettings, table: TableName, sinks: Sequence[_O
                 planned.append((sink, target, shared))
         source_rows, row_bytes_max = 0, 1
         if planned:
-            for batch, largest in _read_source(settings, definition, planned[0][1].key):
+            for batch, largest in _read_source(settings, definition, planned[0][1].source_key):
                 source_rows += batch.num_rows
                 row_bytes_max = max(row_bytes_max, largest)
                 for expectation in expectations.values():
@@ -302,8 +307,11 @@ def _compare(
     """Read the sink's table, and where it differs both once more."""
     table = target.definition.name
     record = sink.records.get(table)
-    is_loaded = record is not None and record.state in ("ready", "parked")
     notes = []
+    is_otherwise = record is not None and record.definition is not None and record.options != sink.options(table)
+    if is_otherwise:
+        notes.append("its options were others when it was loaded: `cdc run` loads it again")
+    is_loaded = record is not None and record.state in ("ready", "parked") and not is_otherwise
     if record is not None and record.state == "parked":
         notes.append(f"parked: {(record.error or {}).get('message') or 'no reason is recorded'}")
     fields: dict[str, Any] = {"source_rows": source_rows}
@@ -349,12 +357,12 @@ def _find_differences(
     settings: SourceSettings, sink: Sink, target: TargetTable, batch_rows: int
 ) -> tuple[tuple[Difference, ...], str]:
     """A few keys of each kind of difference, and how many there are, as a sentence."""
-    key_at = [next(i for i, c in enumerate(target.columns) if c.source.name == name) for name in target.key]
+    key_at = [next(i for i, c in enumerate(target.columns) if c.name == name) for name in target.key]
     # By key, for the rows not yet met at the sink: 64 bits a value (`hash`, salted per process).
     expected: dict[tuple[str | None, ...], bytes] = {}
     seen = _Numbering()
-    for batch, _ in _read_source(settings, target.definition, target.key):
-        for row in _canonical_rows(batch, target, sink.kind):
+    for batch, _ in _read_source(settings, target.definition, target.source_key):
+        for row in _canonical_rows(transformed_rows(batch, target), target, sink.kind):
             expected[seen.numbered(tuple(row[i] for i in key_at))] = _value_hashes(row)
     counts: Counter[str] = Counter()
     samples: dict[Kind, list[Difference]] = {"missing": [], "different": [], "extra": []}
@@ -362,7 +370,7 @@ def _find_differences(
     def take(kind: Kind, key: tuple[str | None, ...], columns: tuple[str, ...] = ()) -> None:
         counts[kind] += 1
         if len(samples[kind]) < DIFFERENCES_SHOWN_MAX:
-            samples[kind].append(Difference(dict(zip(target.key, key, strict=False)), kind, columns))
+            samples[kind].append(Difference(dict(zip(target.source_key, key, strict=False)), kind, columns))
 
     seen = _Numbering()
     for rows in sink.read_rows(target, batch_rows=batch_rows):

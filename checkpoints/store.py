@@ -49,8 +49,9 @@ class TableRecord:
         pending, ready_at set          to be loaded once the stream has passed `ready_at`
         dropped, loaded_from set       the source did not have the table any more, up to that position
 
-    `key` is the target's key when it was loaded. `is_complete` says that the target holds a whole version of the
-    table, which readers must not lose sight of while it is loaded again.
+    `key` are the key's columns, and `options` the table's options (`schema.options`), when it was loaded; a table
+    whose configuration says otherwise now is loaded again. `is_complete` says that the target holds a whole version
+    of the table, which readers must not lose sight of while it is loaded again.
     """
 
     source: TableName
@@ -61,6 +62,7 @@ class TableRecord:
     ready_at: FilePos | None = None
     ready_server: ServerIdentity | None = None
     key: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
     is_complete: bool = False
     rows_loaded: int = 0
     last_change_us: int | None = None
@@ -112,6 +114,20 @@ class Command:
     argument: str
     state: str
     message: str
+
+
+def _encode_loaded(key: tuple[str, ...], options: Mapping[str, Any]) -> str | None:
+    """The column `key_columns`: the key's columns, or (where there are options) an object with both."""
+    if not options:
+        return orjson.dumps(key).decode() if key else None
+    return orjson.dumps({"key": key, "options": options}).decode()
+
+
+def _decode_loaded(text: str | None) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+    content = orjson.loads(text) if text else []
+    if isinstance(content, dict):
+        return tuple(content["key"]), content["options"]
+    return tuple(content), {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,12 +443,14 @@ class InSinkStore:
         rows_loaded, last_change_us, changes, error = rest
         name = orjson.loads(source)
         ready = decode_position(ready_at) if ready_at else None
+        loaded = _decode_loaded(key)
         return TableRecord(
             source=TableName(name[0], name[1]),
             target=target,
             state=state,
             definition=decode_definition(definition) if definition else None,
-            key=tuple(orjson.loads(key)) if key else (),
+            key=loaded[0],
+            options=loaded[1],
             is_complete=bool(is_complete),
             loaded_from=decode_position(loaded_from) if loaded_from else None,
             ready_at=ready.file if ready else None,
@@ -454,7 +472,7 @@ class InSinkStore:
             record.target,
             record.state,
             encode_definition(record.definition) if record.definition else None,
-            orjson.dumps(record.key).decode() if record.key else None,
+            _encode_loaded(record.key, record.options),
             int(record.is_complete),
             encode_position(record.loaded_from) if record.loaded_from else None,
             ready_at,

@@ -16,12 +16,15 @@ ones. One that never was is filled chunk by chunk.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
 from cdc.model import SourcePosition, TableDefinition, TableName
+from cdc.schema.options import names_made
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import ExistingTable, Sink, SinkTransaction
 from cdc.source.cascades import require_visible_changes
@@ -36,14 +39,15 @@ __all__ = ["LoadProgress", "TableLoader"]
 
 
 def _stale_columns(record: TableRecord, target: TargetTable, existing: ExistingTable) -> list[str]:
-    """Columns that came from the source and are gone there. (Columns that somebody added on the sink may stay.)"""
+    """Columns that came from the source and do no more. (Columns that somebody added on the sink may stay.)"""
     if record.definition is None:
         return []
     present = {column.name for column in target.columns}
+    ours = [*(column.name for column in record.definition.columns), *sorted(names_made(record.options))]
     return [
-        f"column {column.name} is no longer at the source"
-        for column in record.definition.columns
-        if column.name not in present and column.name in existing.columns
+        f"column {name} does not come from the source any more"
+        for name in dict.fromkeys(ours)
+        if name not in present and name in existing.columns
     ]
 
 
@@ -68,6 +72,8 @@ class TableLoader:
         sink: Sink,
         store: InSinkStore,
         make_target: Callable[[TableDefinition], TargetTable],
+        transform: Callable[[pa.RecordBatch, TargetTable], pa.RecordBatch],
+        options: Callable[[TableName], Mapping[str, Any]],
         chunk_rows: Callable[[str, str], int],
         accepts_hidden_cascades: Callable[[str, str], bool],
         hook: Callable[[str], None],
@@ -77,6 +83,8 @@ class TableLoader:
         self._sink = sink
         self._store = store
         self._make_target = make_target
+        self._transform = transform
+        self._options = options
         self._chunk_rows = chunk_rows
         self._accepts_hidden_cascades = accepts_hidden_cascades
         self._hook = hook
@@ -117,7 +125,7 @@ class TableLoader:
             if not self._accepts_hidden_cascades(table.database, table.table):
                 require_visible_changes(self._source, table)
             target = self._make_target(definition)
-            self._require_unique(definition, target.key)
+            self._require_unique(definition, target.source_key)
             was_complete = self._prepare_target(record, target, may_replace=may_replace)
             record = self._record(
                 replace(
@@ -125,7 +133,8 @@ class TableLoader:
                     target=str(target),
                     state="snapshotting",
                     definition=definition,
-                    key=target.key,
+                    key=target.source_key,
+                    options=self._options(table),
                     is_complete=was_complete,
                     loaded_from=visible,
                     ready_at=None,
@@ -208,7 +217,8 @@ class TableLoader:
                     target=str(target),
                     state="snapshotting",
                     definition=target.definition,
-                    key=target.key,
+                    key=target.source_key,
+                    options=self._options(record.source),
                     is_complete=False,
                     loaded_from=None,
                     ready_at=None,
@@ -221,7 +231,7 @@ class TableLoader:
         is_ours = record.definition is not None and record.target == str(target)
         differences = self._sink.differences(target, existing)
         differences += _stale_columns(record, target, existing)
-        if is_ours and record.key and record.key != target.key:
+        if is_ours and record.key and record.key != target.source_key:
             differences.append(f"its key was ({', '.join(record.key)})")
         if differences and is_ours:
             self._drop(record, target)
@@ -274,13 +284,13 @@ class TableLoader:
         chunks = read_chunks(
             self._source,
             definition,
-            target.key,
+            target.source_key,
             rows_max=self._chunk_rows(table.database, table.table),
         )
 
         def put(tx: SinkTransaction, chunk: Any) -> None:
             nonlocal rows
-            result = tx.load(chunk, target)
+            result = tx.load(self._transform(chunk, target), target)
             changes.update(result.policy_changes)
             rows += chunk.num_rows
             self._hook("load_chunk")

@@ -16,6 +16,7 @@ from cdc.model import RowBatch, SourcePosition, TableName, TransactionRun
 from cdc.pipeline.compactor import compact
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.tables import TableRegistry
+from cdc.pipeline.transform import transformed_change
 from cdc.sinks.base import Sink, SinkTransaction
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import InSinkStore, TableRecord
@@ -109,8 +110,8 @@ class Applier:
     def _apply_table(self, tx: SinkTransaction, name: TableName, batches: list[RowBatch]) -> None:
         target = self._tables.target(name)
         definition = batches[-1].definition
-        change = compact(definition, target.key, batches)
-        result = tx.apply(change, target)
+        change = compact(definition, target.source_key, batches)
+        result = tx.apply(transformed_change(change, target), target)
         self._applied.upserted += result.upserted
         self._applied.deleted += result.deleted
         for (_, policy), count in result.policy_changes.items():

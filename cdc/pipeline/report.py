@@ -88,5 +88,6 @@ def _table(sink: SinkReport, record: TableRecord) -> dict[str, Any]:
         "last_change": iso_time(record.last_change_us),
         "policy_changes": {column: dict(counts) for column, counts in record.policy_changes.items()},
         "error": record.error,
+        "options": dict(record.options),
         "progress": sink.progress.get(str(record.source)),
     }

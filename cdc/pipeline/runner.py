@@ -39,6 +39,7 @@ from cdc.pipeline.reader import Reader
 from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
+from cdc.pipeline.transform import transformed_rows
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
 from cdc.source.assembler import Assembler, Output, RunLimits
@@ -412,6 +413,10 @@ class _Session:
             if override is not None and override != record.key:
                 self._log.warning("table_key_changed", table=str(name), before=record.key, now=override)
                 return replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None)
+            options = self._p._routing.options(name.database, name.table).description
+            if options != record.options:
+                self._log.warning("table_options_changed", table=str(name), before=record.options, now=options)
+                return replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None)
         is_elsewhere = record.ready_server is not None and record.ready_server != server
         if is_elsewhere or (record.state == "snapshotting" and record.ready_at is None):
             return replace(record, state="pending" if is_elsewhere else record.state, ready_at=None, ready_server=None)
@@ -500,6 +505,8 @@ class _Session:
             sink=self._sink,
             store=self._store,
             make_target=tables.make_target,
+            transform=transformed_rows,
+            options=lambda table: tables.options(table).description,
             chunk_rows=self._p._routing.chunk_rows,
             accepts_hidden_cascades=self._p._routing.accepts_hidden_cascades,
             hook=self._hooks,

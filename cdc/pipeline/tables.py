@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.schema.keys import choose_key
 from cdc.schema.mapping import map_table
+from cdc.schema.options import TableOptions
 from cdc.schema.routing import route
 from cdc.schema.target import Policies, SinkKind, TargetTable
 from cdc.source.assembler import Capture, CapturedTable
@@ -30,6 +31,7 @@ class Routing:
     key: Callable[[str, str], tuple[str, ...] | None]
     chunk_rows: Callable[[str, str], int]
     accepts_hidden_cascades: Callable[[str, str], bool]
+    options: Callable[[str, str], TableOptions]
     schema: str | None = None
     database: str | None = None
 
@@ -125,7 +127,12 @@ class TableRegistry(Capture):
             name=name,
             key=choose_key(definition, self._routing.key(table.database, table.table)),
             policies=self._routing.policies(table.database, table.table),
+            options=self.options(table),
         )
+
+    def options(self, table: TableName) -> TableOptions:
+        """What the configuration says of its columns and rows."""
+        return self._routing.options(table.database, table.table)
 
     def place(self, table: TableName) -> tuple[str, str]:
         """Namespace and name on this sink."""

@@ -11,12 +11,13 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, Flavor, TableDefinition, ValueKind
 from cdc.schema.identifiers import column_name_problem, folded, namespace_problem, table_name_problem
-from cdc.schema.target import Policies, SinkKind, TargetColumn, TargetTable
+from cdc.schema.options import TableOptions, kept_columns
+from cdc.schema.target import Masking, Policies, SinkKind, TargetColumn, TargetTable
 
 __all__ = ["RULES", "TypeRule", "map_table", "rule_for", "sink_collation", "type_mapping_page"]
 
@@ -54,20 +55,32 @@ class TypeRule:
         return mapper(column, flavor, is_key)
 
 
+_NO_OPTIONS = TableOptions()
+
+
 def map_table(
-    definition: TableDefinition, *, kind: SinkKind, namespace: str, name: str, key: tuple[str, ...], policies: Policies
+    definition: TableDefinition,
+    *,
+    kind: SinkKind,
+    namespace: str,
+    name: str,
+    key: tuple[str, ...],
+    policies: Policies,
+    options: TableOptions = _NO_OPTIONS,
 ) -> TargetTable:
     """Describe the sink table of `definition`.
 
     Args:
         kind: of the sink; `mysql` and `mariadb` differ.
         namespace: schema (PostgreSQL) or database (MySQL family).
-        key: columns of the primary key, in order.
+        key: columns of the primary key, in order, as the source calls them.
+        options: columns left out, renamed and masked.
     Returns:
-        Every column of the source, generated and invisible ones included, as a plain column: nullable where the
-        source's is or where a policy may put NULL, never in the key.
+        Every column of the source that the options keep, generated and invisible ones included, as a plain column:
+        nullable where the source's is or where a policy or a mask may put NULL, never in the key.
     Raises:
-        UnsupportedData: a name, a type, the key or the number of columns that this kind of sink cannot hold.
+        UnsupportedData: a name, a type, the key or the number of columns that this kind of sink cannot hold; options
+            that name a column which is not there, or touch the key's values.
     """
     table = str(definition.name)
     for problem in (namespace_problem(namespace, kind), table_name_problem(name, kind)):
@@ -77,35 +90,66 @@ def map_table(
                 table=table,
                 hint="route it to another name, or exclude it in tables.exclude",
             )
-    _check_columns(definition, kind)
+    _check_options(definition, options, key)
+    kept = kept_columns(definition, options)
+    _check_columns(definition, kept, kind)
     _check_key(definition, key)
-    columns = tuple(_map_column(definition, column, kind, key, policies) for column in definition.columns)
-    return TargetTable(namespace, name, columns, key, definition, policies)
+    names = {column.name: sink_name for column, sink_name in kept}
+    columns = tuple(
+        _map_column(definition, column, sink_name, options.of_column(column.name).masking, kind, key, policies)
+        for column, sink_name in kept
+    )
+    return TargetTable(namespace, name, columns, tuple(names[part] for part in key), definition, policies)
 
 
-def _check_columns(definition: TableDefinition, kind: SinkKind) -> None:
+def _check_options(definition: TableDefinition, options: TableOptions, key: tuple[str, ...]) -> None:
+    """Options that cannot be kept to stop the table: a mask that finds no column would let the values through."""
     table = str(definition.name)
-    if not definition.columns:
-        raise UnsupportedData(f"{table} has no columns", table=table, hint="exclude it in tables.exclude")
-    if kind == "postgresql" and len(definition.columns) > POSTGRES_COLUMNS_MAX:
+    names = {column.name for column in definition.columns}
+    for column in options.named_columns:
+        if column not in names:
+            raise UnsupportedData(
+                f"{table} has no column {column}, which its entry in tables.overrides names",
+                table=table,
+                column=column,
+                hint=f"its columns are {', '.join(c.name for c in definition.columns)}",
+            )
+    for column in key:
+        is_masked = options.of_column(column).masking is not None
+        if options.keeps(column) and not is_masked:
+            continue
         raise UnsupportedData(
-            f"{table} has {len(definition.columns)} columns, and PostgreSQL holds {POSTGRES_COLUMNS_MAX}",
+            f"{table}: column {column} is part of the key ({', '.join(key)}) and cannot be "
+            f"{'masked or hashed' if is_masked else 'left out'}: without it the rows cannot be told apart",
             table=table,
-            hint="exclude it in tables.exclude",
+            column=column,
+            hint="keep it as it is in tables.overrides, or name other columns that identify a row: primary_key",
+        )
+
+
+def _check_columns(definition: TableDefinition, kept: list[tuple[ColumnDefinition, str]], kind: SinkKind) -> None:
+    table = str(definition.name)
+    if not kept:
+        raise UnsupportedData(f"{table} has no columns", table=table, hint="exclude it in tables.exclude")
+    if kind == "postgresql" and len(kept) > POSTGRES_COLUMNS_MAX:
+        raise UnsupportedData(
+            f"{table} has {len(kept)} columns, and PostgreSQL holds {POSTGRES_COLUMNS_MAX}",
+            table=table,
+            hint="exclude it in tables.exclude, or columns of it in tables.overrides: exclude_columns",
         )
     seen: dict[str, str] = {}
-    for same, column in folded((column.name for column in definition.columns), kind):
-        problem = column_name_problem(column, kind)
+    for (same, name), (column, _) in zip(folded((name for _, name in kept), kind), kept, strict=True):
+        problem = column_name_problem(name, kind)
         if problem is None and same in seen:
             problem = f"has the same name on the sink as {seen[same]}"
         if problem:
             raise UnsupportedData(
-                f"{table}: column {column} {problem}",
+                f"{table}: column {name} {problem}",
                 table=table,
-                column=column,
-                hint="rename the column at the source, or exclude the table in tables.exclude",
+                column=column.name,
+                hint="rename or exclude the column in tables.overrides, or exclude the table in tables.exclude",
             )
-        seen[same] = column
+        seen[same] = name
 
 
 def _check_key(definition: TableDefinition, key: tuple[str, ...]) -> None:
@@ -134,9 +178,17 @@ def _check_key(definition: TableDefinition, key: tuple[str, ...]) -> None:
 
 
 def _map_column(
-    definition: TableDefinition, column: ColumnDefinition, kind: SinkKind, key: tuple[str, ...], policies: Policies
+    definition: TableDefinition,
+    column: ColumnDefinition,
+    name: str,
+    masking: Masking | None,
+    kind: SinkKind,
+    key: tuple[str, ...],
+    policies: Policies,
 ) -> TargetColumn:
     is_key = column.name in key
+    if masking is not None:
+        column = _masked(definition, column, masking)
     rule = rule_for(column, definition.flavor)
     if is_key and not rule.can_be_key[0 if kind == "postgresql" else 1]:
         raise UnsupportedData(
@@ -149,10 +201,47 @@ def _map_column(
     may_turn_null = kind == "postgresql" and rule.may_turn_null and policies.zero_dates == "null"
     return TargetColumn(
         source=column,
-        name=column.name,
+        name=name,
         sql_type=rule.sql_type(column, definition.flavor, kind, is_key=is_key),
         is_nullable=not is_key and (column.is_nullable or may_turn_null),
         is_key=is_key,
+        masking=masking,
+    )
+
+
+HASH_DIGITS = 64
+_UNHASHED = frozenset({ValueKind.FLOAT, ValueKind.DOUBLE, ValueKind.BIT, ValueKind.GEOMETRY, ValueKind.VECTOR})
+
+
+def _masked(definition: TableDefinition, column: ColumnDefinition, masking: Masking) -> ColumnDefinition:
+    """The column as its masked values are: what the sink is given. Raises UnsupportedData."""
+    if masking.form == "null":
+        return replace(column, is_nullable=True)
+    problem = None
+    if masking.form == "hash" and column.kind in _UNHASHED:
+        problem = "cannot be hashed: such a value has no one text"
+    if masking.form in ("keep_first", "keep_last"):
+        if column.kind is ValueKind.TEXT:
+            return column
+        problem = f"is no text, of which mask: {masking.form} could keep characters"
+    if problem:
+        raise UnsupportedData(
+            f"{definition.name}: column {column.name} ({column.column_type}) {problem}",
+            table=str(definition.name),
+            column=column.name,
+            hint="tables.overrides: mask it with `null` or `text`, or exclude it",
+        )
+    is_hash = masking.form == "hash"
+    length = HASH_DIGITS if is_hash else max(len(masking.text), 1)
+    charset = "ascii" if is_hash else "utf8mb4"
+    return ColumnDefinition(
+        name=column.name,
+        kind=ValueKind.TEXT,
+        column_type=f"varchar({length})",
+        is_nullable=column.is_nullable,
+        length=length,
+        charset=charset,
+        collation=f"{charset}_bin",
     )
 
 

@@ -5,12 +5,12 @@ A plain value made by `schema.mapping`, used by the sinks' SQL text functions an
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cdc.model import ColumnDefinition, TableDefinition
 
-__all__ = ["Policies", "SinkKind", "TargetColumn", "TargetTable"]
+__all__ = ["Masking", "Policies", "SinkKind", "TargetColumn", "TargetTable"]
 
 SinkKind = Literal["postgresql", "mysql", "mariadb"]
 
@@ -24,19 +24,44 @@ class Policies:
 
 
 @dataclass(frozen=True, slots=True)
+class Masking:
+    """What becomes of a column's values before they reach the sink. NULL stays NULL.
+
+    null         NULL, every one
+    text         `text`
+    keep_first   the first `keep` characters, `*` for each of the others; all of them where there are no more
+    keep_last    likewise the last ones
+    hash         HMAC-SHA-256 of the value with `salt`, as 64 hexadecimal digits
+    """
+
+    form: Literal["null", "text", "keep_first", "keep_last", "hash"]
+    text: str = ""
+    keep: int = 0
+    salt: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class TargetColumn:
-    """One column of the sink table and the source column that feeds it."""
+    """One column of the sink table and the source column that feeds it.
+
+    `source` describes the values as the sink gets them: where `masking` is set, those that it makes. Its name is that
+    of the column at the source, `name` is the one on the sink.
+    """
 
     source: ColumnDefinition
     name: str
     sql_type: str
     is_nullable: bool
     is_key: bool = False
+    masking: Masking | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class TargetTable:
-    """The sink table of one captured table. `namespace` is the schema (PostgreSQL) or database (MySQL family)."""
+    """The sink table of one captured table. `namespace` is the schema (PostgreSQL) or database (MySQL family).
+
+    `key` has the names that the key's columns have on the sink.
+    """
 
     namespace: str
     name: str
@@ -47,3 +72,9 @@ class TargetTable:
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"
+
+    @property
+    def source_key(self) -> tuple[str, ...]:
+        """The key's columns as the source calls them."""
+        sources = {column.name: column.source.name for column in self.columns}
+        return tuple(sources[name] for name in self.key)

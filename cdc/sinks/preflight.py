@@ -19,6 +19,7 @@ from cdc.schema.findings import Check, Finding, error, info, listed, run, warnin
 from cdc.schema.grants import Grants, account_text, grant_pattern, parse_grants
 from cdc.schema.identifiers import column_name_problem, namespace_problem, table_name_problem
 from cdc.schema.mapping import map_table, rule_for
+from cdc.schema.options import TableOptions, kept_columns
 from cdc.schema.routing import route
 from cdc.schema.target import Policies, SinkKind, TargetTable
 from cdc.sinks.base import ExistingTable, Sink
@@ -77,6 +78,7 @@ class Planned:
     namespace: str
     name: str
     policies: Policies
+    options: TableOptions
     target: TargetTable | None = None
     problem: UnsupportedData | None = None
 
@@ -84,6 +86,11 @@ class Planned:
     def place(self) -> tuple[str, str]:
         """Namespace and name."""
         return self.namespace, self.name
+
+    @property
+    def column_names(self) -> list[str]:
+        """Of the columns that go there, as they are called there."""
+        return [name for _, name in kept_columns(self.definition, self.options)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +193,7 @@ def plan_targets(
     place: SinkPlace,
     key: Callable[[TableDefinition], tuple[str, ...] | None],
     policies: Callable[[str, str], Policies],
+    options: Callable[[str, str], TableOptions],
 ) -> tuple[Planned, ...]:
     """Where each captured table goes. `key` gives None for a table without one, which is another check's business."""
     planned = []
@@ -193,14 +201,23 @@ def plan_targets(
         table = definition.name
         namespace, name = route(kind, table, schema=place.schema, database=place.database)
         chosen = policies(table.database, table.table)
+        optional = options(table.database, table.table)
         columns = key(definition)
         target, problem = None, None
         if columns:
             try:
-                target = map_table(definition, kind=kind, namespace=namespace, name=name, key=columns, policies=chosen)
+                target = map_table(
+                    definition,
+                    kind=kind,
+                    namespace=namespace,
+                    name=name,
+                    key=columns,
+                    policies=chosen,
+                    options=optional,
+                )
             except UnsupportedData as failure:
                 problem = failure
-        planned.append(Planned(definition, namespace, name, chosen, target, problem))
+        planned.append(Planned(definition, namespace, name, chosen, optional, target, problem))
     return tuple(planned)
 
 
@@ -700,13 +717,13 @@ def _names(facts: SinkFacts) -> Iterator[Finding]:
                 namespace_problem(one.namespace, facts.kind),
             ),
             (f"the table {one.name}", table_name_problem(one.name, facts.kind)),
-            *((f"the column {c.name}", column_name_problem(c.name, facts.kind)) for c in one.definition.columns),
+            *((f"the column {c}", column_name_problem(c, facts.kind)) for c in one.column_names),
         ):
             if problem:
                 yield error(
                     f"{facts.place.name}: {table}",
                     f"{what} {problem}: the table cannot be made there",
-                    "rename it at the source, or put the table under tables.exclude",
+                    "rename it in tables.overrides or at the source, or put the table under tables.exclude",
                 )
 
 
@@ -746,7 +763,7 @@ def _has_name_problem(one: Planned, kind: SinkKind) -> bool:
     return (
         namespace_problem(one.namespace, kind) is not None
         or table_name_problem(one.name, kind) is not None
-        or any(column_name_problem(column.name, kind) for column in one.definition.columns)
+        or any(column_name_problem(name, kind) for name in one.column_names)
     )
 
 

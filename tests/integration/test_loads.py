@@ -150,6 +150,8 @@ def test_ddl_in_the_middle_of_the_first_load_begins_it_again(
             make_target=lambda found: map_table(
                 found, kind=kind, namespace=namespace, name="t", key=("id",), policies=Policies()
             ),
+            transform=lambda rows, _target: rows,
+            options=lambda _table: {},
             chunk_rows=lambda _database, _table: 1000,
             accepts_hidden_cascades=lambda _database, _table: True,
             hook=hook,

@@ -304,6 +304,39 @@ BAD_FILES = [
     (AFTER_SOURCE, "  server_id: 1\n  read_timeout_seconds: 2",
      [("config.yaml:2 source.heartbeat_seconds: read_timeout_seconds must be more than two heartbeat_seconds, "
        "or an idle source looks dead")]),
+    *((
+        'include: ["shop.*"]',
+        'include: ["shop.*"]\n  overrides:\n    - {table: shop.t, ' + override + "}",
+        [f"config.yaml:{10 if problem.startswith(':') else 11} tables.overrides{problem}"],
+    ) for override, problem in [
+        ("primary_key: [id], exclude_columns: [id]",
+         "[0].exclude_columns: id is part of primary_key, without which rows cannot be told apart"),
+        ("primary_key: [id], include_columns: a",
+         "[0].include_columns: id is part of primary_key, without which rows cannot be told apart"),
+        ("include_columns: a, exclude_columns: b",
+         "[0].exclude_columns: a table has include_columns or exclude_columns, not both"),
+        ("exclude_columns: []", "[0].exclude_columns: needs at least one entry"),
+        ("exclude_columns: [a], columns: [{column: a, rename: b}]",
+         "[0].columns: a does not go to the sinks (include_columns, exclude_columns), so its entry has no effect"),
+        ("include_columns: [a], columns: [{column: b, mask: }]",
+         "[0].columns: b does not go to the sinks (include_columns, exclude_columns), so its entry has no effect"),
+        ("columns: [{column: a, rename: b}, {column: a, mask: }]", "[0].columns: a has two entries"),
+        ("columns: [{column: a}]", "[0].columns: the entry of a says nothing: rename, mask or hash is missing"),
+        ("columns: [{rename: a}]", "[0].columns[0].column: is required"),
+        ("columns: [{column: a, mask: sha1}]",
+         "[0].columns[0].mask: 'sha1' is not in null, text, keep_first, keep_last"),
+        ("columns: [{column: a, mask: text, mask_keep: 2}]",
+         "[0].columns[0].mask_keep: goes with mask: keep_first or keep_last"),
+        ("columns: [{column: a, mask: keep_last, mask_text: x}]", "[0].columns[0].mask_text: goes with mask: text"),
+        ("columns: [{column: a, mask: keep_last, mask_keep: 0}]", "[0].columns[0].mask_keep: 0 is not in 1..255"),
+        ('columns: [{column: a, mask: text, mask_text: "\\0"}]',
+         "[0].columns[0].mask_text: not 0 to 255 printable characters"),
+        ("columns: [{column: a, mask: text, hash: true}]",
+         "[0].columns[0].hash: a column is masked or hashed, not both"),
+        ("primary_key: a, columns: [{column: a, mask: text}]",
+         "[0].columns: a is part of primary_key, whose values are not masked or hashed"),
+        ("columns: [{column: a, hash: true}]", ": a of shop.t is hashed, which needs tables.hash_salt"),
+    ]),
     ("tables:", "lease: {seconds: 2.9}\ntables:", ["config.yaml:8 lease.seconds: 2.9 is not in 3..600"]),
     ("tables:", "http: 8089\ntables:", ["config.yaml:8 http: 8089 is not a mapping (key: value)"]),
     ("tables:", "http: {enabled: perhaps}\ntables:", ["config.yaml:8 http.enabled: 'perhaps' is not true or false"]),
@@ -886,6 +919,63 @@ def test_an_escaped_name_matches_itself_alone(database: str, table: str) -> None
     if database.lower() not in ("mysql", "sys", "information_schema", "performance_schema"):
         assert parse_table_pattern(text).matches(database, table)
         assert not parse_table_pattern(text).matches(database, table + "x")
+
+
+# -- options of tables
+
+SALT = "0123456789abcdef"
+
+
+def with_columns(columns: str, salt: str = SALT) -> str:
+    return MINIMAL + f"  hash_salt: {salt}\n  overrides:\n    - {{table: shop.t, columns: [{columns}]}}\n"
+
+
+def test_a_mask_without_a_value_hides_all_the_same(load: Callable[..., Config]) -> None:
+    """Elsewhere a key without a value counts as not given: here that would let the values through."""
+    for written in ("mask:", "mask: null", "mask: ~", "mask: 'null'"):
+        (entry,) = load(with_columns(f"{{column: a, {written} }}")).tables.overrides[0].columns
+        assert entry.mask == "null", written
+
+
+def test_the_salt_does_not_show_itself(load: Callable[..., Config], tmp_path: Path) -> None:
+    config = load(with_columns("{column: a, hash: true}"))
+
+    assert config.tables.hash_salt == Secret(SALT)
+    shown = [
+        repr(config),
+        str(config),
+        repr(config.model_dump()),
+        config.model_dump_json(),
+        json.dumps(redacted(config)),
+    ]
+    assert not [text for text in shown if SALT in text]
+    assert redacted(config)["tables"]["hash_salt"] == "***"
+
+
+@pytest.mark.parametrize(
+    "salt,said",
+    [
+        ("p4ssw0rd", "is shorter than 16 bytes: hashes of short texts could be guessed back"),
+        ("12345678901234567890", "is not text: put it in quotes"),
+        ("[p4ssw0rd]", "is not text: put it in quotes"),
+    ],
+)
+def test_a_refused_salt_is_not_quoted(load: Callable[..., Config], salt: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(with_columns("{column: a, hash: true}", salt))
+    assert str(caught.value).splitlines()[0] == f"config.yaml:10 tables.hash_salt: {said}"
+    assert not re.search("p4ssw0rd|1234567890", str(caught.value))
+
+
+def test_the_salt_comes_from_a_variable_or_a_file(load: Callable[..., Config], tmp_path: Path) -> None:
+    file = tmp_path / "salt"
+    file.write_text(f"{SALT}\n")
+    text = with_columns("{column: a, hash: true}", '"${HASH_SALT}"')
+
+    for environ in ({"HASH_SALT": SALT}, {"HASH_SALT_FILE": str(file)}):
+        assert load(text, environ).tables.hash_salt == Secret(SALT)
+    without = text.replace('  hash_salt: "${HASH_SALT}"\n', "")
+    assert load(without, {"CDC__TABLES__HASH_SALT_FILE": str(file)}).tables.hash_salt == Secret(SALT)
 
 
 # -- the example and the generated page

@@ -1,0 +1,94 @@
+"""What the configuration makes of one table on its way to a sink: its columns, their names, what is masked.
+
+A plain value, made of the configuration once a table. `schema.mapping` turns it into the target's columns,
+`pipeline.transform` into the values. What a table was loaded with is kept in the metadata (`description`): rows
+loaded by other options must not stay.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cdc.model import ColumnDefinition, TableDefinition
+from cdc.schema.target import Masking
+
+__all__ = ["ColumnOption", "TableOptions", "kept_columns", "names_made"]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnOption:
+    """What differs for one column: its name on the sink, and what becomes of its values."""
+
+    column: str
+    rename: str | None = None
+    masking: Masking | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TableOptions:
+    """Options of one table; the default changes nothing. `include` empty means every column."""
+
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    columns: tuple[ColumnOption, ...] = ()
+
+    def of_column(self, name: str) -> ColumnOption:
+        """What is said of that column of the source."""
+        return next((option for option in self.columns if option.column == name), ColumnOption(name))
+
+    def keeps(self, name: str) -> bool:
+        """Does that column of the source go to the sink?"""
+        return name not in self.exclude and (not self.include or name in self.include)
+
+    @property
+    def named_columns(self) -> tuple[str, ...]:
+        """Every column of the source that these options name."""
+        return tuple(dict.fromkeys((*self.include, *self.exclude, *(option.column for option in self.columns))))
+
+    @property
+    def description(self) -> dict[str, Any]:
+        """As the metadata and the status have it: equal if and only if the rows come out equal. {} for the default.
+
+        Holds no secret: a salt is told apart by what it makes of a constant.
+        """
+        said: dict[str, Any] = {}
+        if self.include:
+            said["include"] = sorted(self.include)
+        if self.exclude:
+            said["exclude"] = sorted(self.exclude)
+        rename = {option.column: option.rename for option in self.columns if option.rename is not None}
+        mask = {option.column: _described(option.masking) for option in self.columns if option.masking is not None}
+        if rename:
+            said["rename"] = dict(sorted(rename.items()))
+        if mask:
+            said["mask"] = dict(sorted(mask.items()))
+        return said
+
+
+def _described(masking: Masking) -> str:
+    match masking.form:
+        case "text":
+            return f"text {masking.text}"
+        case "keep_first" | "keep_last":
+            return f"{masking.form} {masking.keep}"
+        case "hash":
+            return f"hash {hmac.digest(masking.salt, b'cdc: which salt', 'sha256').hex()[:16]}"
+        case _:
+            return masking.form
+
+
+def kept_columns(definition: TableDefinition, options: TableOptions) -> list[tuple[ColumnDefinition, str]]:
+    """The columns that go to the sink, in source order, each with its name there."""
+    return [
+        (column, options.of_column(column.name).rename or column.name)
+        for column in definition.columns
+        if options.keeps(column.name)
+    ]
+
+
+def names_made(description: Mapping[str, Any]) -> set[str]:
+    """The names of columns on the sink that only options have made, by what the metadata say of them."""
+    return set(description.get("rename", {}).values())

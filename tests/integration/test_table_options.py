@@ -1,0 +1,288 @@
+"""Options of tables on real servers: the same from load and stream, equal by `cdc verify`, never half applied."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdc.demo.servers import Server
+from tests.support import wait_until
+from tests.support.deployment import Deployment, deployment
+
+SALT = "a salt of the tests"
+CUSTOMERS = """
+CREATE TABLE customers (
+    id INT PRIMARY KEY, email VARCHAR(60) NULL, phone VARCHAR(20) NOT NULL, born DATE NULL, credit DECIMAL(8,2) NULL,
+    kind ENUM('new','old') NOT NULL, note TEXT NULL, secret VARBINARY(20) NULL
+)"""
+ROWS = (
+    "(1, 'ada@example.org', '+44 20 7946 0018', '1815-12-10', 12.50, 'new', 'first', x'00ff'), "
+    "(2, 'Zoë@北京', '1234', NULL, NULL, 'old', NULL, NULL), (3, NULL, '', '2000-02-29', 0, 'new', '', '')"
+)
+COLUMNS = [
+    {"column": "email", "hash": True},
+    {"column": "phone", "mask": "keep_last", "mask_keep": 4, "rename": "phone_hidden"},
+    {"column": "born", "mask": "null"},
+    {"column": "credit", "hash": True},
+    {"column": "kind", "hash": True},
+    {"column": "note", "mask": "text", "mask_text": "hidden"},
+]
+
+
+@pytest.fixture
+def shop(tmp_path: Path, source_server: Server, pg15: Server, mariadb1011: Server) -> Iterator[Deployment]:
+    """A table of customers, on a PostgreSQL and a MariaDB sink."""
+    with deployment(tmp_path, source_server, pg=pg15, maria=mariadb1011) as made:
+        _fill(made)
+        yield made
+
+
+@pytest.fixture
+def pair(tmp_path: Path, mysql97: Server, pg15: Server, mariadb1011: Server) -> Iterator[Deployment]:
+    """The same from MySQL alone."""
+    with deployment(tmp_path, mysql97, pg=pg15, maria=mariadb1011) as made:
+        _fill(made)
+        yield made
+
+
+def _fill(made: Deployment) -> None:
+    _execute(made, CUSTOMERS)
+    _execute(made, f"INSERT INTO customers VALUES {ROWS}")
+    made.config["tables"]["hash_salt"] = SALT
+
+
+def _execute(made: Deployment, statement: str) -> None:
+    made.source.execute(statement, database=made.source_database)
+
+
+def _set(made: Deployment, **options: Any) -> None:
+    """The options of `customers` from now on."""
+    made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.customers", **options}]
+
+
+def _rows(made: Deployment, sink: str, columns: str = "*", *, table: str = "customers") -> list[tuple[Any, ...]]:
+    server, database = made.sinks[sink]
+    quoted = f'"{made.source_database}"."{table}"' if server.family == "postgresql" else f"`{database}`.`{table}`"
+    with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT {columns} FROM {quoted} ORDER BY 1")
+        return [tuple(row) for row in cursor.fetchall()]
+
+
+def _names(made: Deployment, sink: str, table: str = "customers") -> list[str]:
+    server, database = made.sinks[sink]
+    namespace = made.source_database if server.family == "postgresql" else database
+    with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT column_name FROM information_schema.columns WHERE table_schema = %s AND table_name = %s "
+            "ORDER BY ordinal_position",
+            (namespace, table),
+        )
+        return [str(row[0]) for row in cursor.fetchall()]
+
+
+def _verify(made: Deployment) -> dict[str, str]:
+    """State of `customers` by sink."""
+    result = made.run("verify", "--json")
+    return {one["sink"]: one["state"] for one in json.loads(result.stdout) if one["table"].endswith(".customers")}
+
+
+def _status(made: Deployment, sink: str = "pg") -> dict[str, Any]:
+    tables = made.status()["tables"]
+    return next(one for one in tables if one["table"].endswith(".customers") and one["sink"] == sink)
+
+
+EQUAL = {"pg": "equal", "maria": "equal"}
+
+
+def _hash(text: str | None) -> str | None:
+    return None if text is None else hmac.new(SALT.encode(), text.encode(), hashlib.sha256).hexdigest()
+
+
+def _expected(rows: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    """id, email, phone, credit, kind, note of the source as COLUMNS leave them."""
+    made = []
+    for number, email, phone, credit, kind, note in rows:
+        hidden = "*" * len(phone) if len(phone) <= 4 else "*" * (len(phone) - 4) + phone[-4:]
+        masked = None if note is None else "hidden"
+        made.append((number, _hash(email), hidden, None, _hash(credit), _hash(kind), masked))
+    return made
+
+
+LOADED = [
+    (1, "ada@example.org", "+44 20 7946 0018", "12.50", "new", "first"),
+    (2, "Zoë@北京", "1234", None, "old", None),
+    (3, None, "", "0.00", "new", ""),
+]
+STREAMED = [
+    (1, "ada@example.org", "+44 20 7946 0019", "12.50", "old", "first"),
+    (3, "eve@example.org", "99", "-7.10", "new", None),
+    (4, "ada@example.org", "12345", "12.50", "new", "x"),
+]
+
+
+def test_load_and_stream_mask_alike_and_verify_agrees(shop: Deployment) -> None:
+    _set(shop, exclude_columns=["secret"], columns=COLUMNS)
+    shop.catch_up()
+    for sink in shop.sinks:
+        assert _names(shop, sink) == ["id", "email", "phone_hidden", "born", "credit", "kind", "note"]
+        assert _rows(shop, sink) == _expected(LOADED), sink
+    assert _verify(shop) == EQUAL
+
+    _execute(shop, "UPDATE customers SET phone = '+44 20 7946 0019', kind = 'old', secret = 'x' WHERE id = 1")
+    _execute(
+        shop, "UPDATE customers SET email = 'eve@example.org', phone = '99', credit = -7.1, note = NULL WHERE id = 3"
+    )
+    _execute(shop, "INSERT INTO customers VALUES (4, 'ada@example.org', '12345', NULL, 12.5, 'new', 'x', NULL)")
+    _execute(shop, "DELETE FROM customers WHERE id = 2")
+    shop.catch_up()
+    for sink in shop.sinks:
+        assert _rows(shop, sink) == _expected(STREAMED), sink
+    assert _verify(shop) == EQUAL
+
+    shop.run("snapshot", f"{shop.source_database}.customers")
+    for sink in shop.sinks:
+        assert _rows(shop, sink) == _expected(STREAMED), f"{sink}: loaded again"
+
+
+def test_verify_finds_a_masked_value_that_differs(pair: Deployment) -> None:
+    _set(pair, columns=COLUMNS)
+    pair.catch_up()
+    server, database = pair.sinks["maria"]
+    server.execute("UPDATE customers SET email = REPEAT('0', 64) WHERE id = 1", database=database)
+
+    result = json.loads(pair.run("verify", "--json").stdout)
+
+    states = {one["sink"]: one for one in result}
+    assert states["pg"]["state"] == "equal"
+    assert states["maria"]["state"] == "different"
+    assert states["maria"]["differences"] == [{"key": {"id": "1"}, "kind": "different", "columns": ["email"]}]
+
+
+def test_a_renamed_key_is_followed(pair: Deployment) -> None:
+    _set(pair, batch_size=1, columns=[{"column": "id", "rename": "customer"}, {"column": "kind", "rename": "id"}])
+    pair.catch_up()
+    _execute(pair, "UPDATE customers SET id = 7 WHERE id = 1")
+    _execute(pair, "DELETE FROM customers WHERE id = 2")
+    pair.catch_up()
+    for sink in pair.sinks:
+        assert _rows(pair, sink, "customer, id") == [(3, "new"), (7, "new")]
+    assert _verify(pair) == EQUAL
+
+
+def test_included_columns_stay_the_only_ones_when_the_source_gets_more(pair: Deployment) -> None:
+    _set(pair, include_columns=["id", "kind"])
+    pair.catch_up()
+    _execute(pair, "ALTER TABLE customers ADD COLUMN extra INT NULL DEFAULT 7")
+    _execute(pair, "INSERT INTO customers (id, phone, kind) VALUES (9, '', 'old')")
+    pair.catch_up()
+    for sink in pair.sinks:
+        assert _names(pair, sink) == ["id", "kind"]
+        assert _rows(pair, sink) == [(1, "new"), (2, "old"), (3, "new"), (9, "old")]
+    assert _verify(pair) == EQUAL
+
+
+def test_a_change_of_options_loads_the_table_again(pair: Deployment) -> None:
+    pair.catch_up()
+    assert _status(pair)["options"] == {}
+    assert "secret" in _names(pair, "pg")
+
+    _set(
+        pair, exclude_columns=["secret"], columns=[{"column": "email", "hash": True}, {"column": "note", "rename": "n"}]
+    )
+    assert _verify(pair) == {"pg": "pending", "maria": "pending"}
+    _execute(pair, "UPDATE customers SET note = 'changed meanwhile' WHERE id = 1")
+    pair.catch_up()
+    for sink in pair.sinks:
+        assert _names(pair, sink) == ["id", "email", "phone", "born", "credit", "kind", "n"]
+        assert _rows(pair, sink, "id, email, n")[0] == (1, _hash("ada@example.org"), "changed meanwhile")
+    assert _verify(pair) == EQUAL
+    options = _status(pair)["options"]
+    assert options["exclude"] == ["secret"]
+    assert options["rename"] == {"note": "n"}
+    assert options["mask"]["email"].startswith("hash ")
+    assert SALT not in json.dumps(pair.status())
+
+    _set(pair, columns=[{"column": "note", "rename": "m"}])
+    pair.catch_up()
+    for sink in pair.sinks:
+        assert _names(pair, sink) == ["id", "email", "phone", "born", "credit", "kind", "m", "secret"]
+    assert _verify(pair) == EQUAL
+
+
+def test_another_salt_loads_the_table_again_and_the_same_one_does_not(pair: Deployment) -> None:
+    _set(pair, columns=[{"column": "email", "hash": True}])
+    pair.catch_up()
+    again = pair.run("run", "--until-caught-up")
+    assert "table_loaded" not in again.stderr
+    pair.config["tables"]["hash_salt"] = f"{SALT}, another"
+    changed = pair.run("run", "--until-caught-up")
+    assert changed.returncode == 0
+    assert "table_options_changed" in changed.stderr
+    assert SALT not in changed.stderr
+    for sink in pair.sinks:
+        assert _rows(pair, sink, "id, email")[0][1] != _hash("ada@example.org")
+    assert _verify(pair) == EQUAL
+
+
+@pytest.mark.parametrize("point", ["load_begun", "load_chunk", "load_done", "load_recorded"])
+def test_a_crash_while_changed_options_are_loaded_leaves_nothing_half_applied(pair: Deployment, point: str) -> None:
+    pair.catch_up()
+    _set(pair, exclude_columns=["secret"], columns=[{"column": "email", "hash": True}])
+    crashed = pair.run("run", "--until-caught-up", crash_at=point)
+    assert crashed.returncode != 0, "the crash point was not reached"
+    pair.catch_up()
+    for sink in pair.sinks:
+        assert _rows(pair, sink, "id, email")[0] == (1, _hash("ada@example.org"))
+        assert "secret" not in _names(pair, sink)
+    assert _verify(pair) == EQUAL
+
+
+@pytest.mark.parametrize(
+    "options,said",
+    [
+        ({"exclude_columns": ["id"]}, "column id is part of the key (id) and cannot be left out"),
+        (
+            {"columns": [{"column": "id", "hash": True}]},
+            "column id is part of the key (id) and cannot be masked or hashed",
+        ),
+        ({"columns": [{"column": "emial", "hash": True}]}, "has no column emial"),
+        ({"exclude_columns": ["Secret_"]}, "has no column Secret_"),
+        ({"columns": [{"column": "email", "rename": "phone"}]}, "column phone has the same name on the sink as phone"),
+    ],
+)
+def test_what_cannot_be_kept_to_is_said_at_start_and_by_check(
+    pair: Deployment, options: dict[str, Any], said: str
+) -> None:
+    _execute(pair, "CREATE TABLE other (id INT PRIMARY KEY)")
+    _set(pair, **options)
+
+    check = pair.run("check")
+    assert check.returncode == 1
+    assert said in " ".join(check.stdout.split())
+
+    result = pair.run("run", "--until-caught-up")
+    assert result.returncode == 1
+    assert said in result.stderr
+    states = {one["table"].rpartition(".")[2]: one for one in pair.status()["tables"]}
+    assert states["customers"]["state"] == "parked"
+    assert said in states["customers"]["error"]["message"]
+    assert states["other"]["state"] == "ready"
+
+
+def test_a_masked_column_that_goes_by_ddl_parks_the_table(pair: Deployment) -> None:
+    _set(pair, columns=[{"column": "email", "hash": True}])
+    pair.catch_up()
+    pair.start()
+    pair.wait_for_log("service_started")
+    _execute(pair, "ALTER TABLE customers CHANGE email mail VARCHAR(60) NULL")
+    wait_until(lambda: _status(pair)["state"] == "parked", 30, "customers to be parked")
+    assert pair.stop() == 0
+    assert _status(pair)["error"]["message"].endswith("has no column email, which its entry in tables.overrides names")
+    assert "mail" not in _names(pair, "pg")
