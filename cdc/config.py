@@ -900,13 +900,12 @@ class FlushSettings(Section):
         "and keeps a batch of wide ones small beside `queue_bytes_max`.",
     )
     age_ms_max: Integer = Field(
-        default=0,
-        ge=0,
+        default=500,
+        ge=1,
         le=60_000,
         json_schema_extra={"unit": "milliseconds"},
-        description="How old the oldest change of a batch that is not full may get while the sink is free: the price "
-        "in lag for fewer commits on the sink. 0 writes what there is as soon as the sink is free, so that batches "
-        "grow by themselves with what a commit takes.",
+        description="Age of the oldest change at which a batch is written, full or not: the price in lag for fewer "
+        "commits on the sink.",
     )
 
 
