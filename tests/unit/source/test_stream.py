@@ -19,7 +19,7 @@ from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, Flavor, ServerIdentity, SourcePosition
 from cdc.source import stream as stream_module
 from cdc.source.connection import SourceSettings
-from cdc.source.stream import EVENT_BYTES_MAX, BinlogStream, PacketReader
+from cdc.source.stream import EVENT_BYTES_MAX, LOW_WATER_BYTES, BinlogStream, PacketReader
 from tests.support.collector import Collector, next_event
 
 FULL = 0xFFFFFF
@@ -158,6 +158,43 @@ def test_the_sockets_timeout_is_set_only_when_it_changes() -> None:
     for seconds in (1, 1, 2):
         read(reader, seconds)
     assert source.timeouts == [1, 2]
+
+
+def _low_water(sock: socket.socket) -> int:
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
+
+
+def test_a_source_in_a_rush_is_received_in_large_pieces_and_its_last_packet_comes_all_the_same() -> None:
+    """The socket holds back what is less than a piece; at the end of the log there is no more to wait for."""
+    payload = bytes(60_000)
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        theirs, _ = server.accept()
+        with theirs:
+            reader = PacketReader(ours)
+            sender = threading.Thread(target=theirs.sendall, args=(packets(payload) * 1000,))
+            sender.start()
+            largest = 0
+            for _ in range(1000):
+                assert read(reader, 10) == payload
+                largest = max(largest, _low_water(ours))
+            sender.join()
+            assert largest == LOW_WATER_BYTES
+            theirs.sendall(packets(b"last"))
+            assert read(reader, 10) == b"last"
+            assert _low_water(ours) == 1
+            theirs.sendall(packets(b"next"))
+            assert read(reader, 10) == b"next"
+
+
+def test_a_trickle_is_never_held_back() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        theirs, _ = server.accept()
+        with theirs:
+            reader = PacketReader(ours)
+            for _ in range(200):
+                theirs.sendall(packets(b"few"))
+                assert read(reader, 10) == b"few"
+                assert _low_water(ours) == 1
 
 
 # ---------------------------------------------------------------- the session
