@@ -12,14 +12,22 @@ from cdc.schema.target import TargetColumn, TargetTable
 __all__ = [
     "can_hold",
     "canonical_type",
+    "complete_staged",
     "copy_into",
     "create_table",
+    "delete_lines",
     "delete_staged",
+    "insert_lines",
     "insert_staged",
+    "key_columns",
+    "old_key_names",
     "qualified",
     "quote",
     "select_all",
+    "stage_old_keys",
     "stage_table",
+    "update_lines",
+    "update_staged",
     "upsert_staged",
 ]
 
@@ -61,9 +69,12 @@ def create_table(target: TargetTable) -> str:
 
 
 def stage_table(stage: str, columns: Sequence[TargetColumn]) -> str:
-    """A session's own staging table: the target's types without its constraints, emptied by every commit."""
+    """A session's own staging table: the target's types without its constraints.
+
+    Whoever uses it empties it: a commit would empty all such tables of the session, one slow truncation each.
+    """
     lines = ", ".join(f"{quote(column.name)} {column.sql_type}" for column in columns)
-    return f"CREATE TEMPORARY TABLE {quote(stage)} ({lines}) ON COMMIT DELETE ROWS"
+    return f"CREATE TEMPORARY TABLE {quote(stage)} ({lines})"
 
 
 def copy_into(table: str, columns: Sequence[TargetColumn]) -> str:
@@ -71,25 +82,112 @@ def copy_into(table: str, columns: Sequence[TargetColumn]) -> str:
     return f"COPY {table} ({_names(columns)}) FROM STDIN"
 
 
+def old_key_names(target: TargetTable) -> tuple[str, ...]:
+    """Names beside the target's own for the columns of a key that has moved."""
+    taken = {column.name for column in target.columns}
+    prefix = "_cdc_old"
+    while any(name.startswith(prefix) for name in taken):
+        prefix += "_"
+    return tuple(f"{prefix}{index}" for index in range(len(target.key)))
+
+
+def _matches(target: TargetTable, names: Sequence[str] | None = None) -> str:
+    """The target's key equals the staged columns (None: of the same names)."""
+    pairs = zip(target.key, names or target.key, strict=True)
+    return " AND ".join(f"t.{quote(key)} = s.{quote(name)}" for key, name in pairs)
+
+
 def delete_staged(target: TargetTable, stage: str) -> str:
     """Delete the rows whose keys are staged."""
-    matches = " AND ".join(f"t.{quote(name)} = s.{quote(name)}" for name in target.key)
-    return f"DELETE FROM {_table(target)} AS t USING pg_temp.{quote(stage)} AS s WHERE {matches}"
+    return f"DELETE FROM {_table(target)} AS t USING pg_temp.{quote(stage)} AS s WHERE {_matches(target)}"
+
+
+def _insert(target: TargetTable) -> str:
+    return f"INSERT INTO {_table(target)} ({_names(target.columns)}) OVERRIDING SYSTEM VALUE"
 
 
 def insert_staged(target: TargetTable, stage: str) -> str:
     """Insert the staged rows, whose keys the target does not hold."""
-    names = _names(target.columns)
-    return f"INSERT INTO {_table(target)} ({names}) OVERRIDING SYSTEM VALUE SELECT {names} FROM pg_temp.{quote(stage)}"
+    return f"{_insert(target)} SELECT {_names(target.columns)} FROM pg_temp.{quote(stage)}"
+
+
+def _or_overwrite(target: TargetTable) -> str:
+    key = ", ".join(quote(name) for name in target.key)
+    others = [column for column in target.columns if not column.is_key]
+    updates = ", ".join(f"{quote(column.name)} = EXCLUDED.{quote(column.name)}" for column in others)
+    return f"ON CONFLICT ({key}) DO UPDATE SET {updates}" if others else f"ON CONFLICT ({key}) DO NOTHING"
 
 
 def upsert_staged(target: TargetTable, stage: str) -> str:
     """Insert the staged rows, or overwrite every other column where the key is there."""
+    return f"{insert_staged(target, stage)} {_or_overwrite(target)}"
+
+
+def update_staged(target: TargetTable, stage: str, changed: Sequence[TargetColumn]) -> str:
+    """Overwrite those columns of the rows whose keys are staged."""
+    values = ", ".join(f"{quote(column.name)} = s.{quote(column.name)}" for column in changed)
+    return f"UPDATE {_table(target)} AS t SET {values} FROM pg_temp.{quote(stage)} AS s WHERE {_matches(target)}"
+
+
+def complete_staged(
+    target: TargetTable, parts: str, rows: str, changed: Sequence[TargetColumn], old_key: Sequence[str]
+) -> str:
+    """Stage whole rows: the key and those columns as `parts` has them, the others as the row of the old key has."""
+    staged = {*target.key, *(column.name for column in changed)}
+    values = ", ".join(f"{'s' if column.name in staged else 't'}.{quote(column.name)}" for column in target.columns)
+    return (
+        f"INSERT INTO pg_temp.{quote(rows)} ({_names(target.columns)}) SELECT {values} "
+        f"FROM pg_temp.{quote(parts)} AS s JOIN {_table(target)} AS t ON {_matches(target, old_key)}"
+    )
+
+
+def stage_old_keys(target: TargetTable, parts: str, keys: str, old_key: Sequence[str]) -> str:
+    """Stage the keys that rows leave among those that go."""
+    names = ", ".join(quote(name) for name in target.key)
+    old = ", ".join(quote(name) for name in old_key)
+    return f"INSERT INTO pg_temp.{quote(keys)} ({names}) SELECT {old} FROM pg_temp.{quote(parts)}"
+
+
+# ---------------------------------------------------------------- a few rows, as literals
+#
+# A line of COPY text as the list of literals: what COPY escapes, and how, is the same in an E'' string; a quote is
+# doubled beside. A literal without a type is read as the column's, by the function that COPY reads it with.
+
+
+def _literals(lines: str, begin: str, end: str, between: str) -> str:
+    """Each of at least one line of COPY text as a list of literals between `begin` and `end`."""
+    text = lines[:-1].replace("'", "''").replace("\t", "',E'").replace("\n", f"'{end}{between}{begin}E'")
+    # In a value a backslash after a quote is one of two: this is a NULL, and nothing else is.
+    return f"{begin}E'{text}'{end}".replace("E'\\N'", "NULL")
+
+
+def insert_lines(target: TargetTable, lines: str, *, is_upsert: bool) -> str:
+    """Insert rows from COPY text of all columns; `is_upsert`: or overwrite the other columns where the key is there."""
+    statement = f"{_insert(target)} VALUES {_literals(lines, '(', ')', ', ')}"
+    return f"{statement} {_or_overwrite(target)}" if is_upsert else statement
+
+
+def delete_lines(target: TargetTable, lines: str) -> str:
+    """Delete the rows whose keys are lines of COPY text."""
     key = ", ".join(quote(name) for name in target.key)
-    others = [column for column in target.columns if not column.is_key]
-    updates = ", ".join(f"{quote(column.name)} = EXCLUDED.{quote(column.name)}" for column in others)
-    action = f"DO UPDATE SET {updates}" if others else "DO NOTHING"
-    return f"{insert_staged(target, stage)} ON CONFLICT ({key}) {action}"
+    return f"DELETE FROM {_table(target)} WHERE ({key}) IN ({_literals(lines, '(', ')', ', ')})"
+
+
+def update_lines(target: TargetTable, lines: str, columns: Sequence[TargetColumn], *, must_hit: bool) -> list[str]:
+    """A statement a line of COPY text: overwrite the columns that follow the key.
+
+    `must_hit`: one that finds no row divides by zero.
+    """
+    statements = []
+    for line in lines[:-1].split("\n"):
+        pairs = [
+            f"{quote(column.name)} = {_literals(value, '', '', '')}"
+            for column, value in zip(columns, (f"{field}\n" for field in line.split("\t")), strict=True)
+        ]
+        count = len(target.key)
+        update = f"UPDATE {_table(target)} SET {', '.join(pairs[count:])} WHERE {' AND '.join(pairs[:count])}"
+        statements.append(f"WITH hit AS ({update} RETURNING 1) SELECT 1 / count(*) FROM hit" if must_hit else update)
+    return statements
 
 
 # ---------------------------------------------------------------- reading back

@@ -1,0 +1,816 @@
+"""Rows into PostgreSQL's tables: one open transaction, and three ways to apply a change (docs/decisions/0011).
+
+    at once   a few rows: literals in the text of the statements, one round trip a kind of change
+    direct    nothing but new rows: COPY straight into the table
+    merged    everything else: COPY into the session's staging tables, then UPDATE, DELETE and INSERT from there
+
+The first two are tries. What the server refuses is undone within the transaction and the change is merged, which ends
+the same or finds the row to blame; so there is one place that says what a change means, `_merge`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psycopg2
+import psycopg2.extensions
+import pyarrow as pa
+
+from cdc.errors import CdcError, InvariantBroken, SinkRefused, SinkUnavailable, UnsupportedData
+from cdc.model import ChangeBatch, PartialUpdate
+from cdc.schema.target import TargetColumn, TargetTable
+from cdc.sinks import sql_postgres as sql
+from cdc.sinks.base import ApplyResult, StatementHook
+from cdc.sinks.encode_postgres import CopyText, copy_text
+from cdc.sinks.errors_postgres import is_integrity_error, is_refusal, translate
+from cdc.sinks.kernel.copy_text import PIECE_BYTES
+from cdc.sinks.narrowing import first_refused
+from cdc.sinks.values import PolicyCounter, column_of, key_text
+
+__all__ = ["BEGIN", "PostgresTransaction", "Workspace"]
+
+BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE"
+# Each target has up to three temporary tables; each is a file, and rows of the server's catalogue.
+STAGED_TARGETS_MAX = 128
+# What goes at once. Above, a COPY and a join cost less than reading literals (docs/decisions/0011).
+AT_ONCE_ROWS_MAX = 100
+AT_ONCE_CELLS_MAX = 1000
+AT_ONCE_BYTES_MAX = 256 << 10
+# After a direct COPY that met a row: so many batches are merged before the next try, twice as many each time.
+MERGES_AFTER_MISS_MAX = 64
+
+Place = tuple[str, str]
+
+
+# ---------------------------------------------------------------- what a session keeps
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """The staging tables of one target: rows to be there, keys to be gone, and changed columns of rows."""
+
+    rows: str
+    keys: str
+    parts: str
+    columns: tuple[TargetColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Facts:
+    """What the sink's own table demands of a change.
+
+    `must_replace`: another unique index than the key's, or a key that cannot be an arbiter, so that touched rows are
+    deleted before they are inserted. `has_deferrable`: constraints to be checked at the commit; `has_late_unique`:
+    among them unique ones. `unique_columns`: those that unique indexes other than the key's depend on.
+    """
+
+    must_replace: bool
+    has_deferrable: bool
+    has_late_unique: bool
+    unique_columns: frozenset[str]
+
+
+@dataclass(slots=True)
+class _Miss:
+    """Direct COPYs of one table that met a row that was there: how many batches to merge before the next try."""
+
+    merges_left: int = 1
+    merges_next: int = 2
+
+
+@dataclass(slots=True)
+class Workspace:
+    """What a session on the server has, and has learnt, by place of the target; goes with the session."""
+
+    stages: OrderedDict[Place, _Stage] = field(default_factory=OrderedDict)
+    made: set[str] = field(default_factory=set)  # staging tables that exist
+    dirty: set[str] = field(default_factory=set)  # those of them that may hold rows
+    stage_count: int = 0
+    facts: dict[Place, _Facts] = field(default_factory=dict)
+    misses: dict[Place, _Miss] = field(default_factory=dict)
+
+    def forget(self, target: TargetTable) -> None:
+        """The table was made anew, or is not what it was taken for."""
+        place = _place(target)
+        self.facts.pop(place, None)
+        self.misses.pop(place, None)
+
+    def may_go_direct(self, target: TargetTable) -> bool:
+        """Is it time to try a direct COPY (again)? Counts the batches that wait."""
+        miss = self.misses.get(_place(target))
+        if miss is None or miss.merges_left == 0:
+            return True
+        miss.merges_left -= 1
+        return False
+
+    def missed(self, target: TargetTable) -> None:
+        """A direct COPY met a row: the next ones probably will, too."""
+        miss = self.misses.setdefault(_place(target), _Miss())
+        miss.merges_left = miss.merges_next - 1
+        miss.merges_next = min(2 * miss.merges_next, MERGES_AFTER_MISS_MAX)
+
+    def hit(self, target: TargetTable) -> None:
+        """A direct COPY went through."""
+        self.misses.pop(_place(target), None)
+
+
+def _place(target: TargetTable) -> Place:
+    return target.namespace, target.name
+
+
+# ---------------------------------------------------------------- a change, encoded
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """Selected rows (None: all of them) and their COPY text, line by line."""
+
+    rows: pa.RecordBatch
+    selection: pa.Int32Array | None
+    text: CopyText
+
+    def row_of(self, line: int) -> int:
+        return line if self.selection is None else int(self.selection[line].as_py())
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Changed columns of rows. `columns` are those of the target that the text holds, key first, then the old key's."""
+
+    encoded: _Encoded
+    columns: tuple[TargetColumn, ...]
+    old_key: tuple[TargetColumn, ...]
+
+    @property
+    def changed(self) -> tuple[TargetColumn, ...]:
+        return tuple(column for column in self.columns if not column.is_key)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What one `apply` puts into one target."""
+
+    target: TargetTable
+    gone: Sequence[_Encoded]
+    there: Sequence[_Encoded]
+    parts: Sequence[_Part]
+    is_new: bool
+    may_lack_rows: bool
+
+    @property
+    def row_count(self) -> int:
+        return sum(encoded.text.row_count for encoded in self._all())
+
+    @property
+    def is_small(self) -> bool:
+        rows = self.row_count
+        return (
+            rows <= AT_ONCE_ROWS_MAX
+            and rows * len(self.target.columns) <= AT_ONCE_CELLS_MAX
+            and sum(len(piece) for encoded in self._all() for piece, _ in encoded.text.pieces) <= AT_ONCE_BYTES_MAX
+        )
+
+    def _all(self) -> Iterable[_Encoded]:
+        return itertools.chain(self.gone, self.there, (part.encoded for part in self.parts))
+
+    @property
+    def changed_count(self) -> int:
+        """Rows that are there afterwards and differ."""
+        texts = itertools.chain(self.there, (part.encoded for part in self.parts))
+        return sum(encoded.text.row_count for encoded in texts)
+
+
+def _work_of(change: ChangeBatch, target: TargetTable, counter: PolicyCounter) -> _Work:
+    return _Work(
+        target,
+        _selected(change, change.deletes, target, sql.key_columns(target), counter),
+        _selected(change, change.upserts, target, target.columns, counter),
+        [_part(update, target, counter) for update in change.updates if update.images.num_rows],
+        is_new=set(change.counts) == {"insert"},
+        may_lack_rows=change.may_lack_rows,
+    )
+
+
+def _selected(
+    change: ChangeBatch,
+    selections: Sequence[pa.Int32Array],
+    target: TargetTable,
+    columns: Sequence[TargetColumn],
+    counter: PolicyCounter,
+) -> list[_Encoded]:
+    """The selected rows of each of the change's batches, without those of which none are."""
+    return [
+        _Encoded(batch.images, selection, copy_text(batch.images, target, columns, counter, selection))
+        for batch, selection in zip(change.batches, selections, strict=True)
+        if len(selection)
+    ]
+
+
+def _part(update: PartialUpdate, target: TargetTable, counter: PolicyCounter) -> _Part:
+    columns = [*sql.key_columns(target)]
+    columns += [column for column in target.columns if column.source.name in update.columns and not column.is_key]
+    old_key: list[TargetColumn] = []
+    images = update.images
+    if update.old_keys is not None:
+        arrays = list(images.columns)
+        names = list(images.schema.names)
+        for column, name in zip(sql.key_columns(target), sql.old_key_names(target), strict=True):
+            arrays.append(column_of(update.old_keys, column))
+            names.append(name)
+            old_key.append(replace(column, name=name, source=replace(column.source, name=name)))
+        images = pa.RecordBatch.from_arrays(arrays, names=names)
+    text = copy_text(images, target, [*columns, *old_key], counter)
+    return _Part(_Encoded(update.images, None, text), tuple(columns), tuple(old_key))
+
+
+class _RowMissing(Exception):
+    """A partial update whose row the sink does not have."""
+
+
+# ---------------------------------------------------------------- the transaction
+
+
+class PostgresTransaction:
+    """`sinks.base.SinkTransaction` on PostgreSQL. Begins with its first statement, in the same round trip."""
+
+    def __init__(
+        self,
+        connection: psycopg2.extensions.connection,
+        workspace: Workspace,
+        *,
+        sink: str,
+        hook: StatementHook,
+        grant_of: Callable[[TargetTable], str],
+    ) -> None:
+        self._connection = connection
+        self._workspace = workspace
+        self._sink = sink
+        self._hook = hook
+        self._grant_of = grant_of
+        self._owed: list[bytes] = [BEGIN.encode()]  # goes before the next statement, in its round trip
+        self._later: list[bytes] = []  # metadata statements that wait for another, or for the commit
+        self._new: set[str] = set()  # staging tables that it has made, and a rollback takes away
+        self._savepoint = ""
+        self._savepoint_count = 0
+        self._has_changed = False
+        self._is_deferred = self._is_guided = False
+        self._touched: dict[Place, str] = {}  # place on the sink → source table
+        self.is_committed = False
+        self.is_over = False
+
+    # ------------------------------------------------------------ statements
+
+    def begin(self, cursor: psycopg2.extensions.cursor) -> None:
+        """Make sure that what is executed next, by others, is in this transaction."""
+        self._has_changed = True
+        if self._owed:
+            self._send(cursor)
+
+    def _send(self, cursor: psycopg2.extensions.cursor, *statements: str | bytes) -> None:
+        """Run statements in one round trip, after those that are owed; the cursor has the last one's result."""
+        texts = [*self._owed, *(s.encode() if isinstance(s, str) else s for s in statements)]
+        try:
+            if texts:
+                cursor.execute(b";\n".join(texts))
+        finally:
+            if self._is_begun():  # else the text was not even read
+                self._owed.clear()
+
+    def _is_begun(self) -> bool:
+        idle = psycopg2.extensions.TRANSACTION_STATUS_IDLE
+        return self._connection.closed != 0 or self._connection.info.transaction_status != idle
+
+    def _change(self, cursor: psycopg2.extensions.cursor, *statements: str | bytes) -> int:
+        """Run statements that change rows; how many the last one did."""
+        self._hook("before_statement")
+        self._has_changed = True
+        self._send(cursor, *statements)
+        self._hook("after_statement")
+        return cursor.rowcount
+
+    def _mark(self) -> list[str]:
+        """Statements that make the place to go back to: none where the transaction itself can begin again.
+
+        Each place has a name of its own, so that nobody can go back to an earlier one by mistake.
+        """
+        statements = [f"RELEASE SAVEPOINT {self._savepoint}"] if self._savepoint else []
+        self._savepoint = ""
+        if self._has_changed:
+            self._savepoint_count += 1
+            self._savepoint = f"cdc_{self._savepoint_count}"
+            statements.append(f"SAVEPOINT {self._savepoint}")
+        return statements
+
+    def _undo(self, cursor: psycopg2.extensions.cursor) -> None:
+        """Back to the mark."""
+        if self._savepoint:
+            self._send(cursor, f"ROLLBACK TO SAVEPOINT {self._savepoint}")
+            return
+        self.roll_back()
+        self._owed = [BEGIN.encode()]
+        self._has_changed = self._is_deferred = self._is_guided = False
+
+    def roll_back(self) -> None:
+        """Undo everything. Raises psycopg2.Error."""
+        self._owed.clear()
+        self._workspace.made -= self._new
+        self._workspace.dirty -= self._new
+        self._new.clear()
+        if self._is_begun():
+            with self._connection.cursor() as cursor:
+                cursor.execute("ROLLBACK")
+
+    # ------------------------------------------------------------ rows
+
+    def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
+        counter = PolicyCounter()
+        work = _work_of(change, target, counter)
+        if not work.row_count:
+            return ApplyResult()
+        with self._cursor(f"apply changes to {target}", target) as cursor:
+            deleted = self._try(cursor, work, self._prepare(cursor, target))
+            if deleted is None:
+                deleted = self._merged(cursor, work)
+        return ApplyResult(work.changed_count, deleted, counter.changes)
+
+    def _try(self, cursor: psycopg2.extensions.cursor, work: _Work, facts: _Facts) -> int | None:
+        """The cheap way for that change; how many rows it deleted, or None: it has to be merged."""
+        if work.is_small:
+            if any(not _is_plain(part, facts) for part in work.parts):
+                return None
+            way: Callable[[psycopg2.extensions.cursor, _Work, _Facts], int] = self._at_once
+        elif work.is_new and not facts.has_late_unique and self._workspace.may_go_direct(work.target):
+            way = self._direct
+        else:
+            return None
+        try:
+            return way(cursor, work, facts)
+        except psycopg2.Error as error:
+            if not is_refusal(error):
+                raise
+            self._undo(cursor)
+            self._prepare(cursor, work.target)
+            return None
+
+    def _at_once(self, cursor: psycopg2.extensions.cursor, work: _Work, facts: _Facts) -> int:
+        """By literals: the deletes, then the updates and upserts."""
+        target, statements, deleted = work.target, self._mark(), 0
+        if work.gone:
+            deleted = self._change(cursor, *statements, sql.delete_lines(target, _lines(work.gone)))
+            statements = []
+        for part in work.parts:
+            lines = _lines([part.encoded])
+            statements += sql.update_lines(target, lines, part.columns, must_hit=not work.may_lack_rows)
+        if work.there:
+            if facts.must_replace:
+                statements.append(sql.delete_lines(target, _key_lines(work)))
+            statements.append(sql.insert_lines(target, _lines(work.there), is_upsert=not facts.must_replace))
+        if statements:
+            self._change(cursor, *statements)
+        return deleted
+
+    def _direct(self, cursor: psycopg2.extensions.cursor, work: _Work, _facts: _Facts) -> int:
+        """By COPY into the table itself."""
+        target = work.target
+        self._send(cursor, *self._mark())
+        try:
+            self._copy_in(cursor, target, _joined(work.there))
+        except psycopg2.Error:
+            self._workspace.missed(target)
+            raise
+        self._workspace.hit(target)
+        return 0
+
+    def _copy_in(self, cursor: psycopg2.extensions.cursor, target: TargetTable, text: CopyText) -> None:
+        self._hook("before_statement")
+        self._has_changed = True
+        _copy(cursor, sql.copy_into(sql.qualified(target.namespace, target.name), target.columns), text)
+        self._hook("after_statement")
+
+    def _merged(self, cursor: psycopg2.extensions.cursor, work: _Work) -> int:
+        """By way of the staging tables; how many rows were deleted."""
+        target = work.target
+        facts = self._prepare(cursor, target)
+        stage = self._stage(cursor, work)
+        self._empty(cursor, *_used(work, stage))
+        self._has_changed = True  # what follows goes back to a savepoint: the staging tables stay
+        self._send(cursor, *self._guidance(), *self._mark())
+        while True:
+            try:
+                return self._merge(cursor, work, stage, facts)
+            except (psycopg2.Error, _RowMissing) as error:
+                if isinstance(error, psycopg2.Error) and not is_refusal(error):
+                    raise
+                self._undo(cursor)
+                # An index made on the sink since its facts were read calls for another merge.
+                self._workspace.forget(target)
+                fresh = self._prepare(cursor, target)
+                if fresh == facts:
+                    raise self._refused(cursor, error, work, stage, facts) from error
+                facts = fresh
+
+    def _guidance(self) -> Sequence[str]:
+        """Settings by which every join with a staging table looks its rows up by the target's key.
+
+        The planner knows nothing of staging tables; its other ways read the whole target (docs/decisions/0011).
+        """
+        if self._is_guided:
+            return ()
+        self._is_guided = True
+        return [f"SET LOCAL enable_{way} = off" for way in ("hashjoin", "mergejoin", "seqscan")]
+
+    def _prepare(self, cursor: psycopg2.extensions.cursor, target: TargetTable) -> _Facts:
+        """What the table demands, read once a session; its deferrable constraints are deferred."""
+        place = _place(target)
+        self._touched[place] = str(target.definition.name)
+        facts = self._workspace.facts.get(place)
+        if facts is None:
+            self._send(cursor, cursor.mogrify(_FACTS, place))
+            row = cursor.fetchone()
+            facts = (
+                _Facts(row[0], row[1], row[2], frozenset(row[3])) if row else _Facts(False, False, False, frozenset())
+            )
+            self._workspace.facts[place] = facts
+        if facts.has_deferrable and not self._is_deferred:
+            self._owed.append(b"SET CONSTRAINTS ALL DEFERRED")
+            self._is_deferred = True
+        return facts
+
+    # ------------------------------------------------------------ the merge
+
+    def _merge(self, cursor: psycopg2.extensions.cursor, work: _Work, stage: _Stage, facts: _Facts) -> int:
+        """What a change means: updates that move nothing, deletes, and rows that are put there whole.
+
+        Updates of what a unique index heeds, and of keys, become whole rows: their other columns come from the table.
+        No row is put there before all that are to go have gone, so that values may be handed over between rows.
+        """
+        target, deleted, moved = work.target, 0, 0
+        whole = [part for part in work.parts if not _is_plain(part, facts)]
+        for part in work.parts:
+            if _is_plain(part, facts):
+                self._update(cursor, work, stage, part)
+        if work.gone:
+            self._stage_copy(cursor, stage.keys, sql.key_columns(target), _joined(work.gone))
+        for part in whole:
+            moved += self._complete(cursor, work, stage, part)
+        if work.gone or moved:
+            deleted = self._change(cursor, sql.delete_staged(target, stage.keys)) - moved
+        if work.there:
+            self._stage_copy(cursor, stage.rows, target.columns, _joined(work.there))
+        if work.there or whole:
+            if facts.must_replace:
+                self._change(cursor, sql.delete_staged(target, stage.rows))
+                self._change(cursor, sql.insert_staged(target, stage.rows))
+            else:
+                self._change(cursor, sql.upsert_staged(target, stage.rows))
+        return deleted
+
+    def _update(self, cursor: psycopg2.extensions.cursor, work: _Work, stage: _Stage, part: _Part) -> None:
+        self._stage_part(cursor, stage, part)
+        found = self._change(cursor, sql.update_staged(work.target, stage.parts, part.changed))
+        self._require_rows(work, part, found)
+
+    def _complete(self, cursor: psycopg2.extensions.cursor, work: _Work, stage: _Stage, part: _Part) -> int:
+        """Stage the rows as they will be; the keys that they leave, too. How many keys are left."""
+        self._stage_part(cursor, stage, part)
+        self._workspace.dirty |= {stage.rows, stage.keys}
+        old = [column.name for column in part.old_key] or list(work.target.key)
+        self._send(cursor, sql.complete_staged(work.target, stage.parts, stage.rows, part.changed, old))
+        self._require_rows(work, part, cursor.rowcount)
+        if not part.old_key:
+            return 0
+        self._send(cursor, sql.stage_old_keys(work.target, stage.parts, stage.keys, old))
+        return cursor.rowcount
+
+    def _stage_part(self, cursor: psycopg2.extensions.cursor, stage: _Stage, part: _Part) -> None:
+        self._empty(cursor, stage.parts)
+        self._stage_copy(cursor, stage.parts, [*part.columns, *part.old_key], part.encoded.text)
+
+    @staticmethod
+    def _require_rows(work: _Work, part: _Part, found: int) -> None:
+        if found != part.encoded.text.row_count and (part.old_key or not work.may_lack_rows):
+            raise _RowMissing
+
+    def _stage_copy(
+        self, cursor: psycopg2.extensions.cursor, table: str, columns: Sequence[TargetColumn], text: CopyText
+    ) -> None:
+        self._workspace.dirty.add(table)
+        _copy(cursor, sql.copy_into(f"pg_temp.{sql.quote(table)}", columns), text)
+
+    def _empty(self, cursor: psycopg2.extensions.cursor, *tables: str) -> None:
+        """Take out what an earlier use has left. It counts as there until the commit, after a rollback it is there."""
+        if dirty := [table for table in tables if table in self._workspace.dirty]:
+            self._send(cursor, "TRUNCATE " + ", ".join(f"pg_temp.{sql.quote(table)}" for table in dirty))
+
+    # ------------------------------------------------------------ staging tables
+
+    def _stage(self, cursor: psycopg2.extensions.cursor, work: _Work) -> _Stage:
+        """The target's staging tables, of which those that this change needs are there."""
+        workspace, target, place = self._workspace, work.target, _place(work.target)
+        stage = workspace.stages.get(place)
+        if stage is not None and stage.columns != target.columns:
+            self._drop_stage(cursor, place)
+            stage = None
+        if stage is None:
+            while len(workspace.stages) >= STAGED_TARGETS_MAX:
+                self._drop_stage(cursor, next(iter(workspace.stages)))
+            workspace.stage_count += 1
+            number = workspace.stage_count
+            names = (f"_cdc_rows_{number}", f"_cdc_keys_{number}", f"_cdc_parts_{number}")
+            stage = _Stage(*names, columns=target.columns)
+            workspace.stages[place] = stage
+        workspace.stages.move_to_end(place)
+        key = sql.key_columns(target)
+        old_key = [replace(column, name=name) for column, name in zip(key, sql.old_key_names(target), strict=True)]
+        columns = {stage.rows: target.columns, stage.keys: key, stage.parts: (*target.columns, *old_key)}
+        for table in _used(work, stage):
+            if table not in workspace.made:
+                self._send(cursor, sql.stage_table(table, columns[table]))
+                workspace.made.add(table)
+                self._new.add(table)
+        return stage
+
+    def _drop_stage(self, cursor: psycopg2.extensions.cursor, place: Place) -> None:
+        stage = self._workspace.stages.pop(place)
+        tables = [table for table in (stage.rows, stage.keys, stage.parts) if table in self._workspace.made]
+        if tables:
+            self._send(cursor, "DROP TABLE IF EXISTS " + ", ".join(f"pg_temp.{sql.quote(table)}" for table in tables))
+            self._workspace.made.difference_update(tables)
+            self._workspace.dirty.difference_update(tables)
+            self._new.difference_update(tables)
+
+    # ------------------------------------------------------------ loads
+
+    def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
+        counter = PolicyCounter()
+        text = copy_text(rows, target, target.columns, counter)
+        with self._cursor(f"load rows into {target}", target) as cursor:
+            self._prepare(cursor, target)
+            self._has_changed = True
+            self._send(cursor, *self._mark())
+            try:
+                self._copy_in(cursor, target, text)
+            except psycopg2.Error as error:
+                if not is_refusal(error):
+                    raise
+                self._undo(cursor)
+                index = self._first_refused(cursor, text, lambda part: self._copy_in(cursor, target, part))
+                raise self._blamed(cursor, error, target, rows, index) from error
+        return ApplyResult(upserted=rows.num_rows, policy_changes=counter.changes)
+
+    def clear(self, target: TargetTable) -> int:
+        with self._cursor(f"empty {target}", target) as cursor:
+            self._prepare(cursor, target)
+            return self._change(cursor, f"DELETE FROM {sql.qualified(target.namespace, target.name)}")
+
+    # ------------------------------------------------------------ which row it was
+
+    def _refused(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        error: psycopg2.Error | _RowMissing,
+        work: _Work,
+        stage: _Stage,
+        facts: _Facts,
+    ) -> CdcError:
+        """Apply ever shorter beginnings of the updates, then of the upserts, to name the row that was refused."""
+        steps = [part.encoded for part in work.parts] + list(work.there)
+        for position, encoded in enumerate(steps):
+
+            def attempt(text: CopyText, position: int = position, encoded: _Encoded = encoded) -> None:
+                self._merge(cursor, _beginning(work, position, replace(encoded, text=text)), stage, facts)
+
+            index = self._first_refused(cursor, encoded.text, attempt)
+            if index is not None:
+                return self._blamed(cursor, error, work.target, encoded.rows, encoded.row_of(index))
+        return self._blamed(cursor, error, work.target, None, None)
+
+    def _first_refused(
+        self, cursor: psycopg2.extensions.cursor, text: CopyText, attempt: Callable[[CopyText], None]
+    ) -> int | None:
+        def is_refused(count: int) -> bool:
+            try:
+                attempt(text.beginning(count))
+            except (psycopg2.Error, _RowMissing) as error:
+                if isinstance(error, psycopg2.Error) and not is_refusal(error):
+                    raise
+                return True
+            finally:
+                if not self._connection.closed:
+                    self._undo(cursor)
+            return False
+
+        return first_refused(text.row_count, is_refused)
+
+    def _blamed(
+        self,
+        cursor: psycopg2.extensions.cursor,
+        error: psycopg2.Error | _RowMissing,
+        target: TargetTable,
+        rows: pa.RecordBatch | None,
+        index: int | None,
+    ) -> CdcError:
+        table = str(target.definition.name)
+        key = column = None
+        if rows is not None and index is not None:
+            key = key_text(rows, target, index)
+        if isinstance(error, _RowMissing):
+            return UnsupportedData(
+                f"sink {self._sink}: {target} has no row of which an update names the changed columns alone "
+                f"(row with {key})",
+                table=table,
+                key=key,
+                hint=f"the copy is not what the source has: load the table again: cdc snapshot {table}",
+            )
+        if rows is not None and index is not None:
+            column = self._refused_column(cursor, rows.slice(index, 1), target)
+        return self._sink_error(error, f"write to {target}", table=table, column=column, key=key)
+
+    def _refused_column(
+        self, cursor: psycopg2.extensions.cursor, row: pa.RecordBatch, target: TargetTable
+    ) -> str | None:
+        """The first column whose value alone is refused by a staging table of the target's types; else None."""
+        name, refused = "_cdc_column", None
+        self._send(cursor, sql.stage_table(name, target.columns))
+        for column in target.columns:
+            text = copy_text(row, target, (column,), PolicyCounter())
+            try:
+                _copy(cursor, sql.copy_into(f"pg_temp.{sql.quote(name)}", (column,)), text)
+            except psycopg2.Error as error:
+                if not is_refusal(error):
+                    raise
+                refused = column.name
+                break
+        self._undo(cursor)
+        return refused
+
+    # ------------------------------------------------------------ metadata
+
+    def execute(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with self._cursor("run a metadata statement", None) as cursor:
+            self._has_changed = True  # for all that is known
+            self._send(cursor, *self._take_later(), _mogrified(cursor, statement, parameters))
+            return [tuple(map(_plain, row)) for row in cursor.fetchall()] if cursor.description else []
+
+    def execute_count(self, statement: str, parameters: Sequence[Any] = ()) -> int:
+        with self._cursor("run a metadata statement", None) as cursor:
+            self._has_changed = True
+            self._send(cursor, *self._take_later(), _mogrified(cursor, statement, parameters))
+            return cursor.rowcount
+
+    def execute_later(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        with self._cursor("run a metadata statement", None) as cursor:
+            self._later.append(_mogrified(cursor, statement, parameters))
+
+    def _take_later(self) -> list[bytes]:
+        later, self._later = self._later, []
+        return later
+
+    def commit(self) -> None:
+        if self._later:
+            with self._cursor("run a metadata statement", None) as cursor:
+                self._send(cursor, *self._take_later())
+        self._check_open()
+        try:
+            if self._is_begun():
+                with self._connection.cursor() as cursor:
+                    cursor.execute("COMMIT")
+        except psycopg2.Error as error:
+            if is_integrity_error(error):  # of a deferred constraint: trying again would meet it again
+                raise self._commit_refused(error) from error
+            if error.pgcode and is_refusal(error):
+                raise SinkUnavailable(
+                    f"sink {self._sink}: the commit was refused: {error.diag.message_primary}",
+                    hint="something on the sink objects to the transaction; it is tried again",
+                ) from error
+            raise SinkUnavailable(
+                f"sink {self._sink}: the connection was lost while committing: it is not known whether the "
+                "transaction is there",
+                hint="the pipeline reads the checkpoint from the sink and goes on from there",
+            ) from error
+        self.is_committed = True
+
+    def _commit_refused(self, error: psycopg2.Error) -> SinkRefused:
+        """Which table a deferred constraint refused: the one that has it, or the one that its rows refer to."""
+        diag = error.diag
+        constraint = (diag.schema_name or "", diag.table_name or "", diag.constraint_name or "")
+        places = [constraint[:2]]
+        if places[0] not in self._touched:
+            with contextlib.suppress(psycopg2.Error), self._connection.cursor() as cursor:
+                cursor.execute(_REFERRED, constraint)
+                places += cursor.fetchall()
+        touched = [self._touched[place] for place in places if place in self._touched]
+        table = touched[0] if touched else ".".join(places[0])
+        if not touched and len(self._touched) == 1:
+            (table,) = self._touched.values()
+        drop = f"ALTER TABLE {sql.qualified(*constraint[:2])} DROP CONSTRAINT {sql.quote(constraint[2])};"
+        return SinkRefused(
+            f"sink {self._sink}: the commit was refused: {diag.message_primary} (SQLSTATE {error.pgcode})",
+            table=table,
+            hint=f"the constraint is not the source's: run {drop} on the sink, then load the table again: "
+            f"cdc snapshot {table}",
+        )
+
+    # ------------------------------------------------------------ border
+
+    def _check_open(self) -> None:
+        if self.is_committed or self.is_over:
+            raise InvariantBroken("this transaction is over")
+
+    @contextlib.contextmanager
+    def _cursor(self, doing: str, target: TargetTable | None) -> Iterator[psycopg2.extensions.cursor]:
+        self._check_open()
+        try:
+            with self._connection.cursor() as cursor:
+                yield cursor
+        except psycopg2.Error as error:
+            where = {} if target is None else {"table": str(target.definition.name), "grant": self._grant_of(target)}
+            raise self._sink_error(error, doing, **where) from error
+
+    def _sink_error(self, error: psycopg2.Error, doing: str, **where: Any) -> CdcError:
+        return translate(error, sink=self._sink, doing=doing, **where)
+
+
+# ---------------------------------------------------------------- leaves
+
+
+def _is_plain(part: _Part, facts: _Facts) -> bool:
+    """May the rows be updated where they are: no key moves, and no unique index heeds what changes?"""
+    return bool(part.changed) and not part.old_key and facts.unique_columns.isdisjoint(c.name for c in part.changed)
+
+
+def _used(work: _Work, stage: _Stage) -> list[str]:
+    """The staging tables that this work fills."""
+    tables = [stage.rows] if work.there or work.parts else []
+    tables += [stage.keys] if work.gone or work.parts else []
+    return [*tables, stage.parts] if work.parts else tables
+
+
+def _beginning(work: _Work, position: int, last: _Encoded) -> _Work:
+    """The work up to the update, or upsert, at `position` among both, which is `last`."""
+    count = len(work.parts)
+    if position < count:
+        return replace(work, parts=[*work.parts[:position], replace(work.parts[position], encoded=last)], there=[])
+    return replace(work, there=[*work.there[: position - count], last])
+
+
+def _joined(texts: Sequence[_Encoded]) -> CopyText:
+    return CopyText(tuple(itertools.chain.from_iterable(encoded.text.pieces for encoded in texts)))
+
+
+def _lines(texts: Sequence[_Encoded]) -> str:
+    return bytes(_joined(texts)).decode()
+
+
+def _key_lines(work: _Work) -> str:
+    """The keys of the upserts. No policy changes a key, so there is nothing to count."""
+    columns = sql.key_columns(work.target)
+    return "".join(
+        bytes(copy_text(encoded.rows, work.target, columns, PolicyCounter(), encoded.selection)).decode()
+        for encoded in work.there
+    )
+
+
+def _copy(cursor: psycopg2.extensions.cursor, statement: str, text: CopyText) -> None:
+    cursor.copy_expert(statement, text.reader(), size=PIECE_BYTES)  # type: ignore[arg-type]  # it asks for no readline
+
+
+def _mogrified(cursor: psycopg2.extensions.cursor, statement: str, parameters: Sequence[Any]) -> bytes:
+    """`%s` and `%%` mean the same with and without parameters."""
+    if parameters:
+        return cursor.mogrify(statement, tuple(parameters))
+    return statement.replace("%%", "%").encode()
+
+
+def _plain(value: Any) -> Any:
+    return bytes(value) if isinstance(value, memoryview) else value
+
+
+# The table that a foreign key refers to: what an error tells is the table that has it.
+_REFERRED = """
+SELECT n.nspname, c.relname
+FROM pg_constraint k JOIN pg_class c ON c.oid = k.confrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE k.conrelid = to_regclass(format('%%I.%%I', %s, %s)) AND k.conname = %s"""
+
+# Deferrable are also unique constraints, and foreign keys (of other tables too) that came after `inspect`. What an
+# index's expressions and its WHERE read is among what it depends on.
+_FACTS = """
+SELECT EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique
+               AND (NOT i.indisprimary OR NOT i.indimmediate)),
+       EXISTS (SELECT 1 FROM pg_constraint k WHERE (k.conrelid = c.oid OR k.confrelid = c.oid) AND k.condeferrable),
+       EXISTS (SELECT 1 FROM pg_index i WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indimmediate),
+       ARRAY(SELECT DISTINCT a.attname::text
+             FROM pg_index i JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum > 0
+             WHERE i.indrelid = c.oid AND i.indisunique AND NOT i.indisprimary
+               AND (a.attnum = ANY (i.indkey)
+                    OR EXISTS (SELECT 1 FROM pg_depend d
+                               WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                                 AND d.refclassid = 'pg_class'::regclass AND d.refobjid = i.indrelid
+                                 AND d.refobjsubid = a.attnum)))
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relname = %s"""
