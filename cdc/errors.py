@@ -48,6 +48,12 @@ __all__ = [
 ]
 
 
+_MALFORMED_HINT = (
+    "start again; if it comes back at the same place, read that place with the server's own mysqlbinlog: where that can, "
+    "report this with the event, which `cdc run` keeps in var_dir"
+)
+
+
 class CdcError(Exception):
     """What failed, on what, with which values (`message`), and what to do next (`hint`)."""
 
@@ -144,6 +150,9 @@ class ProtocolError(CdcError):
 
 class MalformedEvent(ProtocolError):
     """An event ends inside a value, has bytes left over, or contradicts its table map."""
+
+    def __init__(self, message: str, *, hint: str = "", position: str | None = None, frame: bytes = b"") -> None:
+        super().__init__(message, hint=hint or _MALFORMED_HINT, position=position, frame=frame)
 
 
 class ChecksumMismatch(ProtocolError):
