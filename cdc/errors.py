@@ -49,7 +49,7 @@ __all__ = [
 
 
 _MALFORMED_HINT = (
-    "start again; if it comes back at the same place, read that place with the server's own mysqlbinlog: where that can, "
+    "start again; if it comes back at the same place, read that place with the server's own mysqlbinlog: if that can, "
     "report this with the event, which `cdc run` keeps in var_dir"
 )
 
