@@ -30,7 +30,7 @@ from cdc.sinks.encode_postgres import CopyText, copy_text
 from cdc.sinks.errors_postgres import is_integrity_error, is_refusal, translate
 from cdc.sinks.kernel.copy_text import PIECE_BYTES
 from cdc.sinks.narrowing import first_refused
-from cdc.sinks.values import PolicyCounter, column_of, key_text
+from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text
 
 __all__ = ["BEGIN", "PostgresTransaction", "Workspace"]
 
@@ -616,7 +616,7 @@ class PostgresTransaction:
         index: int | None,
     ) -> CdcError:
         table = str(target.definition.name)
-        key = column = None
+        key = None
         if rows is not None and index is not None:
             key = key_text(rows, target, index)
         if isinstance(error, _RowMissing):
@@ -627,16 +627,18 @@ class PostgresTransaction:
                 key=key,
                 hint=f"the copy is not what the source has: load the table again: cdc snapshot {table}",
             )
-        if rows is not None and index is not None:
-            column = self._refused_column(cursor, rows.slice(index, 1), target)
-        return self._sink_error(error, f"write to {target}", table=table, column=column, key=key)
+        if rows is None or index is None:
+            return self._sink_error(error, f"write to {target}", table=table)
+        column = self._refused_column(cursor, rows.slice(index, 1), target)
+        refused = self._sink_error(error, f"write to {target}", table=table, column=column, key=key)
+        return keep_refused_row(refused, rows, target, index)
 
     def _refused_column(
         self, cursor: psycopg2.extensions.cursor, row: pa.RecordBatch, target: TargetTable
     ) -> str | None:
-        """The first column whose value alone is refused by a staging table of the target's types; else None."""
+        """The first column whose value alone is refused by a table of the types that the sink's has; else None."""
         name, refused = "_cdc_column", None
-        self._send(cursor, sql.stage_table(name, target.columns))
+        self._send(cursor, sql.empty_copy(target, name))
         for column in target.columns:
             text = copy_text(row, target, (column,), PolicyCounter())
             try:
@@ -680,6 +682,8 @@ class PostgresTransaction:
             if self._is_begun():
                 with self._connection.cursor() as cursor:
                     cursor.execute("COMMIT")
+                    if cursor.statusmessage != "COMMIT":  # which is how the server ends a transaction that has failed
+                        raise InvariantBroken(f"a failed transaction was to be committed: {cursor.statusmessage}")
         except psycopg2.Error as error:
             if is_integrity_error(error):  # of a deferred constraint: trying again would meet it again
                 raise self._commit_refused(error) from error

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from cdc.demo.servers import Server
-from cdc.errors import SinkRefused, UnsupportedData
+from cdc.errors import CdcError, InvariantBroken, SinkRefused, UnsupportedData
 from cdc.model import ChangeBatch, PartialUpdate, TableDefinition
 from cdc.schema.target import TargetTable
 from cdc.sinks import apply_postgres
@@ -599,6 +599,15 @@ def test_deletes_are_counted_without_the_keys_that_moved(here: Here, way: str) -
 
 
 # ---------------------------------------------------------------- what is refused
+
+
+def test_a_transaction_that_has_failed_is_not_taken_for_committed(here: Here) -> None:
+    """The server answers its COMMIT with ROLLBACK, and no error."""
+    with here.sink.transaction() as transaction:
+        with pytest.raises(CdcError):
+            transaction.execute("SELECT 1/0")
+        with pytest.raises(InvariantBroken, match="ROLLBACK"):
+            transaction.commit()
 
 
 @pytest.fixture
