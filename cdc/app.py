@@ -148,12 +148,17 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
 
 
 def table_options(config: Config, database: str, table: str) -> TableOptions:
-    """What the configuration makes of a table's columns and rows."""
-    override = config.tables.override_for(database, table)
+    """What the configuration makes of a table: its place, its columns and rows."""
+    override, routed = config.tables.override_for(database, table), config.tables.route_for(database, table)
+    options = TableOptions(
+        target_schema=routed.target_schema if routed is not None else None,
+        target_table=routed.target_table if routed is not None else None,
+    )
     if override is None:
-        return TableOptions()
+        return options
     salt = config.tables.hash_salt.reveal() if config.tables.hash_salt is not None else ""
-    return TableOptions(
+    return replace(
+        options,
         include=override.include_columns or (),
         exclude=override.exclude_columns or (),
         columns=tuple(

@@ -377,14 +377,16 @@ def _sink_grants(
     config: Config, settings: SinkSettings, facts: SinkFacts | None, source: SourceFacts | None
 ) -> Iterator[str]:
     url = settings.url
+    routed = [route.target_schema for route in config.tables.routes if route.target_schema is not None]
     yield f"-- sink {settings.name}: {url.host}:{url.port}"
     if url.kind == "postgresql":
         role = '"' + (facts.user if facts is not None else url.user).replace('"', '""') + '"'
         database = '"' + (url.database or "").replace('"', '""') + '"'
         yield f"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE {database} TO {role};"
-        if settings.schema_name is not None and facts is not None and settings.schema_name in facts.namespaces:
-            schema = '"' + settings.schema_name.replace('"', '""') + '"'
-            yield f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"
+        for name in dict.fromkeys((settings.schema_name, *routed)):
+            if name is not None and facts is not None and name in facts.namespaces:
+                schema = '"' + name.replace('"', '""') + '"'
+                yield f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {role};"
         return
     account = _account(url.user, facts.user if facts is not None else None)
     places = ["*.*"]
@@ -395,6 +397,7 @@ def _sink_grants(
             dict.fromkeys([re.sub(r"(`)\.`.*$", r"\1.*", p) for p in map(_grant_place, config.tables.include)])
         )
         places.append(quoted(r"\_cdc") + ".*")
+    places += [quoted(re.sub(r"([_%\\])", r"\\\1", database)) + ".*" for database in dict.fromkeys(routed)]
     for place in places:
         yield f"GRANT {', '.join((*MYSQL_RIGHTS, *MYSQL_LATER_RIGHTS))} ON {place} TO {account};"
 

@@ -648,8 +648,8 @@ class SinkSettings(Section):
         default=None,
         alias="schema",
         json_schema_extra={"range_text": "1 to 63 bytes, PostgreSQL only"},
-        description="Schema that every table goes to. Unset: one schema per source database, so that tables of the "
-        "same name in two databases do not meet.",
+        description="Schema that every table goes to which `tables.routes` sends nowhere else. Unset: one schema per "
+        "source database, so that tables of the same name in two databases do not meet.",
     )
     ssl_mode: _SslMode = Field(default=_BY_HOST)
     ssl_ca: _SslCa = None
@@ -823,6 +823,37 @@ class TableOverride(Section):
         return value
 
 
+class TableRoute(Section):
+    """Where some tables go. Of several entries that match a table the first one counts."""
+
+    tables: Pattern = Field(
+        json_schema_extra={"range_text": "`db.table` pattern"},
+        description="The tables this entry is about; patterns are those of `include`.",
+    )
+    target_schema: str | None = Field(
+        default=None,
+        min_length=1,
+        json_schema_extra={"range_text": "name", "default_text": "the sink's"},
+        description="Schema on PostgreSQL, database on MySQL and MariaDB, on every sink; made when missing. It wins "
+        "over the sink's `schema` and the database of its url, which are for all tables.",
+    )
+    target_table: str | None = Field(
+        default=None,
+        validate_default=True,
+        min_length=1,
+        json_schema_extra={"range_text": "name", "default_text": "the source's"},
+        description="Name of the table on every sink. Of two tables with one target only one is loaded, the other is "
+        "parked.",
+    )
+
+    @field_validator("target_table")
+    @classmethod
+    def _leads_somewhere(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("target_schema", "") is None:
+            _fail("a route needs target_schema or target_table")
+        return value
+
+
 class Tables(Section):
     """What is captured. System schemas (mysql, information_schema, performance_schema, sys) never are."""
 
@@ -838,6 +869,7 @@ class Tables(Section):
         json_schema_extra={"range_text": "list of `db.table` patterns"},
         description="Tables to leave out of those that `include` names.",
     )
+    routes: tuple[TableRoute, ...] = Field(default=())
     hash_salt: Salt | None = Field(
         default=None,
         json_schema_extra={"range_text": f"text of at least {HASH_SALT_BYTES_MIN} bytes", "default_text": "unset"},
@@ -860,11 +892,13 @@ class Tables(Section):
 
     _included: tuple[TablePattern, ...] = PrivateAttr(default=())
     _excluded: tuple[TablePattern, ...] = PrivateAttr(default=())
+    _routed: tuple[tuple[TablePattern, TableRoute], ...] = PrivateAttr(default=())
     _by_table: dict[tuple[str, str], TableOverride] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, _context: Any) -> None:
         self._included = tuple(map(parse_table_pattern, self.include))
         self._excluded = tuple(map(parse_table_pattern, self.exclude))
+        self._routed = tuple((parse_table_pattern(route.tables), route) for route in self.routes)
         self._by_table = {parse_table_name(override.table): override for override in self.overrides}
 
     def matches(self, database: str, table: str) -> bool:
@@ -874,6 +908,10 @@ class Tables(Section):
             and any(pattern.matches(database, table) for pattern in self._included)
             and not any(pattern.matches(database, table) for pattern in self._excluded)
         )
+
+    def route_for(self, database: str, table: str) -> TableRoute | None:
+        """The entry of `routes` that counts for this table."""
+        return next((route for pattern, route in self._routed if pattern.matches(database, table)), None)
 
     def override_for(self, database: str, table: str) -> TableOverride | None:
         """The entry of `overrides` about this table."""

@@ -436,7 +436,8 @@ class _Session:
                     f"{record.source} goes to the same target as {sharing[0].source}: {target} on sink "
                     f"{self._sink.name}",
                     table=str(record.source),
-                    hint="route them apart (a sink without `schema` or database keeps databases apart), or exclude one",
+                    hint="route them apart (tables.routes; a sink without `schema` or database keeps databases apart), "
+                    "or exclude one",
                 )
                 fields = error.to_dict(since=iso_time(self._clock.now_us()))
                 if record.state != "parked":

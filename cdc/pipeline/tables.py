@@ -136,7 +136,8 @@ class TableRegistry(Capture):
 
     def place(self, table: TableName) -> tuple[str, str]:
         """Namespace and name on this sink."""
-        return route(self._kind, table, schema=self._routing.schema, database=self._routing.database)
+        routing = self._routing
+        return route(self._kind, table, self.options(table), schema=routing.schema, database=routing.database)
 
     def catching_up(self, position: SourcePosition) -> list[TableRecord]:
         """The loaded tables for which the stream has passed the position after their last read, as ready ones."""

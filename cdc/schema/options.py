@@ -1,4 +1,4 @@
-"""What the configuration makes of one table on its way to a sink: its columns, their names, what is masked.
+"""What the configuration makes of one table on its way to a sink: its place, its columns, what is masked.
 
 A plain value, made of the configuration once a table. `schema.mapping` turns it into the target's columns,
 `pipeline.transform` into the values. What a table was loaded with is kept in the metadata (`description`): rows
@@ -29,11 +29,16 @@ class ColumnOption:
 
 @dataclass(frozen=True, slots=True)
 class TableOptions:
-    """Options of one table; the default changes nothing. `include` empty means every column."""
+    """Options of one table; the default changes nothing. `include` empty means every column.
+
+    `target_schema` (a database on the MySQL family) and `target_table` are the place on every sink, where set.
+    """
 
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     columns: tuple[ColumnOption, ...] = ()
+    target_schema: str | None = None
+    target_table: str | None = None
 
     def of_column(self, name: str) -> ColumnOption:
         """What is said of that column of the source."""
@@ -52,7 +57,8 @@ class TableOptions:
     def description(self) -> dict[str, Any]:
         """As the metadata and the status have it: equal if and only if the rows come out equal. {} for the default.
 
-        Holds no secret: a salt is told apart by what it makes of a constant.
+        Without the place, which they have of their own. Holds no secret: a salt is told apart by what it makes of a
+        constant.
         """
         said: dict[str, Any] = {}
         if self.include:

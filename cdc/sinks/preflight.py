@@ -199,9 +199,9 @@ def plan_targets(
     planned = []
     for definition in definitions:
         table = definition.name
-        namespace, name = route(kind, table, schema=place.schema, database=place.database)
         chosen = policies(table.database, table.table)
         optional = options(table.database, table.table)
+        namespace, name = route(kind, table, optional, schema=place.schema, database=place.database)
         columns = key(definition)
         target, problem = None, None
         if columns:
@@ -723,7 +723,7 @@ def _names(facts: SinkFacts) -> Iterator[Finding]:
                 yield error(
                     f"{facts.place.name}: {table}",
                     f"{what} {problem}: the table cannot be made there",
-                    "rename it in tables.overrides or at the source, or put the table under tables.exclude",
+                    "rename it: the table in tables.routes, the column in tables.overrides; or exclude the table",
                 )
 
 
@@ -735,14 +735,21 @@ def _clashes(facts: SinkFacts) -> Iterator[Finding]:
     for several in places.values():
         if len(several) > 1:
             names = [one.definition.name for one in several]
-            why = "on this sink names differ not by case alone" if folds else "they come from several databases"
-            fix = "exclude all but one of them, or rename them at the source"
-            if not folds:
+            is_routed = any(one.options.target_table or one.options.target_schema for one in several)
+            why = (
+                "on this sink names differ not by case alone"
+                if folds
+                else "tables.routes sends them there"
+                if is_routed
+                else "they come from several databases"
+            )
+            fix = "route them apart in tables.routes (target_schema, target_table), or exclude all but one of them"
+            if not folds and not is_routed:
                 fix = (
                     "leave the sink's `schema` unset (one schema per source database)"
                     if facts.is_postgresql
                     else "leave the database out of the sink's url (one database per source database)"
-                ) + ", or exclude all but one of them"
+                ) + ", route them apart in tables.routes, or exclude all but one of them"
             yield error(
                 facts.subject,
                 f"{listed(names)} would all go to {several[0].namespace}.{several[0].name}: {why}, and their rows "

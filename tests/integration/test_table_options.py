@@ -215,6 +215,11 @@ def test_a_change_of_options_loads_the_table_again(pair: Deployment) -> None:
         assert _names(pair, sink) == ["id", "email", "phone", "born", "credit", "kind", "m", "secret"]
     assert _verify(pair) == EQUAL
 
+    _set(pair, exclude_columns=["note"])
+    pair.catch_up()
+    for sink in pair.sinks:
+        assert _names(pair, sink) == ["id", "email", "phone", "born", "credit", "kind", "secret"], "m is gone too"
+
 
 def test_another_salt_loads_the_table_again_and_the_same_one_does_not(pair: Deployment) -> None:
     _set(pair, columns=[{"column": "email", "hash": True}])
@@ -286,3 +291,69 @@ def test_a_masked_column_that_goes_by_ddl_parks_the_table(pair: Deployment) -> N
     assert pair.stop() == 0
     assert _status(pair)["error"]["message"].endswith("has no column email, which its entry in tables.overrides names")
     assert "mail" not in _names(pair, "pg")
+
+
+# ---------------------------------------------------------------- places
+
+
+def _table_rows(made: Deployment, sink: str, namespace: str, table: str) -> list[tuple[Any, ...]]:
+    server, database = made.sinks[sink]
+    quote = '"' if server.family == "postgresql" else "`"
+    with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute(f"SELECT id FROM {quote}{namespace}{quote}.{quote}{table}{quote} ORDER BY 1")
+        return [tuple(row) for row in cursor.fetchall()]
+
+
+@pytest.fixture
+def elsewhere(pair: Deployment) -> Iterator[str]:
+    """The name of a schema and of a database that is not there yet."""
+    name = f"{pair.source_database}_moved"
+    yield name
+    pair.kill()
+    pair.sinks["maria"][0].execute(f"DROP DATABASE IF EXISTS `{name}`")
+
+
+def test_a_table_goes_where_its_route_sends_it(pair: Deployment, elsewhere: str) -> None:
+    _execute(pair, "CREATE TABLE other (id INT PRIMARY KEY)")
+    _execute(pair, "INSERT INTO other VALUES (5)")
+    pair.config["tables"]["routes"] = [
+        {"tables": "*.customers", "target_schema": elsewhere, "target_table": "people"},
+        {"tables": "*.oth*", "target_table": "the others"},
+    ]
+    assert pair.run("check").returncode == 0
+    pair.catch_up()
+    _execute(pair, "DELETE FROM customers WHERE id = 2")
+    _execute(pair, "INSERT INTO other VALUES (6)")
+    pair.catch_up()
+    own = {"pg": pair.source_database, "maria": pair.sinks["maria"][1]}
+    for sink in pair.sinks:
+        assert _table_rows(pair, sink, elsewhere, "people") == [(1,), (3,)]
+        assert _table_rows(pair, sink, own[sink], "the others") == [(5,), (6,)]
+        assert _status(pair, sink)["target"] == f"{elsewhere}.people"
+    assert _verify(pair) == EQUAL
+
+
+def test_a_table_that_is_routed_elsewhere_later_is_loaded_there(pair: Deployment, elsewhere: str) -> None:
+    pair.catch_up()
+    pair.config["tables"]["routes"] = [{"tables": "*.customers", "target_schema": elsewhere}]
+    _execute(pair, "DELETE FROM customers WHERE id = 2")
+    result = pair.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    assert "table_routed_elsewhere" in result.stderr
+    for sink in pair.sinks:
+        assert _table_rows(pair, sink, elsewhere, "customers") == [(1,), (3,)]
+        assert _rows(pair, sink, "id") == [(1,), (2,), (3,)], "the old target is not ours to touch any more"
+    assert _verify(pair) == EQUAL
+
+
+def test_two_tables_routed_to_one_place_do_not_mix(pair: Deployment) -> None:
+    _execute(pair, "CREATE TABLE other (id INT PRIMARY KEY)")
+    pair.config["tables"]["routes"] = [{"tables": "*.*", "target_table": "one"}]
+    check = pair.run("check")
+    assert check.returncode == 2
+    assert "tables.routes sends them there" in " ".join(check.stdout.split())
+    result = pair.run("run", "--until-caught-up")
+    assert result.returncode == 1
+    assert "goes to the same target as" in result.stderr
+    states = {one["table"].rpartition(".")[2]: one["state"] for one in pair.status()["tables"] if one["sink"] == "pg"}
+    assert states == {"customers": "ready", "other": "parked"}

@@ -319,6 +319,16 @@ def test_the_least_grants_follow_the_patterns(tmp_path: Path) -> None:
     assert "secret" not in text
 
 
+def test_the_grants_reach_the_databases_that_tables_are_routed_to(tmp_path: Path) -> None:
+    config = configuration(tmp_path, "shop.*")
+    routes = {"tables": {"include": ["shop.*"], "routes": [{"tables": "shop.a_*", "target_schema": "raw_a"}]}}
+
+    text = grants_sql(Config.model_validate({**config.model_dump(by_alias=True), **routes}))
+
+    assert r"ON `raw\_a`.* TO 'cdc'@'%';" in text
+    assert r"ON `shop\_copy`.* TO 'cdc'@'%';" in text
+
+
 def test_patterns_know_the_half_that_has_no_wildcard(tmp_path: Path) -> None:
     patterns = captured_tables(configuration(tmp_path, "shop.*", "a.b", r"my\.db.t*", "s*.x")).include
 

@@ -337,6 +337,12 @@ BAD_FILES = [
          "[0].columns: a is part of primary_key, whose values are not masked or hashed"),
         ("columns: [{column: a, hash: true}]", ": a of shop.t is hashed, which needs tables.hash_salt"),
     ]),
+    ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{tables: shop.*}]",
+     ["config.yaml:10 tables.routes[0].target_table: a route needs target_schema or target_table"]),
+    ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{target_table: a}, {tables: shop, target_schema: ''}]",
+     ["config.yaml:10 tables.routes[0].tables: is required",
+      "config.yaml:10 tables.routes[1].tables: not of the form db.table (for a whole database: db.*)",
+      "config.yaml:10 tables.routes[1].target_schema: is empty"]),
     ("tables:", "lease: {seconds: 2.9}\ntables:", ["config.yaml:8 lease.seconds: 2.9 is not in 3..600"]),
     ("tables:", "http: 8089\ntables:", ["config.yaml:8 http: 8089 is not a mapping (key: value)"]),
     ("tables:", "http: {enabled: perhaps}\ntables:", ["config.yaml:8 http.enabled: 'perhaps' is not true or false"]),
@@ -922,6 +928,24 @@ def test_an_escaped_name_matches_itself_alone(database: str, table: str) -> None
 
 
 # -- options of tables
+
+
+def test_the_first_route_that_matches_counts(load: Callable[..., Config]) -> None:
+    tables = load(
+        MINIMAL + "  routes:\n"
+        "    - {tables: shop.orders, target_table: o}\n"
+        "    - {tables: shop.o*, target_schema: s}\n"
+        "    - {tables: '*.*', target_schema: rest, target_table: t}\n"
+    ).tables
+
+    found = {name: tables.route_for("shop", name) for name in ("orders", "other", "users")}
+    assert {name: (r.target_schema, r.target_table) for name, r in found.items() if r} == {
+        "orders": (None, "o"),
+        "other": ("s", None),
+        "users": ("rest", "t"),
+    }
+    assert load(MINIMAL).tables.route_for("shop", "orders") is None
+
 
 SALT = "0123456789abcdef"
 

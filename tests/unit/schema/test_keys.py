@@ -7,7 +7,6 @@ import pytest
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName, UniqueKey, ValueKind
 from cdc.schema.keys import choose_key
-from cdc.schema.routing import route
 
 
 def table(primary: str = "", *unique: UniqueKey, nullable: str = "") -> TableDefinition:
@@ -56,12 +55,3 @@ def test_the_configured_key_goes_before_all_others() -> None:
     with pytest.raises(UnsupportedData, match="x, y") as caught:
         choose_key(table("a"), ("a", "x", "y"))
     assert caught.value.column == "x"
-
-
-def test_routes() -> None:
-    name = TableName("shop", "order.items")
-    assert route("postgresql", name, schema="raw", database="ignored") == ("raw", "order.items")
-    assert route("postgresql", name, schema=None, database="ignored") == ("shop", "order.items")
-    for kind in ("mysql", "mariadb"):
-        assert route(kind, name, schema="ignored", database="copy") == ("copy", "order.items")
-        assert route(kind, name, schema="ignored", database=None) == ("shop", "order.items")
