@@ -44,6 +44,7 @@ from cdc.source.connection import SourceConnection, SourceSettings, SslSettings,
 from cdc.source.definitions import list_tables
 from cdc.source.positions import uses_gtid, written_file_pos
 from cdc.source.requirements import require_usable_source
+from checkpoints.prepared import PreparedStore
 from checkpoints.store import InSinkStore
 
 __all__ = [
@@ -594,6 +595,7 @@ class Application:
                 rows=self._estimates.rows.get(settings.name, {}) if self._estimates else {},
                 progress=said["progress"],
                 recent_errors=said["recent_errors"],
+                prepared=pipeline.status.prepared,
             )
 
     def _kind(self, settings: SinkSettings) -> str:
@@ -675,6 +677,7 @@ class Application:
             sink.lag(self._lag(pipeline))
             sink.queued(pipeline.queue_bytes())
             sink.tables(Counter(record.state for record in pipeline.tables))
+            sink.prepared(pipeline.status.prepared["count"])
 
 
 # ---------------------------------------------------------------- without a running service
@@ -743,11 +746,19 @@ def _read_sink(config: Config, settings: SinkSettings, source: _SourceState) -> 
             rows=sink.estimated_rows(_targets(config, settings, sink, tables)),
             progress=said.get("progress", {}) if is_live else {},
             recent_errors=said.get("recent_errors", ()),
+            prepared=_prepared(store),
         )
     except CdcError as error:
         return SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())
     finally:
         sink.close()
+
+
+def _prepared(store: InSinkStore) -> dict[str, Any]:
+    if not store.exists("prepared"):  # an older version made the metadata, and stored none
+        return {"count": 0, "oldest": None}
+    count, oldest_us = PreparedStore(store).waiting()
+    return {"count": count, "oldest": iso_time(oldest_us)}
 
 
 def _lag_at_rest(position: SourcePosition, seen: Mapping[str, Any] | None, source: _SourceState) -> float | None:

@@ -125,6 +125,11 @@ class Metrics:
         self.tables = self._gauge(
             "cdc_tables", f"Captured tables of the sink by state: {', '.join(TABLE_STATES)}.", "sink", "state"
         )
+        self.prepared = self._gauge(
+            "cdc_prepared_transactions",
+            "Prepared XA transactions whose rows wait in the sink's metadata for their XA COMMIT or XA ROLLBACK.",
+            "sink",
+        )
         self.errors = self._counter("cdc_errors_total", "Errors of the sink's pipeline, by class.", "sink", "class")
         self.restarts = self._counter(
             "cdc_restarts_total", "Times the pipeline began again from its checkpoint after an error.", "sink"
@@ -185,6 +190,7 @@ class SinkMetrics:
         self._source_bytes = metrics.source_bytes.labels(name)
         self._queue_bytes = metrics.queue_bytes.labels(name)
         self._restarts = metrics.restarts.labels(name)
+        self._prepared = metrics.prepared.labels(name)
         self.state("starting")
         self.tables({})
 
@@ -231,6 +237,10 @@ class SinkMetrics:
         assert counts.keys() <= set(TABLE_STATES), counts
         for state in TABLE_STATES:
             self._metrics.tables.labels(self.name, state).set(counts.get(state, 0))
+
+    def prepared(self, count: int) -> None:
+        """So many prepared XA transactions wait."""
+        self._prepared.set(count)
 
     def failed(self, error: BaseException) -> None:
         """One error, by its class."""

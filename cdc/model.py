@@ -57,6 +57,9 @@ __all__ = [
     "TransactionRun",
     "UniqueKey",
     "ValueKind",
+    "Xa",
+    "XaAction",
+    "XaStep",
 ]
 
 Flavor = Literal["mysql", "mariadb"]
@@ -355,13 +358,50 @@ class OpenTransaction:
 
 
 @dataclass(frozen=True, slots=True)
+class Xa:
+    """An XA transaction's name: global id and branch are any bytes, up to 64 each."""
+
+    format_id: int
+    global_id: bytes
+    branch: bytes
+
+    def __str__(self) -> str:
+        return f"X'{self.global_id.hex()}',X'{self.branch.hex()}',{self.format_id}"
+
+
+class XaAction(enum.StrEnum):
+    """What a run means for the rows of an XA transaction."""
+
+    STORE = "store"  # the run is a part of it: its rows wait, whatever comes of them
+    PREPARE = "prepare"  # it is prepared: what was stored waits for its end, which may be days away
+    APPLY = "apply"  # it is committed: what waits is applied and forgotten
+    FORGET = "forget"  # it is rolled back, or had no rows that count: what waits is forgotten
+
+
+@dataclass(frozen=True, slots=True)
+class XaStep:
+    """One thing that a run does with an XA transaction.
+
+    `stored` and `passed` (PREPARE): the tables of which rows were stored, and those that it changed besides, which were
+    not captured then. `covered` (APPLY): the tables whose load has seen the commit; what waits of them is not applied.
+    """
+
+    action: XaAction
+    xa: Xa
+    stored: frozenset[TableName] = frozenset()
+    passed: frozenset[TableName] = frozenset()
+    covered: frozenset[TableName] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
 class TransactionRun:
     """Consecutive whole transactions, or one numbered part of a large one (only the last part carries its end).
 
     `end` is the position after the last whole transaction in this run; for a part that is not the last one it is
     the position before the transaction, which no checkpoint may pass. `commit_times_us` (int64) has one
     value a finished transaction, and so have `ends`. The GTID set advances once per run, in `end`. `open_transaction`
-    is set in a part that is not the last one.
+    is set in a part that is not the last one. `xa`: what becomes of rows of XA transactions, in order; a run that
+    stores or applies any holds that transaction alone.
     """
 
     batches: tuple[RowBatch, ...]
@@ -372,6 +412,7 @@ class TransactionRun:
     is_last_part: bool = True
     ends: TransactionEnds | None = None
     open_transaction: OpenTransaction | None = None
+    xa: tuple[XaStep, ...] = ()
 
     @property
     def transaction_count(self) -> int:
@@ -389,7 +430,8 @@ class SchemaChange:
     """DDL that touches captured tables, or a captured table seen for the first time: a barrier in the stream.
 
     `end` is the position after the statement. `tables` are the captured tables touched; `is_dropped` those of them
-    that the statement itself removes.
+    that the statement itself removes. `xa` is set where it is no DDL, but the commit of an XA transaction whose rows
+    are in no event that follows: it may have changed every table that is captured.
     """
 
     tables: tuple[TableName, ...]
@@ -397,6 +439,7 @@ class SchemaChange:
     statement: str
     commit_time_us: int
     is_dropped: frozenset[TableName] = frozenset()
+    xa: Xa | None = None
 
 
 # ---------------------------------------------------------------- towards the sink

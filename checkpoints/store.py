@@ -29,6 +29,8 @@ __all__ = ["Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "T
 MetadataSink = Any
 
 
+# Metadata that an older version made is complete once it has this table, too.
+_NEWEST_TABLE = "prepared"
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -134,6 +136,7 @@ def _decode_loaded(text: str | None) -> tuple[tuple[str, ...], Mapping[str, Any]
 class _Dialect:
     text: str
     key: str
+    blob: str
     serial: str
     now_us: str
     suffix: str
@@ -142,6 +145,7 @@ class _Dialect:
 _POSTGRESQL = _Dialect(
     text="text",
     key="text",
+    blob="bytea",
     serial="bigint GENERATED ALWAYS AS IDENTITY",
     now_us="(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
     suffix="",
@@ -149,6 +153,7 @@ _POSTGRESQL = _Dialect(
 _MYSQL = _Dialect(
     text="longtext",
     key="varchar(255)",
+    blob="longblob",
     serial="bigint AUTO_INCREMENT",
     now_us="CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
     suffix=" ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin",
@@ -172,19 +177,25 @@ class InSinkStore:
 
     # -- the tables themselves
 
-    def exists(self) -> bool:
-        """Has this sink been used before? (Reading only: makes nothing.)"""
+    def exists(self, name: str = "checkpoint") -> bool:
+        """Has this sink been used before? (Reading only: makes nothing.)
+
+        `name`: another metadata table, which older versions may not have made.
+        """
+        with self.sink.transaction() as tx:
+            return self._exists(tx, name)
+
+    def _exists(self, tx: Any, name: str) -> bool:
         if self.sink.kind == "postgresql":
             sql = "SELECT to_regclass(%s)"
-            parameters: tuple[str, ...] = (self._table("checkpoint"),)
+            parameters: tuple[str, ...] = (self._table(name),)
         else:
             # The name is made for `execute`: in backticks, and with each `%` doubled.
-            database, _, table = self._table("checkpoint")[1:-1].rpartition("`.`")
+            database, _, table = self._table(name)[1:-1].rpartition("`.`")
             database = database.replace("``", "`").replace("%%", "%")
             sql = "SELECT max(TABLE_NAME) FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
             parameters = (database, table)
-        with self.sink.transaction() as tx:
-            rows = tx.execute(sql, parameters)
+        rows = tx.execute(sql, parameters)
         return bool(rows and rows[0][0] is not None)
 
     def create(self) -> None:
@@ -202,7 +213,7 @@ class InSinkStore:
 
     def _create(self) -> None:
         self.sink.create_metadata_namespace()
-        if self.exists():
+        if self.exists() and self.exists(_NEWEST_TABLE):
             return
         with self.sink.transaction() as tx:
             for statement in self._definitions():
@@ -211,7 +222,7 @@ class InSinkStore:
 
     def _definitions(self) -> list[str]:
         """CREATE TABLE of each metadata table; `checkpoint` is the last one, because `exists` looks for it."""
-        text, key = self._dialect.text, self._dialect.key
+        text, key, blob = self._dialect.text, self._dialect.key, self._dialect.blob
         tables = {
             "lease": f"pipeline {key} NOT NULL PRIMARY KEY, holder {text} NOT NULL, epoch bigint NOT NULL, "
             f"expires_us bigint NOT NULL, session {text} NOT NULL, status {text} NOT NULL",
@@ -223,6 +234,10 @@ class InSinkStore:
             "commands": f"id {self._dialect.serial} PRIMARY KEY, pipeline {key} NOT NULL, name varchar(40) NOT NULL, "
             f"argument {text} NOT NULL, state varchar(20) NOT NULL, message {text} NOT NULL, "
             f"requested_us bigint NOT NULL",
+            # Of prepared XA transactions: part 0 says what there is, the others hold rows (checkpoints/prepared.py).
+            "prepared": f"pipeline {key} NOT NULL, xid varchar(300) NOT NULL, part integer NOT NULL, "
+            f"piece integer NOT NULL, image_count bigint NOT NULL, prepared_us bigint NOT NULL, "
+            f"content {blob} NOT NULL, PRIMARY KEY (pipeline, xid, part, piece)",
             "checkpoint": f"pipeline {key} NOT NULL PRIMARY KEY, format integer NOT NULL, sequence bigint NOT NULL, "
             f"position {text} NOT NULL, epoch bigint NOT NULL, committed_us bigint NOT NULL",
         }
@@ -412,7 +427,7 @@ class InSinkStore:
             raise self.lost()
 
     def reset(self, tx: Any) -> None:
-        """Forget the checkpoint and the tables' states (the target tables stay as they are)."""
+        """Forget the checkpoint, the tables' states and the rows that wait (the target tables stay as they are)."""
         tx.execute_count(
             f"UPDATE {self._table('checkpoint')} SET position = '', committed_us = {self._dialect.now_us} "
             f"WHERE pipeline = %s",
@@ -423,6 +438,9 @@ class InSinkStore:
             f"WHERE pipeline = %s",
             (self.pipeline,),
         )
+        if self._exists(tx, _NEWEST_TABLE):
+            # What ends between here and the next checkpoint would wait for ever, or meet another one of its name.
+            tx.execute_count(f"DELETE FROM {self._table('prepared')} WHERE pipeline = %s", (self.pipeline,))
 
     # -- the tables' states
 

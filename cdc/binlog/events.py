@@ -35,6 +35,7 @@ from cdc.binlog.cursor import Cursor
 from cdc.binlog.framing import Event, FormatDescription, parse_format_description, parse_header, read_up_to
 from cdc.errors import MalformedEvent, UnsupportedEvent
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
+from cdc.model import Xa
 
 __all__ = [
     "COLUMN_COUNT_MAX",
@@ -630,18 +631,6 @@ def parse_previous_gtids(event: Event) -> PreviousGtids:
             found[source, tag] = tuple(spans)
     cursor.expect_end()
     return PreviousGtids(MysqlGtidSet(found))
-
-
-@dataclass(frozen=True, slots=True)
-class Xa:
-    """An XA transaction's name."""
-
-    format_id: int
-    global_id: bytes
-    branch: bytes
-
-    def __str__(self) -> str:
-        return f"X'{self.global_id.hex()}',X'{self.branch.hex()}',{self.format_id}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,6 +69,13 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
             (sink["last_commit"] or "-")[:19],
         )
     console.print(sinks)
+    for sink in document["sinks"]:
+        prepared = sink.get("prepared") or {"count": 0}
+        if prepared["count"]:
+            console.print(
+                f"{escape(sink['name'])}: {prepared['count']:,} prepared XA transactions wait for their end, "
+                f"the oldest since {(prepared['oldest'] or '-')[:19]}"
+            )
     tables = Table(box=None, pad_edge=False)
     for title in ("sink", "table", "target", "state", "rows", "last change", "changed by policy"):
         tables.add_column(title, justify="right" if title == "rows" else "left", overflow="fold")

@@ -7,7 +7,7 @@ parts and stays in one open sink transaction until its last part.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
@@ -15,6 +15,7 @@ from cdc.errors import InvariantBroken, UnsupportedData
 from cdc.model import RowBatch, SourcePosition, TableName, TransactionRun
 from cdc.pipeline.compactor import compact
 from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.prepared import PreparedRows
 from cdc.pipeline.tables import TableRegistry
 from cdc.pipeline.transform import transformed_change
 from cdc.sinks.base import Sink, SinkTransaction
@@ -50,6 +51,8 @@ class Applier:
         on_ready: Callable[[TableRecord], None],
     ) -> None:
         self.checkpoint = checkpoint
+        self.prepared = PreparedRows(store, tables)
+        """What waits for its XA COMMIT; `load` it before the first run."""
         self._sink = sink
         self._store = store
         self._tables = tables
@@ -86,8 +89,9 @@ class Applier:
             raise InvariantBroken(f"part {run.part_number} of a transaction after part {self._part_number - 1}")
         try:
             tx = self._begin()
-            for name, batches in _by_table(run.batches).items():
-                self._apply_table(tx, name, batches)
+            for together in self.prepared.batches(tx, run):
+                for name, batches in _by_table(together).items():
+                    self._apply_table(tx, name, batches)
             if not run.is_last_part:
                 self._part_number += 1
                 return Applied()
@@ -170,7 +174,7 @@ class Applier:
             self._on_ready(record)
 
 
-def _by_table(batches: tuple[RowBatch, ...]) -> dict[TableName, list[RowBatch]]:
+def _by_table(batches: Sequence[RowBatch]) -> dict[TableName, list[RowBatch]]:
     grouped: dict[TableName, list[RowBatch]] = {}
     for batch in batches:
         grouped.setdefault(batch.definition.name, []).append(batch)

@@ -41,6 +41,7 @@ class SinkReport:
     rows: Mapping[str, int | None] = field(default_factory=dict)
     progress: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recent_errors: Iterable[Mapping[str, Any]] = ()
+    prepared: Mapping[str, Any] = field(default_factory=lambda: {"count": 0, "oldest": None})
 
 
 _NOWHERE = {"gtid": None, "file": None, "pos": None}
@@ -71,6 +72,7 @@ def status_document(
                 "error": sink.error,
                 "holder": sink.holder,
                 "recent_errors": list(sink.recent_errors),
+                "prepared": dict(sink.prepared),
             }
             for sink in reports
         ],

@@ -30,7 +30,7 @@ from cdc.errors import (
 from cdc.gtid import MysqlGtidSet
 from cdc.log import Logger
 from cdc.metrics import SinkMetrics
-from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableName, TransactionRun
+from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableName, TransactionRun, Xa
 from cdc.pipeline.applier import Applier
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
@@ -42,7 +42,7 @@ from cdc.pipeline.text import iso_time
 from cdc.pipeline.transform import transformed_rows
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
-from cdc.source.assembler import Assembler, Output, RunLimits
+from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import list_tables
 from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
@@ -121,7 +121,6 @@ class Pipeline:
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
         self._attempt = 0
-        self._idle_xids: set[str] = set()
         self._keeper = LeaseKeeper(
             sink=make_sink(),
             pipeline=settings.name,
@@ -596,7 +595,9 @@ class _Session:
             hooks=self._hooks,
             on_ready=lambda record: self._log.info("table_ready", table=str(record.source)),
         )
-        reader = self._make_reader(source, tables, checkpoint.position, channel)
+        applier.prepared.load()
+        self._status.set_prepared(*applier.prepared.waiting())
+        reader = self._make_reader(source, tables, checkpoint.position, channel, applier.prepared.known())
         reader.start()
         try:
             while True:
@@ -633,7 +634,12 @@ class _Session:
             applier.close()
 
     def _make_reader(
-        self, source: SourceConnection, tables: TableRegistry, position: SourcePosition, channel: Channel
+        self,
+        source: SourceConnection,
+        tables: TableRegistry,
+        position: SourcePosition,
+        channel: Channel,
+        prepared: dict[Xa, PreparedXa],
     ) -> Reader:
         settings = self._p._source_settings
         if not uses_gtid(source):
@@ -654,7 +660,8 @@ class _Session:
                 capture=tables,
                 output=output,
                 limits=self._settings.limits,
-                idle_xids=self._p._idle_xids,
+                prepared=prepared,
+                all_captured=tables.captured,
             )
 
         return Reader(
@@ -682,6 +689,7 @@ class _Session:
         seconds = self._clock.monotonic() - began
         self._p.tables = tables.records()
         self._status.committed(run.end, applied.last_commit_us)
+        self._status.set_prepared(*applier.prepared.waiting())
         self._metrics.committed(transactions=applied.transactions, seconds=seconds)
         self._metrics.applied(upserts=applied.upserted, deletes=applied.deleted)
         for policy, count in applied.policy_changes.items():
@@ -695,6 +703,16 @@ class _Session:
             position=str(run.end),
             apply_ms=round(seconds * 1000, 1),
         )
+        if applier.prepared.reloads:
+            self._log.warning(
+                "prepared_rows_do_not_fit",
+                tables=[str(name) for name in applier.prepared.reloads],
+                xa=[str(step.xa) for step in run.xa],
+                position=str(run.end),
+                hint="these tables were altered, or not captured, while the transaction was prepared: they are loaded "
+                "again",
+            )
+            raise _SessionEnd
 
     def _park_and_restart(self, tables: TableRegistry, error: UnsupportedData) -> None:
         """The transaction runs again without that table: from the checkpoint, in a new session."""
@@ -736,6 +754,16 @@ class _Session:
         for record in records:
             tables.put(record)
         self._p.tables = tables.records()
+        if change.xa is not None:
+            self._log.warning(
+                "prepared_rows_not_known",
+                xa=str(change.xa),
+                tables=[str(name) for name in change.tables],
+                position=str(change.end),
+                hint="the transaction was prepared before the position that this pipeline began at: the tables are "
+                "loaded again, because it may have changed any of them",
+            )
+            return
         self._log.info(
             "schema_change",
             tables=[str(name) for name in change.tables],

@@ -36,6 +36,7 @@ class PipelineStatus:
         self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_ERRORS_MAX)
         self._counts: Counter[str] = Counter()
         self._progress: dict[str, dict[str, int | None]] = {}
+        self._prepared: tuple[int, int | None] = (0, None)
 
     @property
     def state(self) -> str:
@@ -102,6 +103,17 @@ class PipelineStatus:
         """The load is over."""
         with self._lock:
             self._progress.pop(table, None)
+
+    def set_prepared(self, count: int, oldest_us: int | None) -> None:
+        """How many prepared XA transactions have rows waiting, and when the oldest was prepared."""
+        with self._lock:
+            self._prepared = (count, oldest_us)
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """The `prepared` object of `cdc status --json`."""
+        count, oldest_us = self._prepared
+        return {"count": count, "oldest": iso_time(oldest_us)}
 
     @property
     def seen_file(self) -> FilePos | None:

@@ -84,6 +84,10 @@ class TableRegistry(Capture):
         """Every table, sorted by name."""
         return [self._records[table] for table in sorted(self._records)]
 
+    def captured(self) -> list[TableName]:
+        """The tables that `find` gives."""
+        return list(self._captured)
+
     def record(self, table: TableName) -> TableRecord | None:
         """One table's record."""
         return self._records.get(table)

@@ -16,12 +16,18 @@ Source: MySQL sql/rpl_binlog_sender.cc, sql/log_event.cc; MariaDB sql/sql_repl.c
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
 import pyarrow as pa
 
-from cdc.binlog.constants import EVENT_HEADER_BYTES, ChecksumAlgorithm, EventType, MariadbGtidExtraFlag
+from cdc.binlog.constants import (
+    EVENT_HEADER_BYTES,
+    ChecksumAlgorithm,
+    EventType,
+    MariadbGtidExtraFlag,
+    MariadbGtidFlag,
+)
 from cdc.binlog.events import (
     EventClass,
     Gtid,
@@ -59,10 +65,23 @@ from cdc.model import (
     TableName,
     TransactionEnds,
     TransactionRun,
+    Xa,
+    XaAction,
+    XaStep,
 )
 from cdc.schema.statements import Statement, StatementKind, classify_statement
 
-__all__ = ["EVENTS", "PACKETS", "Assembler", "Capture", "CapturedTable", "DefiningCapture", "Output", "RunLimits"]
+__all__ = [
+    "EVENTS",
+    "PACKETS",
+    "Assembler",
+    "Capture",
+    "CapturedTable",
+    "DefiningCapture",
+    "Output",
+    "PreparedXa",
+    "RunLimits",
+]
 
 _SQL_MODE_ANSI_QUOTES = 0x4
 _SQL_MODE_NO_BACKSLASH_ESCAPES = 0x100000
@@ -99,6 +118,14 @@ class CapturedTable:
     definition: TableDefinition
     loaded_from: SourcePosition | None = None
     is_ready: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedXa:
+    """What is known of a prepared XA transaction: of which tables rows were stored, and which it changed besides."""
+
+    stored: frozenset[TableName] = frozenset()
+    passed: frozenset[TableName] = frozenset()
 
 
 class Capture(Protocol):
@@ -159,6 +186,19 @@ class _Table:
     slot: int
 
 
+@dataclass(slots=True)
+class _OpenXa:
+    """The XA transaction that the open group prepares (or commits in one phase).
+
+    `covered`: tables whose load is newer than the group. It has not seen the rows of a transaction that is prepared,
+    so these are decoded all the same. `passed`: tables whose rows are not.
+    """
+
+    xa: Xa
+    covered: set[TableName] = field(default_factory=set)
+    passed: set[TableName] = field(default_factory=set)
+
+
 class Assembler:
     """The state machine of one stream, fed one event at a time."""
 
@@ -173,13 +213,16 @@ class Assembler:
         capture: Capture,
         output: Output,
         limits: RunLimits,
-        idle_xids: set[str] | None = None,
+        prepared: dict[Xa, PreparedXa] | None = None,
+        all_captured: Callable[[], list[TableName]] | None = None,
         needs_all_columns: bool = True,
         is_fast: bool = True,
     ) -> None:
         """
         Args:
-            idle_xids: XA transactions known to be prepared without rows of captured tables; kept up to date here.
+            prepared: the XA transactions known to be prepared where the stream starts; kept up to date here.
+            all_captured: the tables that `capture` finds, for an output that does what `TransactionRun.xa` says. None:
+                rows of captured tables in a transaction that is prepared are an error.
             needs_all_columns: refuse row images that lack columns (binlog_row_image MINIMAL and NOBLOB).
             is_fast: off, every event goes through the handlers here, at their pace; the result is the same.
         """
@@ -197,7 +240,10 @@ class Assembler:
         self._framer = EventFramer(initial_checksum=checksum_negotiated)
         self._tables: dict[TableName, _Table] = {}
         self._by_slot: dict[int, _Table] = {}
-        self._idle_xids = idle_xids if idle_xids is not None else set()
+        self._prepared = prepared if prepared is not None else {}
+        self._all_captured = all_captured
+        self._open_xa: _OpenXa | None = None
+        self._xa_steps: dict[Xa, XaStep] = {}  # of groups that have ended; of each transaction the last step counts
         scan = self._scan = Scanner(is_mariadb=flavor == "mariadb")
         scan.at = start.file.pos if start.file else 0
         scan.rows_max = limits.rows_max
@@ -343,7 +389,7 @@ class Assembler:
         """Tell the scanner what it may take in without us from here on."""
         format_ = self._framer.format
         scan = self._scan
-        scan.has_slow_end = bool(self._part_number or self._open)
+        scan.has_slow_end = bool(self._part_number or self._open or self._open_xa)
         scan.is_fast = self._is_fast and format_ is not None and self._file is not None and self._skip_until is None
         scan.has_checksum = format_ is not None and format_.checksum is ChecksumAlgorithm.CRC32
 
@@ -520,6 +566,8 @@ class Assembler:
                 is_standalone=gtid.is_standalone,
                 is_begun=not gtid.is_standalone,
             )
+            if gtid.xa is not None and gtid.flags & MariadbGtidFlag.PREPARED_XA:
+                self._begin_xa(gtid.xa)
             return
         mysql_gtid = parse_gtid(event)
         scan.begin_group(start=start, commit_us=mysql_gtid.immediate_commit_us or timestamp_us, gtid=mysql_gtid)
@@ -541,6 +589,7 @@ class Assembler:
 
     def _finish_group(self) -> None:
         """The open group is whole: its rows count."""
+        self._end_xa()
         is_full = self._scan.end_group()
         self._closed.extend(self._open)
         self._open.clear()
@@ -553,6 +602,7 @@ class Assembler:
         """Drop the rows of the open group: it was never committed."""
         scan = self._scan
         had_rows = scan.group_is_open and scan.group_has_rows
+        self._end_xa()
         scan.close_group()
         if not had_rows:
             return
@@ -599,6 +649,7 @@ class Assembler:
                 )
         elif kind is StatementKind.XA_START:
             scan.group_is_begun = True
+            self._begin_xa(_xa_named(query.statement))
         elif kind in (StatementKind.XA_COMMIT, StatementKind.XA_ROLLBACK):
             self._on_xa_end(query, kind)
         elif kind in (StatementKind.DDL, StatementKind.DATABASE):
@@ -686,6 +737,7 @@ class Assembler:
         statement: str,
         *,
         is_over: bool = False,
+        xa: Xa | None = None,
     ) -> None:
         """Hand over what is whole before the open group, then the change.
 
@@ -700,7 +752,7 @@ class Assembler:
                 self._discard_group_rows()
             self.flush()
         end = self._end_position() if is_over else self.position
-        self._output.change(SchemaChange(tuple(touched), end, statement, commit_us, dropped))
+        self._output.change(SchemaChange(tuple(touched), end, statement, commit_us, dropped, xa))
         self.saw_barrier = True
 
     def _on_other_statement(self, query: Query, statement: Statement) -> None:
@@ -750,31 +802,106 @@ class Assembler:
 
     # ------------------------------------------------------------ XA
 
+    def _begin_xa(self, xa: Xa) -> None:
+        """The open group prepares `xa`; every table in it is looked at, also those that are known."""
+        if self._all_captured is not None and self._open_xa is None:
+            self._open_xa = _OpenXa(xa)
+            self._scan.forget_maps()
+
+    def _end_xa(self) -> None:
+        if self._open_xa is not None:
+            self._open_xa = None
+            self._scan.forget_maps()
+
     def _on_xa_prepare(self, event: Event) -> None:
         prepared = parse_xa_prepare(event)
         self._need_group(event)
+        if self._all_captured is None:
+            self._on_prepare_of_nothing(prepared.xa, is_one_phase=prepared.is_one_phase)
+            return
+        opened = self._open_xa
+        if opened is None or opened.xa != prepared.xa:
+            raise MalformedEvent(
+                f"XA transaction {prepared.xa} is prepared in the group that began with {opened.xa if opened else '-'}",
+                hint=_DAMAGED_HINT,
+            )
         if prepared.is_one_phase:
+            if self._part_number or opened.covered:
+                self._hand_over_rest()
+                self._xa_steps[opened.xa] = XaStep(XaAction.APPLY, opened.xa, covered=frozenset(opened.covered))
             self._finish_group()
             return
-        # A load that is newer than the prepare has not seen its rows either: they are not committed yet.
-        if self._scan.group_has_rows or self._scan.group_has_covered_rows:
-            raise UnsupportedEvent(
-                f"XA transaction {prepared.xa} with rows of captured tables is prepared: not carried in this version",
-                hint="use plain transactions for captured tables, or XA COMMIT … ONE PHASE; then load them again",
-            )
-        self._idle_xids.add(_xid_key(str(prepared.xa)))
+        step = XaStep(XaAction.PREPARE, opened.xa, passed=frozenset(opened.passed))
+        self._hand_over_rest()
+        stored = frozenset(self._part_tables)
+        self._prepared[opened.xa] = PreparedXa(stored, step.passed)
+        self._xa_steps[opened.xa] = replace(step, stored=stored)
         self._finish_group()
 
-    def _on_xa_end(self, query: Query, kind: StatementKind) -> None:
-        xid = _xid_key(query.statement.strip().split(None, 2)[2]) if query.statement.count(" ") >= 2 else ""
-        if xid not in self._idle_xids and kind is StatementKind.XA_COMMIT:
-            raise UnsupportedEvent(
-                f"XA COMMIT of a transaction that was prepared before the stream began: {query.statement[:80]}",
-                hint="its rows are in no event that follows: load the tables again with `cdc checkpoint reset` "
-                "and `cdc run` once `XA RECOVER` on the source shows none",
-            )
-        self._idle_xids.discard(xid)
+    def _on_prepare_of_nothing(self, xa: Xa, *, is_one_phase: bool) -> None:
+        """For an output that stores nothing: only what has no rows that count may be prepared."""
+        # A load that is newer than the prepare has not seen its rows either: they are not committed yet.
+        if not is_one_phase:
+            if self._scan.group_has_rows or self._scan.group_has_covered_rows:
+                raise UnsupportedEvent(
+                    f"XA transaction {xa} with rows of captured tables is prepared: what it changes is not known to "
+                    "count before its XA COMMIT, which may be days away, and nothing is kept here until then",
+                    hint="begin behind it (--from), or leave its tables out",
+                )
+            self._prepared[xa] = PreparedXa()
         self._finish_group()
+
+    def _hand_over_rest(self) -> None:
+        """What there still is of the open group's rows becomes a part, to be stored as those before it."""
+        if self._scan.open_rows or self._open:
+            self._hand_over_part()
+
+    def _on_xa_end(self, query: Query, kind: StatementKind) -> None:
+        xa = _xa_named(query.statement)
+        known = self._prepared.pop(xa, None)
+        if kind is StatementKind.XA_ROLLBACK:
+            if known is not None:
+                self._xa_steps[xa] = XaStep(XaAction.FORGET, xa)
+            self._finish_group()
+        elif known is None:
+            self._on_unknown_commit(xa, query.statement)
+        else:
+            self._on_known_commit(xa, known)
+
+    def _on_known_commit(self, xa: Xa, known: PreparedXa) -> None:
+        found = {table: self._capture.find(table) for table in known.stored | known.passed}
+        captured = {table: one for table, one in found.items() if one is not None}
+        covered = frozenset(table for table, one in captured.items() if self._is_covered(one.loaded_from))
+        if not known.stored and not captured.keys() - covered:
+            self._xa_steps[xa] = XaStep(XaAction.FORGET, xa)
+            self._finish_group()
+            return
+        self.flush()  # what is applied is applied in its place, and alone
+        self._xa_steps[xa] = XaStep(XaAction.APPLY, xa, covered=covered)
+        self._scan.end_group()
+        self._hand_over()
+
+    def _on_unknown_commit(self, xa: Xa, statement: str) -> None:
+        """Its rows were logged before the stream began, and no load that began before this has seen them."""
+        if self._all_captured is None:
+            raise UnsupportedEvent(
+                f"XA COMMIT of {xa}, which was prepared before the stream began, or in a place that was not read",
+                hint="its rows are in no event that follows: begin before its XA PREPARE, or behind this (--from)",
+            )
+        touched = []
+        for table in self._all_captured():
+            found = self._capture.find(table)
+            if found is not None and not self._is_covered(found.loaded_from):
+                touched.append(table)
+        if touched:
+            self._barrier(touched, frozenset(), statement, is_over=True, xa=xa)
+        else:
+            self._finish_group()
+
+    def _take_xa_steps(self) -> tuple[XaStep, ...]:
+        steps = tuple(self._xa_steps.values())
+        self._xa_steps.clear()
+        return steps
 
     # ------------------------------------------------------------ rows
 
@@ -820,9 +947,12 @@ class Assembler:
                 return
             # One that was dropped, or is not known yet, may come to count later in the stream.
             is_lasting = not self._capture.is_unknown(name)
+            if self._open_xa is not None:
+                self._open_xa.passed.add(name)
             scan.map_table(body, _NO_SLOT, is_covered=False, is_lasting=is_lasting)
             return
-        if self._is_covered(captured.loaded_from):
+        is_covered = self._is_covered(captured.loaded_from)
+        if is_covered and self._open_xa is None:
             scan.map_table(body, _NO_SLOT, is_covered=True, is_lasting=False)
             return
         known = self._tables.get(name)
@@ -832,6 +962,11 @@ class Assembler:
             except LayoutMismatch:
                 if captured.is_ready:
                     raise
+                if is_covered and self._open_xa is not None:
+                    # The commit is in the load, too, or else the table could not have been altered in between.
+                    self._open_xa.passed.add(name)
+                    scan.map_table(body, _NO_SLOT, is_covered=True, is_lasting=False)
+                    return
                 # Loaded under a definition that is newer than these rows: its DDL is still to come. Load again.
                 self._barrier([name], frozenset(), "")
                 return
@@ -839,6 +974,8 @@ class Assembler:
             buffer = ImageBuffer(layout, needs_all_columns=self._needs_all_columns)
             known = _Table(body[6:], captured.definition, buffer, scan.add_buffer(buffer))
             self._tables[name] = self._by_slot[known.slot] = known
+        if is_covered and self._open_xa is not None:
+            self._open_xa.covered.add(name)
         scan.map_table(body, known.slot, is_covered=False, is_lasting=captured.loaded_from is None)
 
     def _on_rows(self, event: Event) -> None:
@@ -945,6 +1082,7 @@ class Assembler:
             part_number=self._part_number,
             is_last_part=False,
             open_transaction=self._open_transaction(),
+            xa=() if self._open_xa is None else (XaStep(XaAction.STORE, self._open_xa.xa),),
         )
         scan.forget_open_counts()
         self._open.clear()
@@ -983,6 +1121,7 @@ class Assembler:
                 sources=tuple(separator.join(str(part) for part in scan.source_key(one) if part != "") for one in used),
                 flavor=self._flavor,
             ),
+            xa=self._take_xa_steps(),
         )
 
     def _open_transaction(self) -> OpenTransaction | None:
@@ -1019,8 +1158,29 @@ def _classified(query: Query) -> Statement:
     )
 
 
-def _xid_key(text: str) -> str:
-    return "".join(text.split()).lower()
+def _xa_named(statement: str) -> Xa:
+    """The transaction that an XA statement names, as servers write it: `XA START X'6162',X'',1`."""
+    try:
+        global_id, branch, format_id = (part.strip() for part in statement.split(None, 2)[2].split(","))
+        return Xa(_signed32(int(format_id)), _hex_literal(global_id), _hex_literal(branch))
+    except (IndexError, ValueError) as error:
+        shown = " ".join(statement.split())[:_STATEMENT_SHOWN_CHARS]
+        raise UnsupportedEvent(
+            f"the XA transaction that a statement names is not understood: {shown}",
+            hint="report it with the output of `mysqlbinlog` for that position",
+        ) from error
+
+
+def _hex_literal(text: str) -> bytes:
+    if text[:2] not in ("X'", "x'") or text[-1:] != "'":
+        raise ValueError(text)
+    return bytes.fromhex(text[2:-1])
+
+
+def _signed32(value: int) -> int:
+    """A format id as XA PREPARE events have it, which the servers print with or without its sign."""
+    value &= _U32 - 1
+    return value - _U32 if value >> 31 else value
 
 
 def _array(arrow_type: pa.DataType, count: int, block: object) -> pa.Array:

@@ -860,8 +860,8 @@ def _prepared(facts: SourceFacts) -> Iterator[Finding]:
         names = [str(row.get("data") or "") for row in facts.prepared.rows]
         yield warning(
             facts.subject,
-            f"{len(names)} XA transactions are prepared and not finished ({listed(names)}): their rows are in the "
-            "binlog before a load that begins now can see them",
+            f"{len(names)} XA transactions are prepared and not finished ({listed(names)}): a first load that begins "
+            "now cannot see their rows, and at the XA COMMIT of each of them the tables are loaded again",
             "XA COMMIT or XA ROLLBACK each of them before the first load",
         )
 
@@ -1233,7 +1233,8 @@ SOURCE_CHECKS: tuple[Check[SourceFacts], ...] = (
         "source.prepared",
         _prepared,
         looks="XA RECOVER",
-        breaks="rows of a prepared transaction are in the binlog before a load sees them",
+        breaks="one that was prepared before the first load is in no event that follows: at its XA COMMIT tables load "
+        "again",
         mends="`XA COMMIT` or `XA ROLLBACK` before the first load",
     ),
 )

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 from cdc.binlog.layout import LayoutMismatch
 from cdc.errors import CdcError, ProtocolError, SourceUnavailable, UnsupportedData
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
-from cdc.model import FilePos, Flavor, OpenTransaction, SchemaChange, SourcePosition, TransactionRun
-from cdc.source.assembler import Assembler, Output, RunLimits
+from cdc.model import FilePos, Flavor, OpenTransaction, SchemaChange, SourcePosition, TransactionRun, Xa
+from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
 from cdc.tail.lines import LineWriter
 from cdc.tail.select import Until
 from cdc.tail.tables import FollowedTables
@@ -238,7 +238,7 @@ class Follower:
         self._monotonic = monotonic
         self._is_careful = False
         self._forgot_at: tuple[FilePos | None, str] | None = None
-        self._idle_xids: set[str] = set()
+        self._prepared: dict[Xa, PreparedXa] = {}
 
     def run(self) -> None:
         """Raises what cannot be read or decoded, once all before it is printed."""
@@ -260,7 +260,7 @@ class Follower:
             capture=self._tables,
             output=self._printer,
             limits=_ONE_BY_ONE if self._is_careful or self._tables.has_announced else RunLimits(),
-            idle_xids=self._idle_xids,
+            prepared=self._prepared,
             needs_all_columns=False,
         )
         try:

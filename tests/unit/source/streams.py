@@ -25,8 +25,9 @@ from cdc.model import (
     TableDefinition,
     TableName,
     TransactionRun,
+    Xa,
 )
-from cdc.source.assembler import Assembler, Capture, CapturedTable, Output, RunLimits
+from cdc.source.assembler import Assembler, Capture, CapturedTable, Output, PreparedXa, RunLimits
 from tests.support.binlog_build import (
     BuiltColumn,
     columns_of_every_kind,
@@ -279,6 +280,8 @@ class Session:
         flavor: Flavor = "mysql",
         limits: RunLimits | None = None,
         lower_case_names: bool = False,
+        stores_prepared: bool = False,
+        prepared: dict[Xa, PreparedXa] | None = None,
     ) -> None:
         self.tables = tables or Tables([CapturedTable(definition(A)), CapturedTable(definition(B))])
 
@@ -292,6 +295,8 @@ class Session:
                 capture=self.tables,
                 output=output,
                 limits=limits or RunLimits(),
+                prepared=dict(prepared or {}),
+                all_captured=(lambda: list(self.tables.captured)) if stores_prepared else None,
                 is_fast=is_fast,
             )
 
