@@ -75,7 +75,11 @@ class CdcError(Exception):
             "message": self.message,
             "hint": self.hint,
             "position": self.position,
+            "table": getattr(self, "table", None),
             "key": getattr(self, "key", None),
+            "column": getattr(self, "column", None),
+            "value": getattr(self, "value", None),
+            "row": getattr(self, "row", None),
             "since": since,
         }
 
@@ -117,7 +121,8 @@ class SourceChanged(ResyncRequired):
 class UnsupportedData(CdcError):
     """One table holds something that cannot be carried; that table is parked.
 
-    `table` is the source table as `db.table`; `column` and `key` say where, if known.
+    `table` is the source table as `db.table`; `column` and `key` say where, if known. What was refused is kept for
+    inspection: `value` of the column and all values of the `row`, as messages show them.
     """
 
     def __init__(
@@ -134,6 +139,8 @@ class UnsupportedData(CdcError):
         self.table = table
         self.column = column
         self.key = key
+        self.value: str | None = None
+        self.row: dict[str, str] | None = None
 
 
 class SinkRefused(UnsupportedData):

@@ -17,6 +17,7 @@ __all__ = [
     "create_table",
     "delete_lines",
     "delete_staged",
+    "empty_copy",
     "insert_lines",
     "insert_staged",
     "key_columns",
@@ -75,6 +76,12 @@ def stage_table(stage: str, columns: Sequence[TargetColumn]) -> str:
     """
     lines = ", ".join(f"{quote(column.name)} {column.sql_type}" for column in columns)
     return f"CREATE TEMPORARY TABLE {quote(stage)} ({lines})"
+
+
+def empty_copy(target: TargetTable, name: str) -> str:
+    """A temporary table with the columns and types that the target has on the sink, and none of its constraints."""
+    table = qualified(target.namespace, target.name)
+    return f"CREATE TEMPORARY TABLE {quote(name)} AS SELECT * FROM {table} WITH NO DATA"
 
 
 def copy_into(table: str, columns: Sequence[TargetColumn]) -> str:

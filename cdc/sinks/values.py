@@ -19,7 +19,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from cdc.errors import UnsupportedData
+from cdc.errors import CdcError, UnsupportedData
 from cdc.model import ValueKind
 from cdc.schema.target import Policies, TargetColumn, TargetTable
 
@@ -33,6 +33,7 @@ __all__ = [
     "datetime_text",
     "inet_text",
     "is_calendar_date",
+    "keep_refused_row",
     "key_text",
     "python_values",
     "refusal",
@@ -46,6 +47,9 @@ __all__ = [
 _DAYS_IN_MONTH = (0, 31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SHOWN_CHARACTERS_MAX = 64  # of a value or key in a message: enough to find the row, little enough for a log
+# Of a value that is kept with the table's error, and of all of a row: it lies in a text column of the metadata.
+_KEPT_CHARACTERS_MAX = 1_000
+_KEPT_ROW_CHARACTERS_MAX = 20_000
 
 
 class ValueRefused(Exception):
@@ -246,7 +250,7 @@ def key_text(rows: pa.RecordBatch, target: TargetTable, index: int) -> str:
     return ", ".join(text for _, text in sorted(parts))
 
 
-def shown(value: Any, kind: ValueKind) -> str:
+def shown(value: Any, kind: ValueKind, characters_max: int = _SHOWN_CHARACTERS_MAX) -> str:
     """A value as messages show it: cut, without control characters (EDGE_CASES G4)."""
     match value:
         case None:
@@ -259,7 +263,7 @@ def shown(value: Any, kind: ValueKind) -> str:
             text = repr(value)
         case _:
             text = _SHOWN.get(kind, str)(value)
-    return text if len(text) <= _SHOWN_CHARACTERS_MAX else text[:_SHOWN_CHARACTERS_MAX] + "…"
+    return text if len(text) <= characters_max else text[:characters_max] + "…"
 
 
 _SHOWN: dict[ValueKind, Callable[[Any], str]] = {
@@ -270,14 +274,33 @@ _SHOWN: dict[ValueKind, Callable[[Any], str]] = {
 }
 
 
+def keep_refused_row(error: CdcError, rows: pa.RecordBatch, target: TargetTable, index: int) -> CdcError:
+    """`error`, with the values of row `index`, as it was to be written, and that of the column that it names."""
+    if isinstance(error, UnsupportedData):
+        row = {column.name: _kept(rows, column, index, _KEPT_CHARACTERS_MAX) for column in target.columns}
+        if sum(map(len, row.values())) > _KEPT_ROW_CHARACTERS_MAX:
+            row = {column.name: _kept(rows, column, index, _SHOWN_CHARACTERS_MAX) for column in target.columns}
+        error.row = row
+        named = (column.name for column in target.columns if error.column in (column.name, column.source.name))
+        error.value = row.get(next(named, ""))
+    return error
+
+
+def _kept(rows: pa.RecordBatch, column: TargetColumn, index: int, characters_max: int) -> str:
+    kind = column.source.kind
+    return shown(python_values(column_of(rows, column).slice(index, 1), kind)[0], kind, characters_max)
+
+
 def refusal(refused: ValueRefused, rows: pa.RecordBatch, target: TargetTable, column: TargetColumn) -> UnsupportedData:
     """The error for a value that an encoder refused."""
     key = key_text(rows, target, refused.index)
     table = str(target.definition.name)
-    return UnsupportedData(
+    error = UnsupportedData(
         f"{table}.{column.source.name}: {refused.reason} (row with {key})",
         table=table,
         column=column.source.name,
         key=key,
         hint=refused.hint or f"correct the row at the source, then load the table again: cdc snapshot {table}",
     )
+    keep_refused_row(error, rows, target, refused.index)
+    return error
