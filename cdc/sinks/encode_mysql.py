@@ -1,8 +1,12 @@
 """Arrow columns as SQL literals for MySQL and MariaDB.
 
-One function a kind of value, chosen once per column; each takes the whole column, so that a compiled encoder can stand
-in for it. The literals suppose a session with backslash escapes whose character set is utf8mb4: in that one no
-character holds a quote or backslash as a byte, so escaping is safe (EDGE_CASES G2). Knows no connection.
+One function a kind of value, chosen once per column; each takes the whole column. The literals suppose a session with
+backslash escapes whose character set is utf8mb4: in that one no character holds a quote or backslash as a byte, so
+escaping is safe (EDGE_CASES G2). Knows no connection.
+
+`load_text`, `value_text` and `key_pieces` write rows by the compiled encoder (kernel/load_text.pyx), as far as their
+values are usual ones: they give the numbers of the rows that are not, which are written by `row_literals` and
+`key_literals`. Both write the same literals (tests/unit/sinks/test_kernel_load_text.py).
 """
 
 from __future__ import annotations
@@ -11,14 +15,16 @@ import json
 import math
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from cdc.model import ValueKind
+from cdc.model import ColumnDefinition, ValueKind
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks.canonical import is_verbatim_json
+from cdc.sinks.kernel.load_text import PIECE_BYTES, RowText
 from cdc.sinks.sql_mysql import key_columns, key_item
 from cdc.sinks.values import (
     PolicyCounter,
@@ -35,13 +41,138 @@ from cdc.sinks.values import (
     uuid_text,
 )
 
-__all__ = ["encode_column", "error_members", "key_literals", "row_literals", "text_literal"]
+__all__ = [
+    "Cell",
+    "RowPieces",
+    "encode_column",
+    "error_members",
+    "key_literals",
+    "key_pieces",
+    "load_text",
+    "row_literals",
+    "text_literal",
+    "value_text",
+]
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "'": "\\'", "\0": "\\0", "\x1a": "\\Z"})
 # A number of at most 15 digits is as good as a double; longer ones are looked at.
 _MAY_BE_INEXACT = re.compile(r"\d[\d.]{15}|[eE][+-]?\d{3}")
 _DECIMAL_DIGITS_MAX = 65
 _DECIMAL_SCALE_MAX = 30
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What the compiled encoder wants to know of a column.
+
+    `is_parsed`: JSON whose numbers MySQL reads; `is_raw`: UUID and INET as bytes; `is_left`: nothing of it is written
+    there; `leaves_zero`: nor the error value of an ENUM, nor a DOUBLE's -0.
+    """
+
+    source: ColumnDefinition
+    is_parsed: bool
+    is_raw: bool
+    is_left: bool
+    leaves_zero: bool
+
+
+@dataclass(frozen=True, slots=True)
+class RowPieces:
+    """Rows as text, in pieces of whole rows with how many each holds; and the numbers of the rows that are not there.
+
+    A piece of literals ends in a comma.
+    """
+
+    pieces: tuple[tuple[memoryview, int], ...]
+    left: pa.Int32Array
+
+    @property
+    def row_count(self) -> int:
+        return sum(count for _, count in self.pieces)
+
+
+def load_text(
+    rows: pa.RecordBatch,
+    columns: Sequence[TargetColumn],
+    kind: SinkKind,
+    selection: pa.Int32Array | None = None,
+    *,
+    row_bytes_max: int,
+    keeps_negative_zero: bool,
+) -> RowPieces:
+    """The selected rows (None: all of them) as the lines of `sql_mysql.load_data`."""
+    cells = [_cell(column, kind, "load", keeps_negative_zero=keeps_negative_zero) for column in columns]
+    has_odd_zero = kind == "mariadb"
+    return _pieces(rows, columns, cells, selection, form="load", row_bytes_max=row_bytes_max, has_odd_zero=has_odd_zero)
+
+
+def value_text(
+    rows: pa.RecordBatch,
+    columns: Sequence[TargetColumn],
+    kind: SinkKind,
+    selection: pa.Int32Array | None = None,
+    *,
+    bytes_max: int,
+    keeps_negative_zero: bool,
+) -> RowPieces:
+    """The selected rows as `(1,'a'),(2,NULL),`, as `row_literals` writes each. No piece has more than `bytes_max`."""
+    cells = [_cell(column, kind, "values", keeps_negative_zero=keeps_negative_zero) for column in columns]
+    has_odd_zero = kind == "mariadb"
+    return _pieces(rows, columns, cells, selection, form="values", row_bytes_max=bytes_max, has_odd_zero=has_odd_zero)
+
+
+def key_pieces(
+    rows: pa.RecordBatch,
+    target: TargetTable,
+    kind: SinkKind,
+    selection: pa.Int32Array | None = None,
+    *,
+    bytes_max: int,
+    rows_max: int,
+) -> RowPieces:
+    """The selected rows' keys, of one column, as `1,2,`: each as `key_literals` writes it."""
+    columns = key_columns(target)
+    cells = [_cell(column, kind, "keys", keeps_negative_zero=True) for column in columns]
+    return _pieces(rows, columns, cells, selection, form="keys", row_bytes_max=bytes_max, rows_max=rows_max)
+
+
+def _cell(
+    column: TargetColumn, kind: SinkKind, form: Literal["load", "values", "keys"], *, keeps_negative_zero: bool
+) -> Cell:
+    source = column.source
+    is_lost_zero = source.kind is ValueKind.DOUBLE and not keeps_negative_zero
+    return Cell(
+        source=source,
+        is_parsed=source.kind is ValueKind.JSON and not is_verbatim_json(column),
+        is_raw=form == "load" and kind == "mariadb",
+        is_left=form == "keys" and source.kind is ValueKind.SET,
+        leaves_zero=form != "keys" and (source.kind is ValueKind.ENUM or is_lost_zero),
+    )
+
+
+def _pieces(
+    rows: pa.RecordBatch,
+    columns: Sequence[TargetColumn],
+    cells: Sequence[Cell],
+    selection: pa.Int32Array | None,
+    *,
+    form: Literal["load", "values", "keys"],
+    row_bytes_max: int,
+    rows_max: int = 1 << 31,
+    has_odd_zero: bool = False,
+) -> RowPieces:
+    arrays = [column_of(rows, column) for column in columns]
+    text = RowText(
+        list(zip(cells, arrays, strict=True)),
+        selection,
+        form=form,
+        piece_bytes=min(PIECE_BYTES, row_bytes_max),
+        piece_rows_max=rows_max,
+        row_bytes_max=row_bytes_max,
+        has_odd_zero=has_odd_zero,
+    )
+    pieces, left = text.write()
+    return RowPieces(tuple((memoryview(block), count) for block, count in pieces), left)
 
 
 def row_literals(

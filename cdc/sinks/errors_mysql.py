@@ -13,7 +13,7 @@ import pymysql
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
 
-__all__ = ["error_number", "is_refusal", "refused_column", "translate"]
+__all__ = ["LOCAL_INFILE_IS_OFF", "error_number", "is_refusal", "refused_column", "translate"]
 
 _UNAVAILABLE = frozenset(
     {
@@ -37,6 +37,8 @@ _CONFIG = frozenset(
 _READ_ONLY = frozenset({1290, 1792, 1836, 1874})
 _DISK = frozenset({3, 1021, 1026, 1030, 1114})
 PACKET_TOO_LARGE = frozenset({1153, 1301})
+# The server refuses LOAD DATA LOCAL: "not allowed with this version", MySQL's own number for it, MariaDB's.
+LOCAL_INFILE_IS_OFF = frozenset({1148, 3948, 4166})
 
 _MESSAGE_CHARACTERS_MAX = 300
 

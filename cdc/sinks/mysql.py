@@ -1,9 +1,12 @@
-"""MySQL or MariaDB as a sink: deletes by key, then multi-row INSERTs with literals.
+"""MySQL or MariaDB as a sink: deletes by key, then LOAD DATA LOCAL from memory (docs/decisions/0010-load-data.md).
 
-The contract is `sinks.base`; SQL text is made in `sql_mysql`, values in `encode_mysql`, errors in `errors_mysql`. The
-session's settings are all set here, so that the server's defaults do not matter; strict mode refuses what it notices,
-and a statement with so much as a warning is undone. LOAD DATA LOCAL is never offered, so that no server can ask for a
-file.
+The contract is `sinks.base`; SQL text is made in `sql_mysql`, values in `encode_mysql`, errors in `errors_mysql`; rows
+are sent to LOAD DATA by `local_infile`. The session's settings are all set here, so that the server's defaults do not
+matter; strict mode refuses what it notices, and a statement with so much as a warning is undone.
+
+What goes in bulk has a judge: when the server does not take all of it as it is, it is undone and written again by
+strict multi-row INSERTs, which take it or name the row that is refused. They also write what the compiled encoder
+leaves, and everything where `local_infile` is off. Few rows go by INSERT at once: a change in one round trip.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ import secrets
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -30,9 +33,18 @@ from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_mysql as sql
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
 from cdc.sinks.canonical import from_mysql
-from cdc.sinks.encode_mysql import error_members, key_literals, row_literals
-from cdc.sinks.errors_mysql import error_number, is_refusal, translate
+from cdc.sinks.encode_mysql import (
+    RowPieces,
+    error_members,
+    key_literals,
+    key_pieces,
+    load_text,
+    row_literals,
+    value_text,
+)
+from cdc.sinks.errors_mysql import LOCAL_INFILE_IS_OFF, error_number, is_refusal, translate
 from cdc.sinks.hang_up import shut_down
+from cdc.sinks.local_infile import ForeignRequest, LoadReply, load_local
 from cdc.sinks.narrowing import first_refused
 from cdc.sinks.values import PolicyCounter, key_text
 
@@ -44,7 +56,9 @@ Connection = Any  # pymysql's, whose type information leaves out what is used he
 METADATA_DATABASE = "_cdc"
 STATEMENT_BYTES_MAX = 4 << 20  # larger ones gain nothing, and hold both sides' memory
 STATEMENT_ROWS_MAX = 5000
-DELETE_KEYS_MAX = 1000  # beyond that the optimizer's range analysis costs more than further statements
+DELETE_KEYS_MAX = 5000  # further statements cost less than range analysis of more
+DELETE_CONDITIONS_MAX = 1000  # the same, for keys of several columns
+FEW_ROWS_MAX = 50  # so many changes of a table go in one round trip; LOAD DATA has three
 PACKET_HEAD_BYTES = 64 << 10  # for what surrounds the rows of a statement: names of up to 4096 columns
 LOCK_WAIT_SECONDS = 50
 DOUBLE_DIGITS = 15  # decimal digits that every double keeps
@@ -99,6 +113,8 @@ class MysqlSink:
         self._kind: SinkKind = "mysql"
         self.version: tuple[int, ...] = ()
         self.packet_bytes_max = 0
+        self.can_load = False  # does the server take LOAD DATA LOCAL?
+        self.facts: dict[tuple[str, str], _Facts] = {}
 
     # ------------------------------------------------------------ the session
 
@@ -147,7 +163,8 @@ class MysqlSink:
                 user=settings.user,
                 password=cast(str, settings.password.encode()),  # pymysql would encode a str as latin1
                 charset="utf8mb4",
-                client_flag=CLIENT.FOUND_ROWS,
+                # Rows are sent by `load_local` only; the driver's own handler, which opens files, stays off.
+                client_flag=CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS | CLIENT.LOCAL_FILES,
                 local_infile=False,
                 autocommit=False,
                 connect_timeout=timeout_seconds or max(1, round(settings.connect_timeout_seconds)),
@@ -188,13 +205,15 @@ class MysqlSink:
         return {"ssl": context}
 
     def _set_up_session(self) -> None:
-        version, packet, binlog_format = self._row(
-            "SELECT VERSION(), @@max_allowed_packet, IF(@@log_bin, @@binlog_format, '')"
+        version, packet, binlog_format, local_infile = self._row(
+            "SELECT VERSION(), @@max_allowed_packet, IF(@@log_bin, @@binlog_format, ''), @@local_infile"
         )
         self._kind = "mariadb" if "mariadb" in version.lower() else "mysql"
         digits = re.match(r"(?:5\.5\.5-)?(\d+(?:\.\d+)*)", version)
         self.version = tuple(map(int, digits[1].split("."))) if digits else ()
         self.packet_bytes_max = int(packet)
+        self.can_load = bool(int(local_infile))
+        self.facts.clear()
         # READ COMMITTED takes no gap locks, but a server that logs statements refuses to write under it.
         isolation = "REPEATABLE READ" if binlog_format == "STATEMENT" else "READ COMMITTED"
         self._query("SET NAMES utf8mb4 COLLATE utf8mb4_bin")
@@ -334,13 +353,42 @@ class MysqlSink:
     def run(self, statement: str | bytes, parameters: Sequence[Any] = ()) -> pymysql.cursors.Cursor:
         """Execute one statement; the cursor holds its whole result. Raises the driver's errors."""
         cursor = cast(pymysql.cursors.Cursor, self._live().cursor())
-        try:
+        with self._no_file_asked_for():
             # The driver sends bytes as they are, which its type information does not say.
             cursor.execute(cast(str, statement), tuple(parameters) or None)
+        return cursor
+
+    @contextlib.contextmanager
+    def _no_file_asked_for(self) -> Iterator[None]:
+        try:
+            yield
         except RuntimeError as error:  # the answer asks for a local file: what no honest server does
             self.close()
             raise ProtocolError(f"sink {self.name}: {error}", hint="find out what answers at that address") from error
-        return cursor
+
+    def run_all(self, statements: Sequence[bytes]) -> Iterator[pymysql.cursors.Cursor]:
+        """Execute statements in one round trip; a cursor for each, as its result comes.
+
+        Raises the driver's errors at the statement that failed; those after it have not been executed.
+        """
+        cursor = self.run(b";".join(statements))
+        yield cursor
+        for _ in statements[1:]:
+            with self._no_file_asked_for():
+                is_there = cursor.nextset()
+            if not is_there:
+                self.close()
+                raise ProtocolError(f"sink {self.name}: a result is missing", hint="is this MySQL or MariaDB?")
+            yield cursor
+
+    def load(self, statement: Callable[[str], str], text: RowPieces) -> LoadReply:
+        """LOAD DATA LOCAL of `text`. Raises the driver's errors."""
+        pieces = (piece for piece, _ in text.pieces)
+        try:
+            return load_local(self._live(), statement, pieces, packet_bytes_max=self.packet_bytes_max // 2)
+        except ForeignRequest as error:
+            self.close()
+            raise ProtocolError(f"sink {self.name}: {error}", hint="find out what answers at that address") from error
 
     def _query(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         return list(self.run(statement, parameters).fetchall())
@@ -468,42 +516,233 @@ class _MysqlTransaction:
 
     def __init__(self, sink: MysqlSink) -> None:
         self._sink = sink
-        self._must_replace: dict[tuple[str, str], bool] = {}
+        self._checked: set[tuple[str, str]] = set()  # places whose facts hold until the end: their definition is locked
         self.is_committed = False
 
     # ------------------------------------------------------------ rows
 
     def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
         counter = PolicyCounter()
-        gone = [key for rows in change.delete_images() for key in key_literals(rows, target, self._sink.kind)]
-        there = [self._encoded(rows, target, counter) for rows in change.upsert_images()]
-        result = ApplyResult(policy_changes=counter.changes)
         with self._border(f"apply changes to {target}", target):
-            result.deleted = self._delete(gone, target)
-            if there:
-                must_replace = self._table_must_replace(target)
-                for part in there:
-                    if must_replace:
-                        self._delete(key_literals(part.rows, target, self._sink.kind), target)
-                    elif part.errors:
-                        errors = part.rows.take(pa.array(sorted(part.errors), pa.int32()))
-                        self._delete(key_literals(errors, target, self._sink.kind), target)
-                for part in there:
-                    self._insert(part, target, is_upsert=not must_replace)
-                    result.upserted += part.rows.num_rows
-        return result
+            deleted = None
+            if change.upsert_count + change.delete_count <= FEW_ROWS_MAX:
+                deleted = self._apply_few(change, target)
+            if deleted is None:
+                deleted = self._apply_many(change, target, counter)
+        return ApplyResult(change.upsert_count, deleted, counter.changes)
 
     def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
         counter = PolicyCounter()
-        part = self._encoded(rows, target, counter)
         with self._border(f"load rows into {target}", target):
-            self._insert(part, target, is_upsert=False)
+            self._put((rows, None), target, "insert", counter)
         return ApplyResult(upserted=rows.num_rows, policy_changes=counter.changes)
 
     def clear(self, target: TargetTable) -> int:
         with self._border(f"empty {target}", target):
             statement = f"DELETE FROM {sql.qualified(target.namespace, target.name)}"
             return self._change(statement.encode()).rowcount
+
+    def _apply_many(self, change: ChangeBatch, target: TargetTable, counter: PolicyCounter) -> int:
+        """Delete, then upsert; how many rows were deleted."""
+        gone, there = _selected(change, change.deletes), _selected(change, change.upserts)
+        deleted = sum(self._delete_rows(rows, target) for rows in gone)
+        if not there:
+            return deleted
+        facts = self._facts(target)
+        if facts.must_replace:
+            if not (_has_only_inserts(change) and self._put_new(there, target, counter)):
+                for rows in there:
+                    self._delete_rows(rows, target)
+                for rows in there:
+                    self._put(rows, target, "insert", counter)
+        else:
+            # REPLACE would give columns that are not the source's their defaults.
+            mode: _Mode = "upsert" if facts.column_count > len(target.columns) else "replace"
+            for rows in there:
+                self._put(rows, target, mode, counter)
+        return deleted
+
+    # ------------------------------------------------------------ few rows: one round trip
+
+    def _apply_few(self, change: ChangeBatch, target: TargetTable) -> int | None:
+        """Delete and upsert in one round trip; how many rows were deleted.
+
+        None, with nothing done, where it takes more: a row that is left, a refusal, a warning, another definition than
+        the one known. The longer way finds out what that is.
+        """
+        place = (target.namespace, target.name)
+        facts = self._sink.facts.get(place) or self._facts(target)
+        statements = None if facts.is_noisy else self._few_statements(change, target, facts)
+        if statements is None:
+            return None
+        checks = [] if place in self._checked else [text.encode() for text in sql.definition_check(target)]
+        deleted, seen, is_quiet, is_same = 0, 0, True, True
+        try:
+            self._sink.hook("before_statement")
+            for cursor in self._sink.run_all([*checks, b"SAVEPOINT cdc_rows", *statements]):
+                seen += 1
+                if checks and seen == len(checks):
+                    is_same = _definition(cursor) == facts.definition
+                elif seen > len(checks) + 1:
+                    is_quiet = is_quiet and not cursor.warning_count
+                    deleted += cursor.rowcount if seen == len(checks) + 2 and change.delete_count else 0
+                    self._sink.hook("after_statement")
+                    if seen <= len(checks) + len(statements):
+                        self._sink.hook("before_statement")
+        except pymysql.err.MySQLError as error:
+            if not is_refusal(error):
+                raise
+            is_quiet = False
+        if is_same and is_quiet:
+            self._checked.add(place)
+            return deleted
+        if seen > len(checks):
+            self._sink.run("ROLLBACK TO SAVEPOINT cdc_rows")
+        if is_same:
+            facts.is_noisy = seen == len(checks) + 1 + len(statements)
+        else:
+            self._sink.facts.pop(place, None)
+        return None
+
+    def _few_statements(self, change: ChangeBatch, target: TargetTable, facts: _Facts) -> list[bytes] | None:
+        """The delete and the upsert, those of both that are wanted; None where a row is left or they are too large."""
+        kind = self._sink.kind
+        gone = [key for rows in change.delete_images() for key in key_literals(rows, target, kind)]
+        touched = [key for rows in change.upsert_images() for key in key_literals(rows, target, kind)]
+        statements = [sql.delete_keys(target, gone)] if gone else []
+        if touched:
+            texts = [self._value_text(rows, target) for rows in _selected(change, change.upserts)]
+            if any(len(text.left) or len(text.pieces) > 1 for text in texts):
+                return None
+            if facts.must_replace:
+                statements.append(sql.delete_keys(target, touched))
+            values = b"".join(piece for text in texts for piece, _ in text.pieces)
+            tail = "" if facts.must_replace else sql.upsert_suffix(target, has_row_alias=self._sink.has_row_alias)
+            statements.append(sql.insert_prefix(target).encode() + values[:-1] + tail.encode())
+        return statements if statements and sum(map(len, statements)) < self._statement_bytes_max else None
+
+    # ------------------------------------------------------------ many rows
+
+    def _put(self, rows: _Rows, target: TargetTable, mode: _Mode, counter: PolicyCounter) -> None:
+        """Write rows, by LOAD DATA where that may be; what it does not take, or is not encoded for it, by INSERTs."""
+        batch, selection = rows
+        self._sink.run("SAVEPOINT cdc_rows")
+        try:
+            left = self._write(rows, target, mode)
+        except pymysql.err.MySQLError as error:
+            if not is_refusal(error):
+                raise
+            self._sink.run("ROLLBACK TO SAVEPOINT cdc_rows")
+            self._put_exactly(batch if selection is None else batch.take(selection), target, mode, counter)
+            return
+        if len(left):
+            self._put_exactly(batch.take(left), target, mode, counter)
+
+    def _put_new(self, there: Sequence[_Rows], target: TargetTable, counter: PolicyCounter) -> bool:
+        """Insert rows that are new at the source; False, with nothing done, where some are there, as on a replay."""
+        self._sink.run("SAVEPOINT cdc_new")
+        try:
+            left = [self._write(rows, target, "insert") for rows in there]
+        except pymysql.err.MySQLError as error:
+            if not is_refusal(error):
+                raise
+            self._sink.run("ROLLBACK TO SAVEPOINT cdc_new")
+            return False
+        for (batch, _), rows in zip(there, left, strict=True):
+            if len(rows):
+                keys = key_literals(batch.take(rows), target, self._sink.kind)
+                self._delete(keys, target)  # one of them may be there, on a replay
+                self._put_exactly(batch.take(rows), target, "insert", counter)
+        return True
+
+    def _write(self, rows: _Rows, target: TargetTable, mode: _Mode) -> pa.Int32Array:
+        """Write rows in bulk; the numbers of those that the encoder left. Raises the driver's DataError for a warning.
+
+        After any error some of the rows may be there.
+        """
+        sink, (batch, selection) = self._sink, rows
+        if sink.can_load and mode != "upsert":
+            text = load_text(
+                batch,
+                target.columns,
+                sink.kind,
+                selection,
+                row_bytes_max=(sink.packet_bytes_max - PACKET_HEAD_BYTES) // 2,  # its literals fit a statement
+                keeps_negative_zero=sink.keeps_negative_zero,
+            )
+            if self._load(text, target, replaces=mode == "replace"):
+                return text.left
+        text = self._value_text(rows, target)
+        head = sql.insert_prefix(target).encode()
+        tail = b""
+        if mode != "insert":
+            tail = sql.upsert_suffix(target, has_row_alias=sink.has_row_alias).encode()
+        for piece, _ in text.pieces:
+            self._change(b"".join((head, piece[:-1], tail)))
+        return text.left
+
+    def _value_text(self, rows: _Rows, target: TargetTable) -> RowPieces:
+        sink, (batch, selection) = self._sink, rows
+        return value_text(
+            batch,
+            target.columns,
+            sink.kind,
+            selection,
+            bytes_max=self._statement_bytes_max,
+            keeps_negative_zero=sink.keeps_negative_zero,
+        )
+
+    def _load(self, text: RowPieces, target: TargetTable, *, replaces: bool) -> bool:
+        """LOAD DATA; False where the server turns out not to take it. Raises DataError unless it took all as it is.
+
+        Without REPLACE, LOCAL means IGNORE even in strict mode: cut values and skipped rows are warnings.
+        """
+        if not text.pieces:
+            return True
+        table = sql.qualified(target.namespace, target.name)
+        self._sink.hook("before_statement")
+        try:
+            reply = self._sink.load(lambda token: sql.load_data(token, table, target.columns, replaces=replaces), text)
+        except pymysql.err.MySQLError as error:
+            if error_number(error) in LOCAL_INFILE_IS_OFF:
+                self._sink.can_load = False
+                return False
+            raise
+        self._sink.hook("after_statement")
+        if reply.warnings:
+            self._require_expected(reply.warnings)
+        if reply.skipped or reply.records != text.row_count:
+            raise pymysql.err.DataError(
+                1105, f"of {text.row_count} rows {reply.records} were read and {reply.skipped} of these skipped"
+            )
+        return True
+
+    def _delete_rows(self, rows: _Rows, target: TargetTable) -> int:
+        """Delete by key, however many of them are there; how many were."""
+        batch, selection = rows
+        deleted = 0
+        left = selection
+        if len(target.key) == 1:
+            limit = self._statement_bytes_max
+            text = key_pieces(batch, target, self._sink.kind, selection, bytes_max=limit, rows_max=DELETE_KEYS_MAX)
+            before, _, after = (part.encode() for part in sql.key_condition(target))
+            head = sql.delete_prefix(target).encode() + before
+            for piece, _ in text.pieces:
+                deleted += self._change(b"".join((head, piece[:-1], after))).rowcount
+            left = text.left
+        if left is None or len(left):
+            chosen = batch if left is None else batch.take(left)
+            deleted += self._delete(key_literals(chosen, target, self._sink.kind), target)
+        return deleted
+
+    # ------------------------------------------------------------ exactly: every value, every error
+
+    def _put_exactly(self, rows: pa.RecordBatch, target: TargetTable, mode: _Mode, counter: PolicyCounter) -> None:
+        part = self._encoded(rows, target, counter)
+        if part.errors and mode != "insert":
+            errors = rows.take(pa.array(sorted(part.errors), pa.int32()))
+            self._delete(key_literals(errors, target, self._sink.kind), target)
+        self._insert(part, target, is_upsert=mode != "insert")
 
     def _encoded(self, rows: pa.RecordBatch, target: TargetTable, counter: PolicyCounter) -> _Encoded:
         sink = self._sink
@@ -526,23 +765,23 @@ class _MysqlTransaction:
     def _statement_bytes_max(self) -> int:
         return min(STATEMENT_BYTES_MAX, self._sink.packet_bytes_max - PACKET_HEAD_BYTES)
 
-    def _table_must_replace(self, target: TargetTable) -> bool:
-        """Has it a unique index besides its primary key? Touched rows are then deleted before they are inserted.
-
-        Asked once a transaction, by a statement that also takes a lock on the definition: none comes in between.
-        """
+    def _facts(self, target: TargetTable) -> _Facts:
+        """What the definition is now, which no other session can change before the end of this transaction."""
         place = (target.namespace, target.name)
-        if place not in self._must_replace:
-            counted = f"SELECT ({_OTHER_UNIQUE}), (SELECT 1 FROM {sql.qualified(*place).replace('%', '%%')} LIMIT 1)"
-            self._must_replace[place] = bool(self._sink.run(counted, place).fetchall()[0][0])
-        return self._must_replace[place]
+        found = self._sink.facts.get(place)
+        if found is None or place not in self._checked:
+            *_, cursor = self._sink.run_all([text.encode() for text in sql.definition_check(target)])
+            definition = _definition(cursor)
+            if found is None or found.definition != definition:
+                ((unique_count, column_count),) = self._sink.run(_FACTS, (*place, *place)).fetchall()
+                found = self._sink.facts[place] = _Facts(definition, bool(unique_count), int(column_count))
+            self._checked.add(place)
+        return found
 
     def _delete(self, keys: Sequence[bytes], target: TargetTable) -> int:
-        head = sql.delete_prefix(target).encode()
-        before, between, after = (text.encode() for text in sql.key_condition(target))
         deleted = 0
-        for chunk in sql.chunks(keys, bytes_max=self._statement_bytes_max, count_max=DELETE_KEYS_MAX):
-            deleted += self._change(head + before + between.join(chunk) + after).rowcount
+        for chunk in sql.chunks(keys, bytes_max=self._statement_bytes_max, count_max=DELETE_CONDITIONS_MAX):
+            deleted += self._change(sql.delete_keys(target, chunk)).rowcount
         return deleted
 
     def _insert(self, part: _Encoded, target: TargetTable, *, is_upsert: bool) -> None:
@@ -594,21 +833,25 @@ class _MysqlTransaction:
         self._sink.hook("before_statement")
         cursor = self._sink.run(statement)
         self._sink.hook("after_statement")
+        if cursor.warning_count or error_columns:
+            self._require_expected(cursor.warning_count, error_columns)
+        return cursor
+
+    def _require_expected(self, warning_count: int, error_columns: Sequence[str] = ()) -> None:
+        """Raise the driver's DataError for a warning of the last statement that is none of those expected."""
         expected = Counter(error_columns)
-        if cursor.warning_count:
-            told = self._sink.run("SHOW WARNINGS").fetchall()
-            if len(told) < cursor.warning_count:  # max_error_count is smaller, and not ours to set
-                raise pymysql.err.DataError(1105, f"{cursor.warning_count} warnings, of which the server tells {told}")
-            for _, number, raw in told:
-                text = _text(raw)
-                match = _TRUNCATED.fullmatch(text)
-                if number == 1265 and match is not None and expected[match[1]]:
-                    expected[match[1]] -= 1
-                elif number not in _BENIGN_WARNINGS:
-                    raise pymysql.err.DataError(number, text)
+        told = self._sink.run("SHOW WARNINGS").fetchall() if warning_count else ()
+        if len(told) < warning_count:  # max_error_count is smaller, and not ours to set
+            raise pymysql.err.DataError(1105, f"{warning_count} warnings, of which the server tells {told}")
+        for _, number, raw in told:
+            text = _text(raw)
+            match = _TRUNCATED.fullmatch(text)
+            if number == 1265 and match is not None and expected[match[1]]:
+                expected[match[1]] -= 1
+            elif number not in _BENIGN_WARNINGS:
+                raise pymysql.err.DataError(number, text)
         if +expected:
             raise InvariantBroken(f"no warning came for the error members of {', '.join(+expected)}")
-        return cursor
 
     # ------------------------------------------------------------ which row it was
 
@@ -683,6 +926,43 @@ class _MysqlTransaction:
             if target is not None:
                 where = {"table": str(target.definition.name), "grant": self._sink.table_grant(target)}
             raise self._sink.translated(error, doing, **where) from error
+
+
+_Mode = Literal["insert", "replace", "upsert"]  # LOAD DATA has no ON DUPLICATE KEY UPDATE, which the last one is
+_Rows = tuple[pa.RecordBatch, pa.Int32Array | None]  # and which of them; None: all
+
+
+def _selected(change: ChangeBatch, selections: Sequence[pa.Int32Array]) -> list[_Rows]:
+    """The selected rows of each of the change's batches, without those of which none are."""
+    pairs = zip(change.batches, selections, strict=True)
+    return [(batch.images, selection) for batch, selection in pairs if len(selection)]
+
+
+def _has_only_inserts(change: ChangeBatch) -> bool:
+    return bool(change.counts.get("insert")) and len(change.counts) == 1
+
+
+@dataclass(slots=True)
+class _Facts:
+    """What of a target's definition (as SHOW CREATE TABLE prints it) decides how its rows are written.
+
+    `must_replace`: it has a unique index besides its primary key, so that rows touched are deleted before they are
+    inserted. `is_noisy`: its statements have warnings that are none.
+    """
+
+    definition: str
+    must_replace: bool
+    column_count: int
+    is_noisy: bool = False
+
+
+def _definition(cursor: pymysql.cursors.Cursor) -> str:
+    """From the result of SHOW CREATE TABLE; without what every insert may change."""
+    rows = cursor.fetchall()
+    return _AUTO_INCREMENT.sub("", _text(rows[0][1])) if rows else ""
+
+
+_AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -802,9 +1082,12 @@ _PRIMARY_KEY = (
     "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX"
 )
 
-_OTHER_UNIQUE = (
-    "SELECT COUNT(*) FROM information_schema.STATISTICS "
-    "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND NON_UNIQUE = 0 AND INDEX_NAME <> 'PRIMARY'"
+# How many parts of unique indexes besides the primary key, and how many columns that are not generated.
+_FACTS = (
+    "SELECT (SELECT COUNT(*) FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s "
+    "AND NON_UNIQUE = 0 AND INDEX_NAME <> 'PRIMARY'), "
+    "(SELECT COUNT(*) FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s "
+    "AND EXTRA NOT IN ('VIRTUAL GENERATED', 'STORED GENERATED'))"
 )
 
 _PROBLEMS = (

@@ -17,9 +17,12 @@ __all__ = [
     "canonical_type",
     "chunks",
     "create_table",
+    "definition_check",
+    "delete_keys",
     "delete_prefix",
     "insert_prefix",
     "key_condition",
+    "load_data",
     "qualified",
     "quote",
     "select_all",
@@ -100,6 +103,17 @@ def delete_prefix(target: TargetTable) -> str:
     return f"DELETE FROM {_table(target)} WHERE "
 
 
+def delete_keys(target: TargetTable, keys: Sequence[bytes]) -> bytes:
+    """DELETE of those keys (`key_item`)."""
+    before, between, after = (text.encode() for text in key_condition(target))
+    return delete_prefix(target).encode() + before + between.join(keys) + after
+
+
+def definition_check(target: TargetTable) -> tuple[str, str]:
+    """Lock the definition until the end of the transaction, then show it."""
+    return f"SELECT 1 FROM {_table(target)} LIMIT 0", f"SHOW CREATE TABLE {_table(target)}"
+
+
 def key_condition(target: TargetTable) -> tuple[str, str, str]:
     """How keys become a condition that uses the primary key: (before, between, after) the keys' texts of `key_item`."""
     if len(target.key) == 1:
@@ -127,6 +141,53 @@ def chunks(items: Iterable[bytes], *, bytes_max: int, count_max: int) -> Iterato
         size += len(item) + 4  # " OR " is the longest separator
     if chunk:
         yield chunk
+
+
+# ---------------------------------------------------------------- rows in bulk
+
+# Charsets in which the bytes of UTF-8 are stored as they come, and looked at on the way.
+_UTF8 = re.compile(r" CHARACTER SET utf8(?:mb[34])? ")
+
+
+def load_data(
+    token: str,
+    table: str,
+    columns: Sequence[TargetColumn],
+    *,
+    replaces: bool = False,
+    more: Sequence[str] = (),
+) -> str:
+    """LOAD DATA LOCAL of the lines that `encode_mysql.load_text` writes for those columns.
+
+    Args:
+        token: what the server is to ask for: the name of no file.
+        table: its quoted name.
+        replaces: a row there with the same primary key is overwritten; else the new one is skipped.
+        more: further assignments.
+    """
+    fields, assignments = [], []
+    for index, column in enumerate(columns):
+        expression = _loaded(column, f"@_cdc_{index}")
+        fields.append(quote(column.name) if expression is None else f"@_cdc_{index}")
+        if expression is not None:
+            assignments.append(f"{quote(column.name)} = {expression}")
+    assignments += more
+    return (
+        f"LOAD DATA LOCAL INFILE '{token}' {'REPLACE ' if replaces else ''}INTO TABLE {table} CHARACTER SET binary "
+        r"FIELDS TERMINATED BY '\t' ENCLOSED BY '' ESCAPED BY '\\' LINES TERMINATED BY '\n' STARTING BY '' "
+        f"({', '.join(fields)})" + (f" SET {', '.join(assignments)}" if assignments else "")
+    )
+
+
+def _loaded(column: TargetColumn, variable: str) -> str | None:
+    """The value of a column from the bytes in a variable; None where the bytes go straight into the column."""
+    match column.source.kind:
+        case ValueKind.ENUM | ValueKind.SET:
+            return f"CAST({variable} AS UNSIGNED)"  # as a text, the number of a member could be the label of another
+        case ValueKind.TEXT | ValueKind.JSON if not _UTF8.search(column.sql_type):
+            return f"CONVERT({variable} USING utf8mb4)"
+        case _:
+            return None
 
 
 # ---------------------------------------------------------------- reading back

@@ -1,0 +1,418 @@
+"""Rows in bulk on real MySQL and MariaDB sinks: LOAD DATA LOCAL takes every value, or the row is found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from cdc.demo.servers import Server
+from cdc.errors import SinkRefused
+from cdc.model import ChangeBatch, TableDefinition
+from cdc.schema.target import TargetTable
+from cdc.sinks import mysql
+from cdc.sinks.mysql import MysqlSink
+from tests.integration.test_sinks import INT, MYSQL_FAMILY, Place, canonical_rows, place_on
+from tests.support.databases import fresh_database, unique_name
+from tests.support.pool import ServerPool
+from tests.unit.sinks.builders import (
+    ID,
+    MARIADB_VALUES,
+    MYSQL_VALUES,
+    K,
+    change_of,
+    column,
+    rows_of,
+    table,
+)
+
+pytestmark = pytest.mark.integration
+
+TEXT = column("v", K.TEXT, "varchar(100)", length=100)
+
+
+@pytest.fixture(scope="module", params=MYSQL_FAMILY)
+def server(request: pytest.FixtureRequest, server_pool: ServerPool) -> Server:
+    name: str = request.param
+    return server_pool.get(name)
+
+
+@pytest.fixture(scope="module")
+def shared(server: Server) -> Iterator[Place]:
+    with fresh_database(server) as name, place_on(server, name) as place:
+        yield place
+
+
+@pytest.fixture(params=["load", "statements"])
+def place(request: pytest.FixtureRequest, shared: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    """A namespace of its own, on a sink that takes LOAD DATA, and on one that does not; few rows go as many do."""
+    sink = shared.sink
+    assert isinstance(sink, MysqlSink)
+    if not sink.is_open():
+        sink.open()
+    assert sink.can_load
+    place = Place(sink, shared.server, unique_name("n"), shared.settings)
+    sink.create_namespace(place.namespace)
+    monkeypatch.setattr(mysql, "FEW_ROWS_MAX", -1)
+    sink.can_load = request.param == "load"
+    yield place
+    if not sink.is_open():
+        sink.open()
+    sink.can_load = True
+    place.execute(f"DROP DATABASE {place.quoted(place.namespace)}")
+
+
+@contextmanager
+def spied(monkeypatch: pytest.MonkeyPatch, name: str) -> Iterator[list[tuple[Any, ...]]]:
+    """The arguments of each call of a method of the sink's transaction."""
+    calls: list[tuple[Any, ...]] = []
+    original = getattr(mysql._MysqlTransaction, name)
+
+    def called(self: Any, *arguments: Any, **more: Any) -> Any:
+        calls.append(arguments)
+        return original(self, *arguments, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mysql._MysqlTransaction, name, called)
+        yield calls
+
+
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Every packet that a sink sends as a statement, from now on."""
+    sent: list[bytes] = []
+    original = MysqlSink.run
+
+    def run(self: MysqlSink, statement: str | bytes, parameters: Sequence[Any] = ()) -> Any:
+        sent.append(statement if isinstance(statement, bytes) else statement.encode())
+        return original(self, statement, parameters)
+
+    monkeypatch.setattr(MysqlSink, "run", run)
+    return sent
+
+
+# ---------------------------------------------------------------- values
+
+VALUES = [("mysql", name) for name in MYSQL_VALUES] + [("mariadb", name) for name in MARIADB_VALUES]
+# Values that are written by literals, and how many of them there are.
+LEFT = {
+    ("mysql", "enum"): 1,
+    ("mysql", "enum_with_empty"): 1,
+    ("mysql", "json"): 5,
+}
+REFUSED = {("mysql", "timestamp_2106"), ("mysql", "time_max"), ("mariadb1011", "timestamp_2106")}
+
+
+@pytest.mark.parametrize("flavor,name", VALUES)
+def test_every_value_is_loaded_as_it_is_inserted(
+    place: Place, flavor: Any, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By LOAD DATA and by INSERTs of the kernel's literals; only rows that are left go by the encoder in Python."""
+    definition, values = (MYSQL_VALUES if flavor == "mysql" else MARIADB_VALUES)[name]
+    source = table(ID, definition, flavor=flavor)
+    server_name = place.server.kind.name
+    is_refused = not REFUSED.isdisjoint({(place.sink.kind, name), (server_name, name)}) and flavor == "mariadb"
+    if is_refused or (server_name, flavor, name) == ("mariadb1011", "mariadb", "vector"):
+        return  # test_sinks.py
+    target = place.create(source)
+    rows = [(index, value) for index, value in enumerate([*values, None])]
+    expected = canonical_rows(rows_of(source, rows), target, place)
+    left = LEFT.get((flavor, name), 0)
+    if name == "double" and server_name == "mariadb1011":
+        left = 1  # -0, which is counted
+    if name == "json" and place.sink.kind == "mariadb":
+        left = 0
+
+    with spied(monkeypatch, "_put_exactly") as calls:
+        place.load(source, target, rows)
+        assert place.rows(target) == expected
+        place.execute(f"DELETE FROM {place.table('t')}")
+        place.apply(source, target, upserts=rows)
+        assert place.rows(target) == expected
+        place.apply(source, target, upserts=rows)
+        assert place.rows(target) == expected
+
+    assert [arguments[0].num_rows for arguments in calls] == [left] * 3 * bool(left)
+
+
+# ---------------------------------------------------------------- how rows go
+
+
+def many(count: int, text: str = "v") -> list[tuple[int, str]]:
+    return [(index, f"{text} {index}") for index in range(count)]
+
+
+def changed(change: ChangeBatch, **counts: int) -> ChangeBatch:
+    return replace(change, counts=counts)
+
+
+def apply(place: Place, change: ChangeBatch, target: TargetTable) -> None:
+    with place.sink.transaction() as transaction:
+        transaction.apply(change, target)
+        transaction.commit()
+
+
+def test_many_rows_are_replaced_and_their_keys_deleted(place: Place) -> None:
+    source = table(ID, TEXT)
+    target = place.create(source)
+    place.load(source, target, many(20_000))
+    result = place.apply(source, target, deletes=many(15_000), upserts=[(n, "new") for n in range(15_000, 30_000)])
+    assert (result.deleted, result.upserted) == (15_000, 15_000)
+    assert {row[1] for row in place.rows(target)} == {"new"}
+    assert len(place.rows(target)) == 15_000
+
+
+def test_columns_of_the_sinks_own_keep_their_values(place: Place) -> None:
+    """Which LOAD DATA REPLACE would give their defaults."""
+    source = table(ID, TEXT)
+    target = place.create(source)
+    place.load(source, target, many(3))
+    place.execute(f"ALTER TABLE {place.table('t')} ADD COLUMN note VARCHAR(9) NULL DEFAULT 'none'")
+    place.execute(f"UPDATE {place.table('t')} SET note = 'kept'")
+    place.apply(source, target, upserts=[(0, "a"), (1, "b"), (7, "c")])
+    assert place.execute(f"SELECT id, v, note FROM {place.table('t')} ORDER BY id") == [
+        (0, "a", "kept"), (1, "b", "kept"), (2, "v 2", "kept"), (7, "c", "none")
+    ]  # fmt: skip
+
+
+def unique_table(place: Place) -> tuple[TableDefinition, TargetTable]:
+    source = table(ID, INT)
+    target = place.create(source)
+    place.execute(f"CREATE UNIQUE INDEX u ON {place.table('t')} (v)")
+    return source, target
+
+
+def test_unique_values_are_swapped_and_handed_over(place: Place) -> None:
+    source, target = unique_table(place)
+    place.load(source, target, [(n, n) for n in range(100)])
+    place.apply(source, target, upserts=[(n, (n + 1) % 50) for n in range(50)], deletes=[(60, 60)])
+    place.apply(source, target, upserts=[(200, 70), (70, 60)])
+    expected = [(n, (n + 1) % 50) for n in range(50)] + [(n, n) for n in range(50, 100) if n not in (60, 70)]
+    expected += [(200, 70), (70, 60)]
+    assert place.rows(target) == canonical_rows(rows_of(source, expected), target, place)
+
+
+def test_an_upsert_never_rewrites_the_row_that_has_its_unique_value(place: Place) -> None:
+    source, target = unique_table(place)
+    place.load(source, target, [(1, 1), (2, 2)])
+    with pytest.raises(SinkRefused) as caught:
+        place.apply(source, target, upserts=[(3, 3), (4, 2)])
+    assert caught.value.key == "id=4"
+    assert place.rows(target) == canonical_rows(rows_of(source, [(1, 1), (2, 2)]), target, place)
+
+
+def test_new_rows_of_a_table_with_a_unique_index_are_inserted_without_deletes(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And a replay of them, some with a value that moved on, ends the same."""
+    source, target = unique_table(place)
+    rows = [(n, n) for n in range(100)]
+    change = changed(change_of(source, upserts=rows), insert=100)
+    with spied(monkeypatch, "_delete_rows") as deletes:
+        apply(place, change, target)
+        assert deletes == []
+        apply(place, change, target)
+        assert len(deletes) == 1
+    assert place.rows(target) == canonical_rows(rows_of(source, rows), target, place)
+    apply(place, changed(change_of(source, upserts=[(n, 99 - n) for n in range(100)]), insert=100), target)
+    assert place.rows(target) == canonical_rows(rows_of(source, [(n, 99 - n) for n in range(100)]), target, place)
+
+
+def test_auto_increment_takes_the_value_0(place: Place) -> None:
+    source = table(ID, TEXT)
+    target = place.create(source)
+    place.execute(f"ALTER TABLE {place.table('t')} MODIFY id INT AUTO_INCREMENT")
+    place.load(source, target, [(0, "zero"), (5, "five")])
+    place.apply(source, target, upserts=[(0, "again"), (6, "six")])
+    expected = [(0, "again"), (5, "five"), (6, "six")]
+    assert place.rows(target) == canonical_rows(rows_of(source, expected), target, place)
+
+
+def test_foreign_keys_do_not_matter(place: Place) -> None:
+    """Nor do rows go that refer to a row that is replaced."""
+    parent, child = table(ID, TEXT, name="p"), table(ID, INT, name="c")
+    targets = place.create(parent), place.create(child)
+    place.execute(
+        f"ALTER TABLE {place.table('c')} ADD FOREIGN KEY (v) REFERENCES {place.table('p')} (id) ON DELETE CASCADE"
+    )
+    place.load(child, targets[1], [(1, 1), (2, 99)])
+    place.load(parent, targets[0], many(3))
+    place.apply(parent, targets[0], upserts=[(1, "new")], deletes=[(2, "")])
+    assert len(place.rows(targets[1])) == 2
+
+
+# ---------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize("bad,reason", [("x" * 101, "too long"), (None, "cannot be null")])
+def test_a_row_that_load_data_would_change_is_found_and_nothing_stays(place: Place, bad: Any, reason: str) -> None:
+    """LOCAL cuts a text and makes 0 of NULL, with a warning."""
+    source = table(ID, TEXT)
+    target = place.create(source)
+    place.execute(f"ALTER TABLE {place.table('t')} MODIFY v VARCHAR(100) NOT NULL")
+    rows: list[Any] = many(200)
+    rows[150] = (150, bad)
+    for write in (place.load, lambda s, t, r: place.apply(s, t, upserts=r)):
+        with pytest.raises(SinkRefused, match=reason) as caught:
+            write(source, target, rows)
+        assert (caught.value.key, caught.value.column) == ("id=150", "v")
+        assert place.rows(target) == []
+
+
+def test_a_duplicate_that_load_data_would_skip_is_found(place: Place) -> None:
+    source = table(ID, TEXT)
+    target = place.create(source)
+    place.load(source, target, many(5))
+    with pytest.raises(SinkRefused, match="Duplicate") as caught:
+        place.load(source, target, [(7, "a"), (3, "b"), (8, "c")])
+    assert caught.value.key == "id=3"
+    assert len(place.rows(target)) == 5
+
+
+def test_a_reply_that_counts_other_rows_is_not_believed(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows are undone and written by INSERTs."""
+    assert isinstance(place.sink, MysqlSink)
+    if not place.sink.can_load:
+        return
+    source = table(ID, TEXT)
+    target = place.create(source)
+    original = MysqlSink.load
+
+    def load(self: MysqlSink, statement: Callable[[str], str], text: Any) -> Any:
+        reply = original(self, statement, text)
+        return replace(reply, records=reply.records - 1)
+
+    monkeypatch.setattr(MysqlSink, "load", load)
+    with spied(monkeypatch, "_put_exactly") as calls:
+        place.load(source, target, many(60))
+    assert len(calls) == 1
+    assert len(place.rows(target)) == 60
+
+
+def test_a_server_that_turns_load_data_off_is_given_statements(
+    server: Server, shared: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = unique_name()
+    with place_on(server, name) as place:
+        source = table(ID, TEXT)
+        target = place.create(source)
+        server.execute("SET GLOBAL local_infile = 0")
+        try:
+            place.load(source, target, many(100))
+            assert isinstance(place.sink, MysqlSink)
+            assert not place.sink.can_load
+            other = place.another()
+            assert isinstance(other, MysqlSink)
+            other.open()
+            assert not other.can_load
+            other.close()
+        finally:
+            server.execute("SET GLOBAL local_infile = 1")
+        place.load(source, target, [(1000, "after")])
+        assert len(place.rows(target)) == 101
+        place.execute(f"DROP DATABASE {place.quoted(name)}")
+
+
+def test_a_large_batch_goes_in_bounded_packets(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = table(ID, column("v", K.BLOB, "longblob", length=2**32 - 1))
+    target = place.create(source)
+    sent: list[int] = []
+    assert isinstance(place.sink, MysqlSink)
+    connection: Any = place.sink._connection
+    original = connection.write_packet
+
+    def write_packet(payload: bytes) -> None:
+        sent.append(len(payload))
+        original(payload)
+
+    connection.write_packet = write_packet
+    try:
+        rows = [(n, bytes([n]) * (3 << 20)) for n in range(4)]
+        place.load(source, target, rows)
+    finally:
+        del connection.write_packet
+    assert sum(sent) > (12 << 20) or not place.sink.can_load
+    assert all(size <= 1 << 20 for size in sent)
+    lengths = place.execute(
+        f"SELECT id, LENGTH(v), SHA2(v, 256) = SHA2(REPEAT(CHAR(id), {3 << 20}), 256) FROM {place.table('t')}"
+    )
+    assert sorted(lengths) == [(n, 3 << 20, 1) for n in range(4)]
+
+
+# ---------------------------------------------------------------- few rows
+
+
+@pytest.fixture
+def trickle(place: Place, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setattr(mysql, "FEW_ROWS_MAX", 50)
+    return place
+
+
+def test_few_changes_take_one_round_trip(trickle: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = table(ID, TEXT), trickle.target(table(ID, TEXT))
+    trickle.sink.create_table(target)
+    trickle.apply(source, target, upserts=many(5))
+    sent = statements(monkeypatch)
+    with trickle.sink.transaction() as transaction:
+        transaction.apply(change_of(source, upserts=[(1, "b"), (9, "n")], deletes=[(0, "")]), target)
+        assert len(sent) == 1
+        transaction.apply(change_of(source, upserts=[(2, "c")]), target)
+        assert len(sent) == 2
+        transaction.commit()
+    expected = [(1, "b"), (2, "c"), (3, "v 3"), (4, "v 4"), (9, "n")]
+    assert trickle.rows(target) == canonical_rows(rows_of(source, expected), target, trickle)
+
+
+def test_a_definition_that_changed_is_seen_in_the_same_round_trip(trickle: Place) -> None:
+    """An index made by another session: an upsert as before would rewrite the row that has the unique value."""
+    source = table(ID, INT)
+    target = trickle.create(source)
+    trickle.apply(source, target, upserts=[(1, 1), (2, 2)])
+    trickle.server.execute(f"CREATE UNIQUE INDEX u ON {trickle.table('t')} (v)")
+    trickle.apply(source, target, upserts=[(1, 2), (2, 1)])
+    with pytest.raises(SinkRefused) as caught:
+        trickle.apply(source, target, upserts=[(3, 2)])
+    assert caught.value.key == "id=3"
+    assert trickle.rows(target) == canonical_rows(rows_of(source, [(1, 2), (2, 1)]), target, trickle)
+
+
+def test_few_rows_that_are_refused_are_named_and_undone(trickle: Place) -> None:
+    source = table(ID, TEXT)
+    target = trickle.create(source)
+    trickle.apply(source, target, upserts=many(5))
+    trickle.execute(f"ALTER TABLE {trickle.table('t')} MODIFY v VARCHAR(5)")
+    with trickle.sink.transaction() as transaction:
+        transaction.apply(change_of(source, upserts=[(8, "ok")]), target)
+        with pytest.raises(SinkRefused) as caught:
+            transaction.apply(change_of(source, upserts=[(6, "ok"), (7, "much too long")], deletes=[(1, "")]), target)
+    assert (caught.value.key, caught.value.column) == ("id=7", "v")
+    assert len(trickle.rows(target)) == 5
+
+
+def test_few_rows_with_an_unusual_value_arrive(trickle: Place) -> None:
+    source = table(ID, column("e", K.ENUM, "enum()", members=("a", "b")))
+    target = trickle.create(source)
+    for _ in range(2):
+        trickle.apply(source, target, upserts=[(1, 0), (2, 2), (3, None)])
+        expected = canonical_rows(rows_of(source, [(1, 0), (2, 2), (3, None)]), target, trickle)
+        assert trickle.rows(target) == expected
+
+
+def test_a_change_of_nothing_is_nothing(place: Place) -> None:
+    source = table(ID, TEXT)
+    target = place.create(source)
+    result = place.apply(source, target)
+    assert (result.deleted, result.upserted) == (0, 0)
+    assert place.load(source, target, []).upserted == 0
+
+
+def test_a_selection_of_no_rows_is_no_statement(place: Place) -> None:
+    source = table(ID, TEXT)
+    target = place.create(source)
+    change = change_of(source, upserts=[(1, "a")])
+    empty = replace(change, upserts=(pa.array([], pa.int32()),))
+    apply(place, empty, target)
+    assert place.rows(target) == []
