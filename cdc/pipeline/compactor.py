@@ -22,14 +22,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from cdc.errors import InvariantBroken, UnsupportedData
+from cdc.errors import InvariantBroken
 from cdc.model import ChangeBatch, Operation, RowBatch, TableDefinition
 from cdc.pipeline.kernel.compact import SEED_BYTES, last_images
 
-__all__ = ["compact", "compact_in_python"]
+__all__ = ["OPERATION_NAMES", "check_batches", "compact", "compact_in_python", "key_values"]
 
 _PUTS = (Operation.INSERT, Operation.UPDATE_AFTER)
-_NAMES = {Operation.INSERT: "insert", Operation.UPDATE_AFTER: "update", Operation.DELETE: "delete"}
+OPERATION_NAMES = {Operation.INSERT: "insert", Operation.UPDATE_AFTER: "update", Operation.DELETE: "delete"}
 
 
 def compact(
@@ -41,8 +41,8 @@ def compact(
         key: columns that tell the table's rows apart; at least one.
         seed: of the hash, SEED_BYTES long; None for a new one, so that no writer can choose keys that meet.
     Raises:
-        UnsupportedData: a batch has images that lack columns: an upsert would write NULL into these.
-        InvariantBroken: there is no key, or a batch is not what the model says.
+        InvariantBroken: there is no key, a batch is not what the model says, or it has images that lack columns (an
+            upsert would write NULL into these: they are for `partial.net_changes`).
     """
     _check(definition, key, batches)
     columns = [(batch.operation, [batch.images.column(name) for name in key]) for batch in batches]
@@ -56,7 +56,7 @@ def compact(
         batches=tuple(batches),
         upserts=upserts,
         deletes=deletes,
-        counts={name: count for name, count in zip(_NAMES.values(), counts, strict=True) if count},
+        counts={name: count for name, count in zip(OPERATION_NAMES.values(), counts, strict=True) if count},
     )
 
 
@@ -68,7 +68,8 @@ def compact_in_python(definition: TableDefinition, key: tuple[str, ...], batches
     counts: Counter[int] = Counter()
     for batch_index, batch in enumerate(batches):
         operations = batch.operation.to_pylist()
-        for row, (operation, value) in enumerate(zip(operations, _key_values(batch, key), strict=True)):
+        values = key_values(definition, key, [batch.images.column(name) for name in key])
+        for row, (operation, value) in enumerate(zip(operations, values, strict=True)):
             if operation in _PUTS:
                 live[value] = (batch_index, row)
             else:
@@ -85,11 +86,18 @@ def compact_in_python(definition: TableDefinition, key: tuple[str, ...], batches
         batches=tuple(batches),
         upserts=_selections(list(live.values()), len(batches)),
         deletes=_selections(deletes, len(batches)),
-        counts={_NAMES[Operation(op)]: n for op, n in counts.items() if op in _NAMES},
+        counts={OPERATION_NAMES[Operation(op)]: n for op, n in counts.items() if op in OPERATION_NAMES},
     )
 
 
 def _check(definition: TableDefinition, key: tuple[str, ...], batches: Sequence[RowBatch]) -> None:
+    check_batches(definition, key, batches)
+    if any(batch.shape_index is not None for batch in batches):
+        raise InvariantBroken(f"images of {definition.name} that lack columns are to be folded as whole ones")
+
+
+def check_batches(definition: TableDefinition, key: tuple[str, ...], batches: Sequence[RowBatch]) -> None:
+    """Raises InvariantBroken where there is no key, or an operation without its image."""
     if not key:
         raise InvariantBroken(f"the changes of {definition.name} are to be folded without a key")
     for batch in batches:
@@ -97,31 +105,23 @@ def _check(definition: TableDefinition, key: tuple[str, ...], batches: Sequence[
             raise InvariantBroken(
                 f"a batch of {definition.name} has {batch.images.num_rows} images and {batch.row_count} operations"
             )
-        if batch.shape_index is not None:
-            raise UnsupportedData(
-                f"row images of {definition.name} lack columns (binlog_row_image is MINIMAL or NOBLOB in the writer's "
-                "session)",
-                table=str(definition.name),
-                hint="on the source: SET GLOBAL binlog_row_image=FULL, reconnect the writers, then run "
-                f"`cdc snapshot {definition.name}`",
-            )
 
 
-def _key_values(batch: RowBatch, key: tuple[str, ...]) -> list[Any]:
+def key_values(definition: TableDefinition, key: tuple[str, ...], arrays: Sequence[pa.Array]) -> list[Any]:
+    """The keys of a batch's images, of their columns' arrays: values that are equal where their bits are."""
     columns = []
-    for name in key:
-        column = batch.images.column(name)
+    for name, array in zip(key, arrays, strict=True):
         try:
-            column.validate(full=True)
+            array.validate(full=True)
         except pa.ArrowInvalid as error:
-            raise InvariantBroken(f"column {name} of a batch of {batch.definition.name}: {error}") from error
-        if pa.types.is_timestamp(column.type):
-            column = column.cast(pa.int64())  # microseconds compare as well as datetimes, and are cheaper to make
-        elif pa.types.is_float64(column.type):
-            column = column.view(pa.int64())
-        elif pa.types.is_float32(column.type):
-            column = column.view(pa.int32())
-        columns.append(column.to_pylist())
+            raise InvariantBroken(f"column {name} of a batch of {definition.name}: {error}") from error
+        if pa.types.is_timestamp(array.type):
+            array = array.cast(pa.int64())  # microseconds compare as well as datetimes, and are cheaper to make
+        elif pa.types.is_float64(array.type):
+            array = array.view(pa.int64())
+        elif pa.types.is_float32(array.type):
+            array = array.view(pa.int32())
+        columns.append(array.to_pylist())
     return columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
 
 

@@ -14,7 +14,7 @@ from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName, UniqueKey, ValueKind
 from cdc.source.connection import SourceConnection
 
-__all__ = ["SYSTEM_DATABASES", "list_tables", "parse_members", "read_definition"]
+__all__ = ["SYSTEM_DATABASES", "list_tables", "parse_members", "read_definition", "unescaped"]
 
 SYSTEM_DATABASES = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
 
@@ -201,11 +201,13 @@ _ESCAPES = {"n": "\n", "r": "\r", "0": "\0", "Z": "\x1a"}
 
 
 def parse_members(column_type: str) -> tuple[str, ...]:
-    """The members of `enum('a','it''s')` as information_schema prints them under `sql_mode=''`.
+    """The members of `enum('a','it''s')` as information_schema prints them under `sql_mode=''`."""
+    return tuple(map(unescaped, _MEMBER.findall(column_type)))
+
+
+def unescaped(content: str) -> str:
+    """What stands between the quotes of a string that information_schema prints under `sql_mode=''`.
 
     Quotes are doubled; backslash, NUL, newline and carriage return are escaped with a backslash.
     """
-    return tuple(
-        _ESCAPED.sub(lambda m: "'" if m[1] is None else _ESCAPES.get(m[1], m[1]), member)
-        for member in _MEMBER.findall(column_type)
-    )
+    return _ESCAPED.sub(lambda m: "'" if m[1] is None else _ESCAPES.get(m[1], m[1]), content)
