@@ -919,7 +919,7 @@ class Tables(Section):
 
 
 class FlushSettings(Section):
-    """When collected transactions are written: at whichever limit is met first, and only between two of them."""
+    """When collected transactions are written: once the sink is free, at most so many at once, never half of one."""
 
     rows_max: Integer = Field(
         default=10_000,
@@ -938,12 +938,13 @@ class FlushSettings(Section):
         "and keeps a batch of wide ones small beside `queue_bytes_max`.",
     )
     age_ms_max: Integer = Field(
-        default=500,
-        ge=1,
+        default=0,
+        ge=0,
         le=60_000,
         json_schema_extra={"unit": "milliseconds"},
-        description="Age of the oldest change at which a batch is written, full or not: the price in lag for fewer "
-        "commits on the sink.",
+        description="How old the oldest change of a batch that is not full may get while the sink is free: the price "
+        "in lag for fewer commits on the sink. 0 writes what there is as soon as the sink is free, so that batches "
+        "grow by themselves with what a commit takes.",
     )
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from cdc.errors import Stopping
@@ -41,6 +42,10 @@ class Abandoned:
 Item = TransactionRun | SchemaChange | Progress | Failure | Abandoned
 
 
+def _nothing() -> None:
+    """Nobody has anything to give."""
+
+
 def _byte_count(item: Item) -> int:
     return item.byte_count if isinstance(item, TransactionRun) else 0
 
@@ -55,6 +60,8 @@ class Channel:
         self._is_closed = False
         self._is_waited_for = False
         self._changed = threading.Condition()
+        self.on_hungry: Callable[[], None] = _nothing
+        """Called by a `get` that finds nothing, before it waits; what it puts is what that `get` returns."""
 
     @property
     def byte_count(self) -> int:
@@ -83,11 +90,16 @@ class Channel:
 
     def get(self, timeout_seconds: float) -> Item | None:
         """The next item, or None when none came within the time."""
-        with self._changed:
-            if not self._items:
-                self._is_waited_for = True
-                self._changed.wait(timeout_seconds)
+        if not self._items:
+            self._is_waited_for = True
+            try:
+                self.on_hungry()
+                with self._changed:
+                    if not self._items:
+                        self._changed.wait(timeout_seconds)
+            finally:
                 self._is_waited_for = False
+        with self._changed:
             if not self._items:
                 return None
             item = self._items.popleft()

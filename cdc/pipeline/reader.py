@@ -1,5 +1,10 @@
 """The reader thread: receives, frames, decodes, and hands runs to the applier.
 
+A run that is full (`RunLimits`) goes into the queue at once. What is not full waits until the applier has nothing to do
+and its oldest transaction has been held for `age_seconds_max`; then the applier gets it in that moment. So a trickle is
+applied transaction by transaction, and while a commit takes its time what comes gathers: the batches grow with what a
+commit takes, up to where they are full.
+
 It ends at a barrier (DDL, a new table): the pipeline records what the barrier means and starts a new reader from the
 checkpoint, with the definitions of that time. Errors travel through the channel, behind all that was read before.
 """
@@ -19,9 +24,7 @@ from cdc.source.stream import BinlogStream
 
 __all__ = ["Reader"]
 
-# How long a receive may wait while rows of whole transactions are being held back for a fuller batch.
-_HELD_WAIT_SECONDS = 0.02
-# How long it waits otherwise; only bounds how soon a stop is noticed.
+# How long a receive waits when nothing is due sooner; only bounds how soon a stop is noticed.
 _IDLE_WAIT_SECONDS = 0.5
 # Transactions without captured rows move the checkpoint this often.
 _EMPTY_RUN_SECONDS = 1.0
@@ -52,10 +55,15 @@ class Reader(Output):
         self._silence_seconds_max = silence_seconds_max
         self._on_received = on_received
         self._is_stopping = threading.Event()
+        # Around every use of the assembler: this thread's, and the applier's when it runs out of work.
+        self._lock = threading.Lock()
+        self._assembler: Assembler | None = None
+        self._held_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"reader-{name}", daemon=True)
 
     def start(self) -> None:
         """Begin to read."""
+        self._channel.on_hungry = self._on_hungry
         self._thread.start()
 
     def stop(self) -> None:
@@ -68,6 +76,7 @@ class Reader(Output):
     # -- Output
 
     def run(self, run: TransactionRun) -> None:
+        self._held_since = None
         self._hooks("after_decode")
         self._channel.put(run)
 
@@ -104,23 +113,29 @@ class Reader(Output):
                 return
 
     def _read(self) -> None:
-        assembler = self._make_assembler(self)
-        heard_at = held_since = self._clock.monotonic()
-        was_holding = False
+        assembler = self._assembler = self._make_assembler(self)
+        try:
+            self._read_into(assembler)
+        except Stopping:
+            raise
+        except CdcError:
+            # What is whole before it counts: the checkpoint that stays is the one right before the trouble.
+            with self._lock:
+                assembler.flush()
+            raise
+
+    def _read_into(self, assembler: Assembler) -> None:
+        heard_at = self._clock.monotonic()
         counted = 0
         while not self._is_stopping.is_set():
-            received = self._stream.fill(_HELD_WAIT_SECONDS if assembler.has_rows else _IDLE_WAIT_SECONDS)
+            received = self._stream.fill(self._wait_seconds(assembler))
             now = self._clock.monotonic()
             if received:
                 self._hooks("after_fetch")
                 heard_at = now
                 try:
-                    if self._stream.deliver(assembler):
+                    if self._take_in(assembler, now):
                         return
-                except CdcError:
-                    # What is whole before it counts: the checkpoint that stays is the one right before the trouble.
-                    assembler.flush()
-                    raise
                 finally:
                     self._on_received(assembler.event_count - counted, received)
                     counted = assembler.event_count
@@ -129,15 +144,46 @@ class Reader(Output):
                     f"the source has sent nothing, not even a heartbeat, for {now - heard_at:.0f} s",
                     hint="the connection is half open or the server hangs; the stream is opened again",
                 )
-            if not assembler.has_transactions:
-                was_holding = False
-                continue
-            if not was_holding:
-                was_holding, held_since = True, now
-            age = now - held_since
-            # All that was received has been taken in: who waits for rows gets what there is.
-            due = assembler.has_rows and (age >= self._age_seconds_max or self._channel.is_hungry)
-            if due or (not assembler.has_rows and age >= _EMPTY_RUN_SECONDS):
-                assembler.flush()
-                was_holding = False
+            # Not before the lock has been let go: an applier that found it taken relies on this look.
+            if self._is_due(assembler, now):
+                with self._lock:
+                    assembler.flush()
         raise Stopping("the reader was told to stop")
+
+    def _take_in(self, assembler: Assembler, now: float) -> bool:
+        """All that has been received. True at a barrier."""
+        with self._lock:
+            is_over = self._stream.deliver(assembler)
+            if self._held_since is None and assembler.has_transactions:
+                self._held_since = now
+            return is_over
+
+    def _wait_seconds(self, assembler: Assembler) -> float:
+        """How long a receive may take: until what is held is due by its age, should the applier wait for it then."""
+        held_since = self._held_since
+        if held_since is None:
+            return _IDLE_WAIT_SECONDS
+        age = self._clock.monotonic() - held_since
+        left = (self._age_seconds_max if assembler.has_rows else _EMPTY_RUN_SECONDS) - age
+        # None left: who waits has been served, and who will wait takes it by himself (`_on_hungry`).
+        return min(left, _IDLE_WAIT_SECONDS) if left > 0 else _IDLE_WAIT_SECONDS
+
+    def _is_due(self, assembler: Assembler, now: float) -> bool:
+        held_since = self._held_since
+        if held_since is None:
+            return False
+        age = now - held_since
+        if not assembler.has_rows:
+            return age >= _EMPTY_RUN_SECONDS
+        return age >= self._age_seconds_max and self._channel.is_hungry
+
+    def _on_hungry(self) -> None:
+        """In the applier's thread, which has nothing to do: take what is held, unless more is being taken in."""
+        assembler = self._assembler
+        if assembler is None or not self._lock.acquire(blocking=False):
+            return
+        try:
+            if self._is_due(assembler, self._clock.monotonic()):
+                assembler.flush()
+        finally:
+            self._lock.release()

@@ -40,7 +40,6 @@ class Deployment:
                 {"name": name, "url": _with_database(server, database)} for name, (server, database) in sinks.items()
             ],
             "tables": {"include": [f"{source_database}.*"]},
-            "flush": {"age_ms_max": 50},
             "retry": {"initial_seconds": 0.1, "max_seconds": 1},
             "http": {"enabled": False},
             "var_dir": str(directory / "var"),

@@ -17,7 +17,7 @@ from cdc.source.assembler import Assembler, CapturedTable, Output, RunLimits
 from cdc.source.stream import Consumer
 from tests.support.waiting import wait_until
 from tests.unit.pipeline.clocks import FakeClock
-from tests.unit.source.streams import A, B, Stream, Tables, at, definition, images
+from tests.unit.source.streams import A, B, Stream, Tables, at, definition
 
 Step = bytes | BaseException | Callable[[], None] | None
 
@@ -75,11 +75,14 @@ class Read:
         self.channel = Channel(1 << 20)
         self.received: list[tuple[int, int]] = []
         self.points: list[str] = []
+        self.handed_over_at: list[float] = []
         self.tables = Tables([CapturedTable(definition(A)), CapturedTable(definition(B))])
         hooks = Hooks()
 
         def reached(point: str) -> None:
             self.points.append(point)
+            if point == "after_decode":
+                self.handed_over_at.append(self.clock.seconds - 1000)
             hooks(point)
 
         self.reader = Reader(
@@ -180,36 +183,122 @@ def test_any_event_ends_a_silence() -> None:
     assert read.clock.seconds - 1000 > 5 * 25
 
 
-def test_rows_are_held_back_for_a_fuller_run_until_they_are_old_enough() -> None:
-    stream = Stream()
-    read = Read(steps_of(stream.transaction((1, "a")), [None] * 3, stream.transaction((2, "b"))), age=5, silence=60)
+def test_what_is_held_back_comes_before_the_error_that_ends_the_reading() -> None:
+    read = Read([*Stream().transaction((1, "a")), SourceUnavailable("cut")])
     run, failure = read.until_it_ends()
+    assert isinstance(run, TransactionRun)
+    assert isinstance(failure, Failure)
+
+
+def test_rows_gather_while_the_applier_is_busy_however_old_they_get() -> None:
+    stream = Stream()
+    read = Read([], age=0)
+    queued: list[int] = []
+
+    def look() -> None:
+        queued.append(read.channel.byte_count)
+
+    steps = steps_of(stream.transaction((1, "a")), [None] * 20, look, stream.transaction((2, "b")), [None] * 20, look)
+    read.stream.steps += [*steps, SourceUnavailable("cut")]
+    run, failure = read.until_it_ends()
+    assert queued == [0, 0]
     assert isinstance(run, TransactionRun)
     assert run.transaction_count == 2
     assert isinstance(failure, Failure)
 
 
-def test_rows_are_handed_over_at_their_age_although_the_stream_goes_on() -> None:
-    stream = Stream()
-    steps: list[Step] = []
-    for number in range(6):
-        steps += [*stream.transaction((number, "x")), *[None] * 20]  # 0.4 s each while rows are held
-    items = Read(steps, age=1).until_it_ends()
-    runs = [item for item in items if isinstance(item, TransactionRun)]
-    assert len(runs) > 1
-    assert [row[0] for run in runs for _, _, row in images(run.batches)] == list(range(6))
+def read_by_a_hungry_applier(read: Read) -> list[TransactionRun]:
+    """The runs that an applier gets which waits all the time."""
+    runs: list[TransactionRun] = []
+
+    def take() -> None:
+        while not isinstance(item := read.channel.get(10), Failure):
+            if isinstance(item, TransactionRun):
+                runs.append(item)
+
+    thread = threading.Thread(target=take, daemon=True)
+    thread.start()
+    wait_until(lambda: read.channel.is_hungry, 5, "the applier to be hungry")
+    read.reader.start()
+    thread.join(10)
+    assert not thread.is_alive()
+    return runs
 
 
 def test_a_hungry_applier_gets_rows_at_once() -> None:
+    read = Read([*Stream().transaction((1, "a")), *[None] * 10, SourceUnavailable("cut")], age=0)
+    assert len(read_by_a_hungry_applier(read)) == 1
+    assert read.handed_over_at == [0]
+
+
+def test_rows_are_held_for_their_age_though_the_applier_is_hungry() -> None:
+    """A receive waits 0.5 s at most, and no longer than until the oldest row is old enough."""
     stream = Stream()
-    read = Read([], age=10_000, silence=100_000)
+    steps = steps_of(stream.transaction((1, "a")), None, stream.transaction((2, "b")), [None] * 10)
+    read = Read([*steps, SourceUnavailable("cut")], age=0.8)
+    (run,) = read_by_a_hungry_applier(read)
+    assert run.transaction_count == 2
+    assert read.handed_over_at == [pytest.approx(0.8)]
+
+
+def test_an_applier_that_runs_out_of_work_gets_what_is_held_while_the_reader_waits_for_the_source() -> None:
+    is_waiting, may_go_on = threading.Event(), threading.Event()
+
+    def wait_for_the_source() -> None:
+        is_waiting.set()
+        assert may_go_on.wait(10)
+
+    read = Read([*Stream().transaction((1, "a")), wait_for_the_source, SourceUnavailable("cut")], age=0)
+    read.reader.start()
+    assert is_waiting.wait(10)
+    assert read.channel.byte_count == 0
+    run = read.channel.get(0)
+    assert isinstance(run, TransactionRun)
+    assert read.channel.get(0) is None
+    may_go_on.set()
+    read.reader._thread.join(10)
+
+
+def test_an_applier_that_runs_out_of_work_does_not_get_what_is_too_young() -> None:
+    is_waiting, may_go_on = threading.Event(), threading.Event()
+
+    def wait_for_the_source() -> None:
+        is_waiting.set()
+        assert may_go_on.wait(10)
+
+    read = Read([*Stream().transaction((1, "a")), wait_for_the_source, SourceUnavailable("cut")], age=1)
+    read.reader.start()
+    assert is_waiting.wait(10)
+    assert read.channel.get(0) is None
+    read.clock.seconds += 1
+    assert isinstance(read.channel.get(0), TransactionRun)
+    may_go_on.set()
+    read.reader._thread.join(10)
+
+
+def test_an_applier_that_runs_out_of_work_while_events_are_taken_in_gets_them_right_after() -> None:
+    """It finds the assembler in use and waits; the reader looks for it before it waits for the source."""
+    read = Read([*Stream().transaction((1, "a"))], age=0)
     found: list[Item | None] = []
     taker = threading.Thread(target=lambda: found.append(read.channel.get(10)), daemon=True)
-    taker.start()
-    wait_until(lambda: read.channel.is_hungry, 5, "the applier to be hungry")
-    read.stream.steps += stream.transaction((1, "a"))
+    is_over = threading.Event()
+    last = read.stream.steps[-1]
+    deliver = read.stream.deliver
+
+    def deliver_slowly(consumer: Consumer) -> bool:
+        if read.stream.received == [last]:
+            taker.start()
+            wait_until(lambda: read.channel.is_hungry, 5, "the applier to be hungry")
+        return deliver(consumer)
+
+    def wait_until_it_is_over() -> None:
+        assert is_over.wait(10)
+
+    read.stream.deliver = deliver_slowly  # type: ignore[method-assign]
+    read.stream.steps.append(wait_until_it_is_over)
     read.reader.start()
-    taker.join(10)
+    wait_until(lambda: bool(found), 5, "what was taken in")
+    is_over.set()
     read.reader.stop()
     assert isinstance(found[0], TransactionRun)
 
