@@ -39,7 +39,7 @@ BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE"
 STAGED_TARGETS_MAX = 128
 # What goes at once. Above, a COPY and a join cost less than reading literals (docs/decisions/0011).
 AT_ONCE_ROWS_MAX = 100
-AT_ONCE_CELLS_MAX = 1000
+AT_ONCE_CELLS_MAX = 2000
 AT_ONCE_BYTES_MAX = 256 << 10
 # After a direct COPY that met a row: so many batches are merged before the next try, twice as many each time.
 MERGES_AFTER_MISS_MAX = 64

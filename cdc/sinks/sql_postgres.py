@@ -168,10 +168,36 @@ def _literals(lines: str, begin: str, end: str, between: str) -> str:
     return f"{begin}E'{text}'{end}".replace("E'\\N'", "NULL")
 
 
+# Types whose arrays may stand for a column: without a length, so that it is the column that refuses what is too long.
+# An array of `bit` would be one of single bits, and an array of arrays is not taken apart into arrays.
+_ARRAYS = {
+    **{name: f"{name}[]" for name in ("smallint", "integer", "bigint", "numeric", "real", "double precision", "text")},
+    **{name: f"{name}[]" for name in ("bytea", "date", "interval", "json", "jsonb", "uuid", "inet", "boolean")},
+    **{f"timestamp {zone} time zone": f"timestamp {zone} time zone[]" for zone in ("without", "with")},
+    "character varying": "varchar[]",
+    "bit": "varbit[]",
+}
+_VALUES_ROWS_MAX = 4  # more are cheaper as an array a column
+
+
 def insert_lines(target: TargetTable, lines: str, *, is_upsert: bool) -> str:
     """Insert rows from COPY text of all columns; `is_upsert`: or overwrite the other columns where the key is there."""
-    statement = f"{_insert(target)} VALUES {_literals(lines, '(', ')', ', ')}"
+    arrays = [_ARRAYS.get(_split(canonical_type(column.sql_type)).name) for column in target.columns]
+    if lines.count("\n") <= _VALUES_ROWS_MAX or None in arrays:
+        rows = f"VALUES {_literals(lines, '(', ')', ', ')}"
+    else:
+        values = ", ".join(f"{text}::{array}" for text, array in zip(_array_literals(lines), arrays, strict=True))
+        rows = f"SELECT * FROM unnest({values})"
+    statement = f"{_insert(target)} {rows}"
     return f"{statement} {_or_overwrite(target)}" if is_upsert else statement
+
+
+def _array_literals(lines: str) -> list[str]:
+    """Lines of COPY text as an array literal a column. What a backslash escapes in an array is escaped once more."""
+    text = lines[:-1].replace("\\\\", "\\\\\\\\").replace('"', '\\\\"').replace("'", "''")
+    columns = zip(*(line.split("\t") for line in text.split("\n")), strict=True)
+    literals = ("E'{\"" + '","'.join(values) + "\"}'" for values in columns)
+    return [literal.replace('"\\N"', "NULL") for literal in literals]
 
 
 def delete_lines(target: TargetTable, lines: str) -> str:

@@ -285,6 +285,17 @@ def test_up_to_a_hundred_rows_go_without_staging(here: Here, rows: int, is_at_on
     assert any("pg_temp" in s for s in here.sent) != is_at_once
 
 
+@pytest.mark.parametrize("rows", [1, 10])
+def test_a_table_of_many_columns_goes_at_once(here: Here, rows: int) -> None:
+    source = table(ID, *(column(f"c{index}", K.INTEGER, "int", length=32) for index in range(150)))
+    target = here.create(source)
+    here.sent.clear()
+    wide = [(index, *range(150)) for index in range(rows)]
+    here.put(target, wide)
+    assert not any("pg_temp" in s for s in here.sent)
+    assert here.rows(target) == sorted([tuple(map(str, row)) for row in wide], key=repr)
+
+
 def test_large_values_go_by_copy(here: Here) -> None:
     source = table(ID, column("b", K.BLOB, "longblob"))
     target = here.create(source)
@@ -318,6 +329,9 @@ def test_every_value_arrives_as_it_is(here: Here, way: str, flavor: Any, name: s
     update = part(source, ["c"], moved)
     here.apply(target, updates_of(source, update))
     assert here.rows(target) == expected(moved)
+    for row in rows:  # which makes other literals
+        here.put(target, [row])
+    assert here.rows(target) == expected(rows)
 
 
 TRAPS = [
@@ -345,11 +359,11 @@ def test_no_text_escapes_from_its_literal(here: Here, way: str) -> None:
     target = here.create(source)
     texts = [*TRAPS, *(text for text in HOSTILE_TEXTS if "\0" not in text)]
     texts += [
-        "".join(rng.choices(["'", "\\", "N", "E", ",", "\t", "\n", "(", ")", "é", "\U0001f600"], k=9))
+        "".join(rng.choices(["'", '"', "\\", "N", "E", ",", "\t", "\n", "(", ")", "é", "\U0001f600"], k=9))
         for _ in range(40)
     ]
     rows = [(index, text, rng.choice([None, text])) for index, text in enumerate(texts)]
-    for some in (rows[:30], rows[30:]):
+    for some in (rows[:30], *([row] for row in rows[30:]), rows[30:]):
         here.put(target, some)
     assert here.rows(target) == sorted([(str(i), a, b) for i, a, b in rows], key=repr)
 
@@ -624,7 +638,7 @@ def narrow(here: Here) -> TargetTable:
 
 @pytest.mark.parametrize(
     "row,column",
-    [((3, None, "c"), "v"), ((3, 3, "abcd"), None), ((3, 300, "c"), None)],
+    [((3, None, "c"), "v"), ((3, 3, "abcd"), "w"), ((3, 300, "c"), None)],
     ids=["null", "too long", "check"],
 )
 def test_a_refused_row_is_named_and_nothing_of_its_change_stays(
