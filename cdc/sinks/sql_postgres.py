@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from cdc.model import ValueKind
@@ -177,13 +178,20 @@ _ARRAYS = {
     "character varying": "varchar[]",
     "bit": "varbit[]",
 }
+
+
+@lru_cache(maxsize=256)
+def _array_of(sql_type: str) -> str | None:
+    return _ARRAYS.get(_split(canonical_type(sql_type)).name)
+
+
 _VALUES_ROWS_MAX = 4  # more are cheaper as an array a column
 
 
 def insert_lines(target: TargetTable, lines: str, *, is_upsert: bool) -> str:
     """Insert rows from COPY text of all columns; `is_upsert`: or overwrite the other columns where the key is there."""
-    arrays = [_ARRAYS.get(_split(canonical_type(column.sql_type)).name) for column in target.columns]
-    if lines.count("\n") <= _VALUES_ROWS_MAX or None in arrays:
+    arrays = [] if lines.count("\n") <= _VALUES_ROWS_MAX else [_array_of(column.sql_type) for column in target.columns]
+    if not arrays or None in arrays:
         rows = f"VALUES {_literals(lines, '(', ')', ', ')}"
     else:
         values = ", ".join(f"{text}::{array}" for text, array in zip(_array_literals(lines), arrays, strict=True))
