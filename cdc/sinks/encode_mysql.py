@@ -25,7 +25,7 @@ from cdc.model import ColumnDefinition, ValueKind
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks.canonical import is_verbatim_json
 from cdc.sinks.kernel.load_text import PIECE_BYTES, RowText
-from cdc.sinks.sql_mysql import key_columns, key_item
+from cdc.sinks.sql_mysql import key_columns, key_item, update_row
 from cdc.sinks.values import (
     PolicyCounter,
     ValueRefused,
@@ -51,6 +51,7 @@ __all__ = [
     "load_text",
     "row_literals",
     "text_literal",
+    "update_statements",
     "value_text",
 ]
 
@@ -186,6 +187,23 @@ def row_literals(
     return [f"({','.join(row)})".encode("utf-8", "surrogateescape") for row in zip(*encoded, strict=True)]
 
 
+def update_statements(
+    rows: pa.RecordBatch,
+    target: TargetTable,
+    columns: Sequence[TargetColumn],
+    kind: SinkKind,
+    counter: PolicyCounter,
+    *,
+    keeps_negative_zero: bool,
+) -> list[bytes]:
+    """An UPDATE of those columns for each row. Raises as `row_literals`."""
+    values = _columns(rows, target, columns, kind, counter, keeps_negative_zero=keeps_negative_zero)
+    keys = _columns(rows, target, key_columns(target), kind, PolicyCounter(), is_compared=True)
+    pairs = zip(zip(*values, strict=True), zip(*keys, strict=True), strict=True)
+    statements = (update_row(target, columns, row, key_item(target, key)) for row, key in pairs)
+    return [statement.encode("utf-8", "surrogateescape") for statement in statements]
+
+
 def key_literals(rows: pa.RecordBatch, target: TargetTable, kind: SinkKind) -> list[bytes]:
     """Each row's key as `sql_mysql.key_condition` wants it."""
     columns = key_columns(target)
@@ -227,10 +245,10 @@ def encode_column(array: pa.Array, column: TargetColumn, kind: SinkKind, *, is_c
     return ["NULL" if value is None else encoder(value, index) for index, value in enumerate(values)]
 
 
-def error_members(rows: pa.RecordBatch, target: TargetTable) -> dict[int, list[str]]:
+def error_members(rows: pa.RecordBatch, columns: Sequence[TargetColumn]) -> dict[int, list[str]]:
     """Row number to the ENUM columns that hold the error value there (index 0), which strict mode refuses."""
     found: dict[int, list[str]] = {}
-    for column in target.columns:
+    for column in columns:
         if column.source.kind is ValueKind.ENUM:
             for index, value in enumerate(column_of(rows, column).to_pylist()):
                 if value == 0:

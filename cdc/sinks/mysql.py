@@ -26,8 +26,16 @@ import pymysql
 import pymysql.cursors
 from pymysql.constants import CLIENT
 
-from cdc.errors import CdcError, ConfigError, InvariantBroken, ProtocolError, SinkRefused, SinkUnavailable
-from cdc.model import ChangeBatch, ValueKind
+from cdc.errors import (
+    CdcError,
+    ConfigError,
+    InvariantBroken,
+    ProtocolError,
+    SinkRefused,
+    SinkUnavailable,
+    UnsupportedData,
+)
+from cdc.model import ChangeBatch, PartialUpdate, ValueKind
 from cdc.schema.grants import grant_pattern
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_mysql as sql
@@ -40,13 +48,14 @@ from cdc.sinks.encode_mysql import (
     key_pieces,
     load_text,
     row_literals,
+    update_statements,
     value_text,
 )
 from cdc.sinks.errors_mysql import LOCAL_INFILE_IS_OFF, error_number, is_refusal, translate
 from cdc.sinks.hang_up import shut_down
 from cdc.sinks.local_infile import ForeignRequest, LoadReply, load_local
 from cdc.sinks.narrowing import first_refused
-from cdc.sinks.values import PolicyCounter, key_text
+from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text
 
 __all__ = ["MysqlSettings", "MysqlSink", "SslMode", "session_is_alive"]
 
@@ -451,7 +460,7 @@ class MysqlSink:
 
     def table_grant(self, target: TargetTable) -> str:
         """The rights on a target's database."""
-        rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX"
+        rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, CREATE TEMPORARY TABLES"
         return f"GRANT {rights} ON {grant_pattern(target.namespace)}.* TO {self._account()};"
 
     def inspect(self, target: TargetTable) -> ExistingTable | None:
@@ -525,11 +534,12 @@ class _MysqlTransaction:
         counter = PolicyCounter()
         with self._border(f"apply changes to {target}", target):
             deleted = None
-            if change.upsert_count + change.delete_count <= FEW_ROWS_MAX:
+            if change.upsert_count + change.delete_count <= FEW_ROWS_MAX and not change.updates:
                 deleted = self._apply_few(change, target)
             if deleted is None:
                 deleted = self._apply_many(change, target, counter)
-        return ApplyResult(change.upsert_count, deleted, counter.changes)
+        updated = sum(update.images.num_rows for update in change.updates)
+        return ApplyResult(change.upsert_count + updated, deleted, counter.changes)
 
     def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
         counter = PolicyCounter()
@@ -543,24 +553,159 @@ class _MysqlTransaction:
             return self._change(statement.encode()).rowcount
 
     def _apply_many(self, change: ChangeBatch, target: TargetTable, counter: PolicyCounter) -> int:
-        """Delete, then upsert; how many rows were deleted."""
+        """Delete, update, upsert; how many rows were deleted.
+
+        Of a table with another unique index all rows touched are deleted before any is inserted: a value may go from
+        one to the other.
+        """
         gone, there = _selected(change, change.deletes), _selected(change, change.upserts)
-        deleted = sum(self._delete_rows(rows, target) for rows in gone)
-        if not there:
-            return deleted
+        if not there and not change.updates:
+            return sum(self._delete_rows(rows, target) for rows in gone)
         facts = self._facts(target)
-        if facts.must_replace:
-            if not (_has_only_inserts(change) and self._put_new(there, target, counter)):
-                for rows in there:
-                    self._delete_rows(rows, target)
-                for rows in there:
-                    self._put(rows, target, "insert", counter)
-        else:
-            # REPLACE would give columns that are not the source's their defaults.
-            mode: _Mode = "upsert" if facts.column_count > len(target.columns) else "replace"
+        must_replace = facts.must_replace
+        whole = [update for update in change.updates if must_replace or update.old_keys is not None]
+        if not must_replace:  # rows that keep their keys, in a table with no other index, are in nobody's way
+            for update in change.updates:
+                if update.old_keys is None:
+                    self._update(update, change, target, counter)
+        if whole:
+            self._stage_whole(whole, change, target, counter)
+        deleted = sum(self._delete_rows(rows, target) for rows in gone)
+        if must_replace and not change.updates and _has_only_inserts(change) and self._put_new(there, target, counter):
+            return deleted
+        if must_replace:
             for rows in there:
-                self._put(rows, target, mode, counter)
+                self._delete_rows(rows, target)
+        if whole:
+            self._change(sql.insert_staged(target).encode())
+            self._sink.run(sql.drop_stage(target))
+        # REPLACE would give columns that are not the source's their defaults.
+        keeps_more = facts.column_count > len(target.columns)
+        mode: _Mode = "insert" if must_replace else "upsert" if keeps_more else "replace"
+        for rows in there:
+            self._put(rows, target, mode, counter)
         return deleted
+
+    # ------------------------------------------------------------ partial updates
+
+    def _update(self, update: PartialUpdate, change: ChangeBatch, target: TargetTable, counter: PolicyCounter) -> None:
+        """Change columns of rows that keep their keys, in a table without another unique index."""
+        columns = _given(update, target)
+        count = update.images.num_rows
+        if count <= FEW_ROWS_MAX:
+            self._update_rows(update, columns, change, target, counter)
+            return
+        stage = self._stage([(update, columns)], columns, target, counter)
+        matched = self._change(sql.update_staged(target, columns).encode()).rowcount
+        if matched != count and not change.may_lack_rows:
+            self._change(sql.complete_staged(target, 0, (), by_new_key=False).encode())
+            raise self._missing([update], target)
+        self._sink.run(sql.drop_stage(stage))
+
+    def _update_rows(
+        self,
+        update: PartialUpdate,
+        columns: Sequence[TargetColumn],
+        change: ChangeBatch,
+        target: TargetTable,
+        counter: PolicyCounter,
+    ) -> None:
+        """As `_update`, row by row."""
+        sink, rows, table = self._sink, update.images, str(target.definition.name)
+        if not columns:  # nothing but columns that the sink has not
+            return
+        statements = update_statements(
+            rows, target, columns, sink.kind, counter, keeps_negative_zero=sink.keeps_negative_zero
+        )
+        errors = error_members(rows, columns)
+        if not errors and self._update_at_once(statements, may_lack_rows=change.may_lack_rows):
+            return
+        for index, statement in enumerate(statements):
+            try:
+                with self._unstrict(bool(errors.get(index))):
+                    matched = self._change(statement, errors.get(index, ())).rowcount
+            except pymysql.err.MySQLError as error:
+                if not is_refusal(error):
+                    raise
+                key = key_text(rows, target, index)
+                refused = sink.translated(error, f"write to {target}", table=table, key=key)
+                raise keep_refused_row(refused, rows, target, index) from error
+            if matched != 1 and not change.may_lack_rows:
+                raise _row_is_missing(update, target, index)
+
+    def _update_at_once(self, statements: Sequence[bytes], *, may_lack_rows: bool) -> bool:
+        """Run UPDATEs of a row each in one round trip; False, with nothing done, where one has to be looked at."""
+        if sum(map(len, statements)) > self._statement_bytes_max:
+            return False
+        is_plain, seen = True, 0
+        try:
+            for cursor in self._sink.run_all([b"SAVEPOINT cdc_rows", *statements]):
+                if seen:
+                    self._sink.hook("after_statement")
+                    is_plain = is_plain and not cursor.warning_count and (may_lack_rows or cursor.rowcount == 1)
+                if seen < len(statements):
+                    self._sink.hook("before_statement")
+                seen += 1
+        except pymysql.err.MySQLError as error:
+            if not is_refusal(error):
+                raise
+            is_plain = False
+        if not is_plain:
+            self._sink.run("ROLLBACK TO SAVEPOINT cdc_rows")
+        return is_plain
+
+    def _stage_whole(
+        self, updates: Sequence[PartialUpdate], change: ChangeBatch, target: TargetTable, counter: PolicyCounter
+    ) -> None:
+        """Put whole rows into the staging table, with what the updates do not say from the target; delete these there.
+
+        `sql.insert_staged` inserts them. Where rows may be lacking, one that is not in its old place may be in the new
+        one already.
+        """
+        given = [(update, [*_given(update, target), *sql.key_columns(target)]) for update in updates]
+        self._stage(given, target.columns, target, counter)
+        found = 0
+        for number, (_, columns) in enumerate(given):
+            names = {column.name for column in columns}
+            missing = [column for column in target.columns if column.name not in names]
+            for by_new_key in (False, True) if change.may_lack_rows else (False,):
+                statement = sql.complete_staged(target, number, missing, by_new_key=by_new_key)
+                found += self._change(statement.encode()).rowcount
+        if not change.may_lack_rows and found != sum(update.images.num_rows for update in updates):
+            raise self._missing(updates, target)
+        self._change(sql.delete_staged(target).encode())
+        self._change(sql.delete_staged(target, by_new_key=True).encode())
+
+    def _stage(
+        self,
+        given: Sequence[tuple[PartialUpdate, Sequence[TargetColumn]]],
+        columns: Sequence[TargetColumn],
+        target: TargetTable,
+        counter: PolicyCounter,
+    ) -> TargetTable:
+        """Make the staging table with those columns, and fill it with what each update gives."""
+        stage = sql.stage_of(target, columns)
+        self._sink.run(sql.drop_stage(target))
+        self._sink.run(sql.create_stage(stage, self._sink.kind))
+        for number, (update, given_columns) in enumerate(given):
+            part = sql.stage_of(target, given_columns)
+            self._put((_staged_rows(update, part, target, number), None), part, "insert", counter)
+        return stage
+
+    def _missing(self, updates: Sequence[PartialUpdate], target: TargetTable) -> UnsupportedData:
+        ((number, row),) = self._sink.run(sql.unmatched_staged(target)).fetchall()
+        return _row_is_missing(updates[number], target, row)
+
+    @contextlib.contextmanager
+    def _unstrict(self, is_wanted: bool) -> Iterator[None]:
+        """For the error value of an ENUM, which strict mode refuses."""
+        if is_wanted:
+            self._sink.run(f"SET SESSION sql_mode = '{_MODES}'")
+        try:
+            yield
+        finally:
+            if is_wanted and self._sink.is_open():
+                self._sink.run(f"SET SESSION sql_mode = '{_STRICT},{_MODES}'")
 
     # ------------------------------------------------------------ few rows: one round trip
 
@@ -759,7 +904,7 @@ class _MysqlTransaction:
                     hint=f"SET GLOBAL max_allowed_packet = {min(2 * len(literal), 1 << 30)} on the sink, then load the "
                     f"table again: cdc snapshot {table}",
                 )
-        return _Encoded(rows, literals, error_members(rows, target))
+        return _Encoded(rows, literals, error_members(rows, target.columns))
 
     @property
     def _statement_bytes_max(self) -> int:
@@ -810,20 +955,21 @@ class _MysqlTransaction:
 
         Every warning has to be the one about an error value, once for each column that holds one.
         """
-        self._sink.run(f"SET SESSION sql_mode = '{_MODES}'")
-        try:
+        with self._unstrict(True):
             for index in sorted(part.errors):
                 try:
                     self._change(head + part.literals[index], part.errors[index])
                 except pymysql.err.MySQLError as error:
                     if not is_refusal(error):
                         raise
-                    key = key_text(part.rows, target, index)
-                    table = str(target.definition.name)
-                    raise self._sink.translated(error, f"write to {target}", table=table, key=key) from error
-        finally:
-            if self._sink.is_open():
-                self._sink.run(f"SET SESSION sql_mode = '{_STRICT},{_MODES}'")
+                    raise self._refused(error, part, index, target) from error
+
+    def _refused(self, error: BaseException, part: _Encoded, index: int | None, target: TargetTable) -> CdcError:
+        """The error for row `index`; None: nobody knows which."""
+        table = str(target.definition.name)
+        key = None if index is None else key_text(part.rows, target, index)
+        refused = self._sink.translated(error, f"write to {target}", table=table, key=key)
+        return refused if index is None else keep_refused_row(refused, part.rows, target, index)
 
     def _change(self, statement: bytes, error_columns: Sequence[str] = ()) -> pymysql.cursors.Cursor:
         """Run a statement that changes rows.
@@ -884,8 +1030,7 @@ class _MysqlTransaction:
             return False
 
         position = first_refused(len(indexes), is_refused)
-        key = None if position is None else key_text(part.rows, target, indexes[position])
-        return self._sink.translated(latest, f"write to {target}", table=str(target.definition.name), key=key)
+        return self._refused(latest, part, None if position is None else indexes[position], target)
 
     # ------------------------------------------------------------ metadata
 
@@ -936,6 +1081,37 @@ def _selected(change: ChangeBatch, selections: Sequence[pa.Int32Array]) -> list[
     """The selected rows of each of the change's batches, without those of which none are."""
     pairs = zip(change.batches, selections, strict=True)
     return [(batch.images, selection) for batch, selection in pairs if len(selection)]
+
+
+def _given(update: PartialUpdate, target: TargetTable) -> list[TargetColumn]:
+    """The target's columns that the update gives, but for the key's."""
+    return [column for column in target.columns if column.source.name in update.columns and not column.is_key]
+
+
+def _staged_rows(update: PartialUpdate, part: TargetTable, target: TargetTable, number: int) -> pa.RecordBatch:
+    """The rows of an update as the columns of `part`, a staging table, want them."""
+    keys = update.images if update.old_keys is None else update.old_keys
+    count = update.images.num_rows
+    arrays = {name: column_of(keys, column) for name, column in zip(part.key, sql.key_columns(target), strict=True)}
+    arrays |= {
+        column.source.name: column_of(update.images, column)
+        for column in part.columns
+        if column.name not in (*part.key, sql.SET_COLUMN, sql.ROW_COLUMN)
+    }
+    arrays[sql.SET_COLUMN] = pa.array([number] * count, pa.int32())
+    arrays[sql.ROW_COLUMN] = pa.array(range(count), pa.int32())
+    return pa.RecordBatch.from_pydict(arrays)
+
+
+def _row_is_missing(update: PartialUpdate, target: TargetTable, index: int) -> UnsupportedData:
+    key = key_text(update.images if update.old_keys is None else update.old_keys, target, index)
+    table = str(target.definition.name)
+    return UnsupportedData(
+        f"{table}: an update gives {', '.join(update.columns)} of a row that {target} does not have (row with {key})",
+        table=table,
+        key=key,
+        hint=f"the sink's table was changed by somebody else: load it again, cdc snapshot {table}",
+    )
 
 
 def _has_only_inserts(change: ChangeBatch) -> bool:

@@ -8,24 +8,34 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
-from cdc.model import ValueKind
+from cdc.model import ColumnDefinition, ValueKind
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 
 __all__ = [
     "can_hold",
     "canonical_type",
     "chunks",
+    "complete_staged",
+    "create_stage",
     "create_table",
     "definition_check",
     "delete_keys",
     "delete_prefix",
+    "delete_staged",
+    "drop_stage",
     "insert_prefix",
+    "insert_staged",
     "key_condition",
     "load_data",
     "qualified",
     "quote",
     "select_all",
+    "stage_of",
+    "unmatched_staged",
+    "update_row",
+    "update_staged",
     "upsert_suffix",
 ]
 
@@ -188,6 +198,108 @@ def _loaded(column: TargetColumn, variable: str) -> str | None:
             return f"CONVERT({variable} USING utf8mb4)"
         case _:
             return None
+
+
+# ---------------------------------------------------------------- staging
+#
+# A session's temporary table, `s`, beside its target. Its key `_cdc_key_0` ... is the one that a row has in the target
+# now; its other columns are the target's own. (The target has no alias: a DELETE would look for it in the session's
+# database, and there is none.)
+
+STAGE_NAME = "_cdc_stage"
+SET_COLUMN = "_cdc_set"  # which of several sets of columns a row of the stage has
+ROW_COLUMN = "_cdc_row"  # which row of its batch it is
+_FOUND = "`_cdc_found`"
+
+
+def stage_of(target: TargetTable, columns: Sequence[TargetColumn]) -> TargetTable:
+    """The staging table for those columns of `target`, as a table that rows are written into."""
+    keys = tuple(
+        replace(column, source=replace(column.source, name=name), name=name, is_nullable=False, is_key=True)
+        for column, name in zip(key_columns(target), stage_key(target), strict=True)
+    )
+    values = tuple(replace(column, is_nullable=True, is_key=False) for column in columns)
+    numbers = tuple(
+        TargetColumn(ColumnDefinition(name, ValueKind.INTEGER, "int", length=32), name, "int", is_nullable=False)
+        for name in (SET_COLUMN, ROW_COLUMN)
+    )
+    return replace(target, name=STAGE_NAME, columns=(*keys, *values, *numbers), key=stage_key(target))
+
+
+def stage_key(target: TargetTable) -> tuple[str, ...]:
+    """The names of the staging table's key columns."""
+    return tuple(f"_cdc_key_{index}" for index in range(len(target.key)))
+
+
+def create_stage(stage: TargetTable, kind: SinkKind) -> str:
+    """Make the staging table. Neither this nor `drop_stage` commits."""
+    text = create_table(stage, kind).replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1)
+    return text.replace("\n    PRIMARY KEY (", f"\n    {_FOUND} BOOL NULL,\n    PRIMARY KEY (", 1)
+
+
+def drop_stage(target: TargetTable) -> str:
+    return f"DROP TEMPORARY TABLE IF EXISTS {_stage(target)}"
+
+
+def _stage(target: TargetTable) -> str:
+    return qualified(target.namespace, STAGE_NAME)
+
+
+def _matched(target: TargetTable) -> str:
+    """The staged rows, first, and the row of the target that each is about, by its primary key."""
+    return _joined(target, stage_key(target))
+
+
+def _matched_anew(target: TargetTable) -> str:
+    """The same by the key that the staged rows are going to have."""
+    return _joined(target, target.key)
+
+
+def _joined(target: TargetTable, names: Sequence[str]) -> str:
+    table = _table(target)
+    pairs = zip(target.key, names, strict=True)
+    condition = " AND ".join(f"{table}.{quote(name)} = s.{quote(staged)}" for name, staged in pairs)
+    return f"{_stage(target)} s STRAIGHT_JOIN {table} ON {condition}"
+
+
+def update_staged(target: TargetTable, columns: Sequence[TargetColumn]) -> str:
+    """Give the target's rows the staged values; matches a row a staged one."""
+    changes = (f"{_table(target)}.{quote(c.name)} = s.{quote(c.name)}" for c in columns)
+    return f"UPDATE {_matched(target)} SET {', '.join(changes)}"
+
+
+def complete_staged(target: TargetTable, number: int, missing: Sequence[TargetColumn], *, by_new_key: bool) -> str:
+    """Fetch into the staged rows of set `number` what they lack; not into those that have been found already."""
+    changes = [f"s.{quote(c.name)} = {_table(target)}.{quote(c.name)}" for c in missing]
+    matched = _matched_anew(target) if by_new_key else _matched(target)
+    return (
+        f"UPDATE {matched} SET {', '.join([*changes, f's.{_FOUND} = 1'])} "
+        f"WHERE s.{quote(SET_COLUMN)} = {number} AND s.{_FOUND} IS NULL"
+    )
+
+
+def unmatched_staged(target: TargetTable) -> str:
+    """Set and row of a staged row whose target row was not there."""
+    names = f"{quote(SET_COLUMN)}, {quote(ROW_COLUMN)}"
+    return f"SELECT {names} FROM {_stage(target)} WHERE {_FOUND} IS NULL ORDER BY {names} LIMIT 1"
+
+
+def delete_staged(target: TargetTable, *, by_new_key: bool = False) -> str:
+    """Delete the target's rows that the staged ones, as far as found, stand for; or those in their new places."""
+    matched = _matched_anew(target) if by_new_key else _matched(target)
+    return f"DELETE {_table(target)} FROM {matched} WHERE s.{_FOUND} = 1"
+
+
+def insert_staged(target: TargetTable) -> str:
+    names = _names(target.columns)
+    return f"INSERT INTO {_table(target)} ({names}) SELECT {names} FROM {_stage(target)} WHERE {_FOUND} = 1"
+
+
+def update_row(target: TargetTable, columns: Sequence[TargetColumn], values: Sequence[str], key: str) -> str:
+    """UPDATE of one row. `values`: a literal a column; `key`: its `key_item`."""
+    before, _, after = key_condition(target)
+    changes = (f"{quote(column.name)} = {value}" for column, value in zip(columns, values, strict=True))
+    return f"UPDATE {_table(target)} SET {', '.join(changes)} WHERE {before}{key}{after}"
 
 
 # ---------------------------------------------------------------- reading back

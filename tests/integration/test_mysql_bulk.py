@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from cdc.demo.servers import Server
-from cdc.errors import SinkRefused
-from cdc.model import ChangeBatch, TableDefinition
+from cdc.errors import SinkRefused, UnsupportedData
+from cdc.model import ChangeBatch, PartialUpdate, TableDefinition
 from cdc.schema.target import TargetTable
 from cdc.sinks import mysql
 from cdc.sinks.mysql import MysqlSink
@@ -416,3 +416,176 @@ def test_a_selection_of_no_rows_is_no_statement(place: Place) -> None:
     empty = replace(change, upserts=(pa.array([], pa.int32()),))
     apply(place, empty, target)
     assert place.rows(target) == []
+
+
+# ---------------------------------------------------------------- partial updates
+
+WIDE = table(
+    ID,
+    column("a", K.INTEGER, "int", length=32),
+    column("b", K.TEXT, "varchar(100)", length=100),
+    column("e", K.ENUM, "enum()", members=("x", "y")),
+    column("at", K.TIMESTAMP, "timestamp(6)", fraction_digits=6),
+)
+
+
+@dataclass
+class Wide:
+    """A table of five columns with rows 0 to 99, and what it should hold."""
+
+    place: Place
+    target: TargetTable
+    rows: dict[int, list[Any]]
+
+    def apply(self, *updates: PartialUpdate, may_lack_rows: bool = False, **more: Any) -> None:
+        change = replace(change_of(WIDE, **more), updates=updates, may_lack_rows=may_lack_rows)
+        apply(self.place, change, self.target)
+
+    def assert_equal(self) -> None:
+        expected = canonical_rows(rows_of(WIDE, list(self.rows.values())), self.target, self.place)
+        assert self.place.rows(self.target) == expected
+
+
+@pytest.fixture(params=["few", "many"])
+def wide(request: pytest.FixtureRequest, place: Place, monkeypatch: pytest.MonkeyPatch) -> Wide:
+    """Row by row, and by way of the staging table."""
+    if request.param == "few":
+        monkeypatch.setattr(mysql, "FEW_ROWS_MAX", 1000)
+    target = place.create(WIDE)
+    rows: list[list[Any]] = [[n, n, f"text {n}", n % 3, n * 1_000_000] for n in range(100)]
+    place.load(WIDE, target, rows)
+    return Wide(place, target, {row[0]: row for row in rows})
+
+
+def update(
+    columns: Sequence[str], rows: Sequence[Sequence[Any]], old_ids: Sequence[int] | None = None
+) -> PartialUpdate:
+    """`rows`: new id, and a value a column; what the others hold must not matter."""
+    whole = []
+    for row in rows:
+        values: dict[str, Any] = {"a": -1, "b": "wrong", "e": 1, "at": 1} | dict(zip(columns, row[1:], strict=True))
+        whole.append((row[0], values["a"], values["b"], values["e"], values["at"]))
+    old = None if old_ids is None else pa.RecordBatch.from_pydict({"id": pa.array(old_ids, pa.int32())})
+    return PartialUpdate(tuple(columns), rows_of(WIDE, whole), old)
+
+
+def test_only_the_columns_given_are_changed(wide: Wide) -> None:
+    wide.apply(
+        update(["a"], [(n, n + 1000) for n in range(60)]),
+        update(["b", "e"], [(n, None if n % 2 else "new", 2) for n in range(60, 80)]),
+        upserts=[(200, 1, "u", 1, None)],
+        deletes=[tuple(wide.rows.pop(99))],
+    )
+    for n in range(60):
+        wide.rows[n][1] = n + 1000
+    for n in range(60, 80):
+        wide.rows[n][2:4] = [None if n % 2 else "new", 2]
+    wide.rows[200] = [200, 1, "u", 1, None]
+    wide.assert_equal()
+
+
+def test_an_update_to_the_same_values_matches_its_row(wide: Wide) -> None:
+    wide.apply(update(["a"], [(n, n) for n in range(100)]))
+    wide.assert_equal()
+
+
+def test_unusual_values_are_updated(wide: Wide) -> None:
+    """The error value of an ENUM, which strict mode refuses, beside a usual one."""
+    wide.apply(update(["e", "b"], [(1, 0, "zero"), (2, 2, "two"), (3, None, "none")]))
+    for n, values in ((1, [0, "zero"]), (2, [2, "two"]), (3, [None, "none"])):
+        wide.rows[n][3], wide.rows[n][2] = values
+    wide.assert_equal()
+
+
+def test_a_row_that_the_sink_lacks_is_an_error_with_its_key(wide: Wide) -> None:
+    for old_ids, key in ((None, "id=300"), ([1, 301, 3], "id=301")):
+        lacking = update(["a"], [(1, 5), (300, 6), (3, 7)], old_ids)
+        with pytest.raises(UnsupportedData, match="does not have") as caught:
+            wide.apply(lacking)
+        assert (caught.value.table, caught.value.key) == ("shop.t", key)
+        assert "cdc snapshot shop.t" in caught.value.hint
+    wide.assert_equal()
+
+
+def test_a_table_that_is_catching_up_may_lack_rows(wide: Wide) -> None:
+    wide.apply(update(["a"], [(1, 5), (300, 6)]), may_lack_rows=True)
+    wide.rows[1][1] = 5
+    wide.assert_equal()
+
+
+def test_keys_move_with_all_that_is_not_said(wide: Wide) -> None:
+    moved = update(["a"], [(1000 + n, -n) for n in range(60)], list(range(60)))
+    stay = update(["b"], [(n, "stays") for n in range(60, 100)])
+    wide.apply(moved, stay)
+    for n in range(60):
+        row = wide.rows.pop(n)
+        wide.rows[1000 + n] = [1000 + n, -n, *row[2:]]
+    for n in range(60, 100):
+        wide.rows[n][2] = "stays"
+    wide.assert_equal()
+
+
+def test_keys_move_in_a_chain_over_two_updates(wide: Wide) -> None:
+    """10 to 11, 11 to 12 by another set of columns, 12 to 13; and 13, which is there, is gone at the source."""
+    wide.apply(update(["a"], [(11, 1), (13, 3)], [10, 12]), update(["b"], [(12, "two")], [11]))
+    ten, eleven, twelve = (wide.rows.pop(n) for n in (10, 11, 12))
+    wide.rows[11] = [11, 1, *ten[2:]]
+    wide.rows[12] = [12, eleven[1], "two", *eleven[3:]]
+    wide.rows[13] = [13, 3, *twelve[2:]]
+    wide.assert_equal()
+
+
+def test_a_moved_key_that_is_loaded_in_its_new_place_is_updated_there(wide: Wide) -> None:
+    """While catching up: 300 was read as 5 before it moved on, so there is no 300; 400 and 401 are nowhere."""
+    wide.apply(update(["a"], [(5, 55), (401, 1)], [300, 400]), may_lack_rows=True)
+    wide.rows[5][1] = 55
+    wide.assert_equal()
+
+
+def test_an_error_value_that_an_update_does_not_name_stays(wide: Wide) -> None:
+    assert wide.rows[0][3] == 0
+    wide.apply(update(["a"], [(500, 1)], [0]))
+    row = wide.rows.pop(0)
+    wide.rows[500] = [500, 1, *row[2:]]
+    wide.assert_equal()
+
+
+def test_unique_values_are_handed_over_by_partial_updates_and_upserts(wide: Wide) -> None:
+    wide.place.execute(f"CREATE UNIQUE INDEX u ON {wide.place.table('t')} (a)")
+    wide.apply(
+        update(["a"], [(n, (n + 1) % 60) for n in range(60)]),
+        update(["a", "b"], [(70, 71, "from 71"), (71, 80, "from 80")]),
+        update(["b"], [(72, "only b")]),
+        upserts=[(80, 81, "from 81", 1, None), (500, 70, "from 70", 1, None)],
+        deletes=[tuple(wide.rows.pop(81))],
+    )
+    for n in range(60):
+        wide.rows[n][1] = (n + 1) % 60
+    wide.rows[70][1:3] = [71, "from 71"]
+    wide.rows[71][1:3] = [80, "from 80"]
+    wide.rows[72][2] = "only b"
+    wide.rows[80] = [80, 81, "from 81", 1, None]
+    wide.rows[500] = [500, 70, "from 70", 1, None]
+    wide.assert_equal()
+
+
+def test_a_value_of_an_update_that_is_refused_names_its_row(wide: Wide) -> None:
+    wide.place.execute(f"ALTER TABLE {wide.place.table('t')} MODIFY b VARCHAR(10)")
+    with pytest.raises(SinkRefused) as caught:
+        wide.apply(update(["b"], [(1, "ok"), (2, "x" * 101), (3, "ok")]))
+    assert "2" in (caught.value.key or "")
+    assert caught.value.column == "b"
+    wide.assert_equal()
+
+
+def test_a_composite_key_of_texts_is_updated_and_moved(place: Place) -> None:
+    name = column("name", K.TEXT, "varchar(20)", length=20, is_nullable=False)
+    source = table(name, ID, TEXT, column("w", K.INTEGER, "int", length=32), key=("name", "id"))
+    target = place.create(source)
+    place.load(source, target, [("a", 1, "v1", 1), ("a", 2, "v2", 2), ("b", 1, "v3", 3)])
+    plain = PartialUpdate(("w",), rows_of(source, [("a", 1, "", 10)]))
+    old = rows_of(source, [("a", 2, "", 0)]).select(["name", "id"])
+    moved = PartialUpdate(("v",), rows_of(source, [("c", 2, "moved", 0)]), old)
+    apply(place, replace(change_of(source), updates=(plain, moved)), target)
+    expected = [("a", 1, "v1", 10), ("b", 1, "v3", 3), ("c", 2, "moved", 2)]
+    assert place.rows(target) == canonical_rows(rows_of(source, expected), target, place)

@@ -115,7 +115,7 @@ def test_keys_and_rows_are_put_together() -> None:
 def test_error_members_are_found() -> None:
     source = table(ID, *(column(n, K.ENUM, "enum()", members=("a",)) for n in ("e", "f")))
     rows = rows_of(source, [(1, 1, 0), (2, 1, 1), (3, 0, 0), (4, None, None)])
-    assert error_members(rows, target_of(source, "mysql")) == {0: ["f"], 2: ["e", "f"]}
+    assert error_members(rows, target_of(source, "mysql").columns) == {0: ["f"], 2: ["e", "f"]}
 
 
 def unquoted(literal: bytes) -> bytes:

@@ -72,7 +72,7 @@ def literal_of(row: pa.RecordBatch, target: TargetTable, kind: SinkKind, *, keep
         (literal,) = row_literals(row, target, kind, counter, keeps_negative_zero=keeps)
     except (UnsupportedData, OverflowError, ValueError, struct.error):
         return None
-    return None if counter.changes or error_members(row, target) else literal
+    return None if counter.changes or error_members(row, target.columns) else literal
 
 
 def is_no_value(row: pa.RecordBatch, target: TargetTable) -> bool:
