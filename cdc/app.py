@@ -160,6 +160,7 @@ def table_options(config: Config, database: str, table: str) -> TableOptions:
     salt = config.tables.hash_salt.reveal() if config.tables.hash_salt is not None else ""
     return replace(
         options,
+        row_filter=override.row_filter,
         include=override.include_columns or (),
         exclude=override.exclude_columns or (),
         columns=tuple(

@@ -38,6 +38,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from cdc.errors import ConfigError
+from cdc.rowfilter import RowFilter, parse_filter
 
 ENVIRONMENT_PREFIX: Final = "CDC__"
 
@@ -470,6 +471,10 @@ def _salt(value: Any) -> Secret:
     return Secret(value)
 
 
+def _row_filter(value: Any) -> RowFilter:
+    return value if isinstance(value, RowFilter) else _refusing(parse_filter)(value)
+
+
 def _mask_text(text: str) -> str:
     if not text.isprintable() or len(text) > MASK_TEXT_CHARACTERS_MAX:
         _fail(f"not 0 to {MASK_TEXT_CHARACTERS_MAX} printable characters")
@@ -501,6 +506,12 @@ Salt = Annotated[
     PlainValidator(_salt),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "minLength": HASH_SALT_BYTES_MIN}),
+]
+Filter = Annotated[
+    RowFilter,
+    PlainValidator(_row_filter),
+    PlainSerializer(lambda found: found.text, return_type=str),
+    WithJsonSchema({"type": "string"}),
 ]
 Mask = Literal["null", "text", "keep_first", "keep_last"]
 TableName = Annotated[str, _checked(parse_table_name)]
@@ -789,6 +800,14 @@ class TableOverride(Section):
         json_schema_extra={"range_text": "column, or list of columns"},
         description="Columns that do not go to the sinks; those that the source gets later do. Not beside "
         "`include_columns`. The service still reads them, and `cdc tail` shows them.",
+    )
+    row_filter: Filter | None = Field(
+        default=None,
+        json_schema_extra={"range_text": "condition, in SQL"},
+        description="The rows that go to the sinks: those of which it is true, such as `status <> 'test' AND amount >= "
+        "10`. Columns are compared with literals: `= <> < <= > >= IN BETWEEN IS NULL AND OR NOT` (docs/options.md). A "
+        "row that an UPDATE takes out of it is deleted on the sinks, one that it brings in is inserted. Rows left out "
+        "are counted. Unset: all.",
     )
     columns: tuple[ColumnOverride, ...] = Field(default=())
 

@@ -136,7 +136,8 @@ class Metrics:
         )
         self.policy_changes = self._counter(
             "cdc_policy_changes_total",
-            "Values that a policy changed because the sink cannot hold them. The status says which columns.",
+            "Values that a policy changed because the sink cannot hold them (the status says which columns), and row "
+            "images that a table's row_filter left out.",
             "sink",
             "policy",
         )

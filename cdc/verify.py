@@ -32,7 +32,7 @@ from cdc.errors import ConfigError, SinkRefused, UnsupportedData
 from cdc.gtid import MysqlGtidSet
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.pipeline.tables import TableRegistry
-from cdc.pipeline.transform import transformed_rows
+from cdc.pipeline.transform import kept_rows, transformed_rows
 from cdc.schema.target import SinkKind, TargetTable
 from cdc.sinks.base import Sink
 from cdc.sinks.canonical import canonical_from_arrow
@@ -243,10 +243,13 @@ class _Expectation:
     target: TargetTable
     kind: SinkKind
     sum: RowSum = field(default_factory=RowSum)
+    rows: int = 0
     refused: UnsupportedData | None = None
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take a batch of the source's rows in."""
+        """Take a batch of the source's rows in: those that the table's filter keeps."""
+        batch = kept_rows(batch, self.target)
+        self.rows += batch.num_rows
         if self.refused is None:
             try:
                 self.sum.add(_canonical_rows(transformed_rows(batch, self.target), self.target, self.kind))
@@ -272,13 +275,12 @@ def _verify_table(settings: SourceSettings, table: TableName, sinks: Sequence[_O
                     results.append(sink.result(table, "parked", source_rows=rows, notes=(error.message,)))
                     continue
                 # Sinks of equal mapping share the canonical rows, which take most of the time.
-                mapping = (sink.sink.kind, target.columns, target.policies)
+                mapping = (sink.sink.kind, target.columns, target.policies, target.row_filter)
                 shared = expectations.setdefault(mapping, _Expectation(target, sink.sink.kind))
                 planned.append((sink, target, shared))
-        source_rows, row_bytes_max = 0, 1
+        row_bytes_max = 1
         if planned:
             for batch, largest in _read_source(settings, definition, planned[0][1].source_key):
-                source_rows += batch.num_rows
                 row_bytes_max = max(row_bytes_max, largest)
                 for expectation in expectations.values():
                     expectation.add(batch)
@@ -288,7 +290,7 @@ def _verify_table(settings: SourceSettings, table: TableName, sinks: Sequence[_O
         return [sink.result(table, "parked", notes=(error.message,)) for sink in sinks]
     batch_rows = max(1, min(_BATCH_ROWS_MAX, _BATCH_BYTES_MAX // row_bytes_max))
     for sink, target, expectation in planned:
-        results.append(_compare(settings, sink, target, expectation, source_rows, batch_rows))
+        results.append(_compare(settings, sink, target, expectation, batch_rows))
     return results
 
 
@@ -301,7 +303,6 @@ def _compare(
     sink: _OpenSink,
     target: TargetTable,
     expected: _Expectation,
-    source_rows: int,
     batch_rows: int,
 ) -> TableResult:
     """Read the sink's table, and where it differs both once more."""
@@ -314,7 +315,7 @@ def _compare(
     is_loaded = record is not None and record.state in ("ready", "parked") and not is_otherwise
     if record is not None and record.state == "parked":
         notes.append(f"parked: {(record.error or {}).get('message') or 'no reason is recorded'}")
-    fields: dict[str, Any] = {"source_rows": source_rows}
+    fields: dict[str, Any] = {"source_rows": expected.rows}
     if expected.refused is None:
         fields["source_checksum"] = expected.sum.checksum
     else:
@@ -342,7 +343,7 @@ def _compare(
     if result("equal").is_equal:
         return result("equal")
     if expected.refused is None:
-        if max(source_rows, found.rows) <= DIFFERENCE_ROWS_MAX:
+        if max(expected.rows, found.rows) <= DIFFERENCE_ROWS_MAX:
             fields["differences"], note = _find_differences(settings, sink.sink, target, batch_rows)
         else:
             note = f"more than {DIFFERENCE_ROWS_MAX:,} rows: the ones that differ are not looked for"

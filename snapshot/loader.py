@@ -59,7 +59,7 @@ class LoadProgress(Protocol):
     """Told how far a load is; may raise Stopping to end it."""
 
     def __call__(self, table: TableName, *, rows: int, rows_estimate: int | None) -> None:
-        """`rows` have been copied; `rows_estimate` is the source's own guess of all of them."""
+        """`rows` have been read and copied; `rows_estimate` is the source's own guess of all of them."""
 
 
 class TableLoader:
@@ -276,7 +276,7 @@ class TableLoader:
     def _copy(
         self, definition: TableDefinition, target: TargetTable, *, in_one_transaction: bool
     ) -> tuple[int, Counter[tuple[str, str]]]:
-        rows = 0
+        rows = read = 0
         changes: Counter[tuple[str, str]] = Counter()
         table = definition.name
         estimate = self._estimate(table)
@@ -289,10 +289,14 @@ class TableLoader:
         )
 
         def put(tx: SinkTransaction, chunk: Any) -> None:
-            nonlocal rows
-            result = tx.load(self._transform(chunk, target), target)
-            changes.update(result.policy_changes)
-            rows += chunk.num_rows
+            nonlocal rows, read
+            kept = self._transform(chunk, target)
+            if kept.num_rows:
+                changes.update(tx.load(kept, target).policy_changes)
+            if kept.num_rows < chunk.num_rows:
+                changes["*", "row_filter"] += chunk.num_rows - kept.num_rows
+            rows += kept.num_rows
+            read += chunk.num_rows
             self._hook("load_chunk")
 
         try:
@@ -301,7 +305,7 @@ class TableLoader:
                     tx.clear(target)
                     for chunk in chunks:
                         put(tx, chunk)
-                        self._on_progress(table, rows=rows, rows_estimate=estimate)
+                        self._on_progress(table, rows=read, rows_estimate=estimate)
                     self._store.fence(tx)
                     tx.commit()
                 return rows, changes
@@ -311,7 +315,7 @@ class TableLoader:
                     self._store.fence(tx)
                     tx.commit()
                 self._hook("load_chunk_committed")
-                self._on_progress(table, rows=rows, rows_estimate=estimate)
+                self._on_progress(table, rows=read, rows_estimate=estimate)
         except UnsupportedData as error:
             error.position = error.position or "the load"
             raise

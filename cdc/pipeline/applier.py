@@ -17,8 +17,8 @@ from cdc.pipeline.compactor import compact
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.prepared import PreparedRows
 from cdc.pipeline.tables import TableRegistry
-from cdc.pipeline.transform import transformed_change
-from cdc.sinks.base import Sink, SinkTransaction
+from cdc.pipeline.transform import kept_batches, transformed_change
+from cdc.sinks.base import ApplyResult, Sink, SinkTransaction
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import InSinkStore, TableRecord
 
@@ -113,9 +113,12 @@ class Applier:
 
     def _apply_table(self, tx: SinkTransaction, name: TableName, batches: list[RowBatch]) -> None:
         target = self._tables.target(name)
-        definition = batches[-1].definition
-        change = compact(definition, target.source_key, batches)
-        result = tx.apply(transformed_change(change, target), target)
+        kept, left_out = kept_batches(batches, target)
+        result = ApplyResult()
+        if kept:
+            change = compact(batches[-1].definition, target.source_key, kept)
+            result = tx.apply(transformed_change(change, target), target)
+        result.policy_changes.update(left_out)
         self._applied.upserted += result.upserted
         self._applied.deleted += result.deleted
         for (_, policy), count in result.policy_changes.items():

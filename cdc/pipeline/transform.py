@@ -8,6 +8,7 @@ the sink takes those that the target names.
 from __future__ import annotations
 
 import hmac
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc.errors import UnsupportedData
-from cdc.model import ChangeBatch, ColumnDefinition, PartialUpdate, RowBatch, ValueKind
+from cdc.model import ChangeBatch, ColumnDefinition, Operation, PartialUpdate, RowBatch, ValueKind
+from cdc.rowfilter import Both, Compare, Condition, Either, IsNull, IsTrue, Not, OneOf, Value
 from cdc.schema.target import Masking, TargetColumn, TargetTable
 from cdc.sinks.values import (
     ValueRefused,
@@ -31,12 +33,93 @@ from cdc.sinks.values import (
     uuid_text,
 )
 
-__all__ = ["transformed_change", "transformed_rows"]
+__all__ = ["kept_batches", "kept_rows", "transformed_change", "transformed_rows"]
 
 
 def transformed_rows(rows: pa.RecordBatch, target: TargetTable) -> pa.RecordBatch:
-    """Rows of the source as the target takes them. Raises UnsupportedData with column and key."""
-    return _masked(rows, target, None)
+    """Rows of the source as the target takes them: those that its filter keeps, masked.
+
+    Raises UnsupportedData with column and key.
+    """
+    return _masked(kept_rows(rows, target), target, None)
+
+
+def kept_rows(rows: pa.RecordBatch, target: TargetTable) -> pa.RecordBatch:
+    """The rows that the target's filter keeps."""
+    return rows if target.row_filter is None else rows.filter(_is_kept(rows, target.row_filter.condition))
+
+
+def kept_batches(
+    batches: Sequence[RowBatch], target: TargetTable
+) -> tuple[Sequence[RowBatch], Counter[tuple[str, str]]]:
+    """The images that the target's filter keeps; and how many it has left out, as a policy counts.
+
+    An UPDATE of a row that leaves the filter becomes a DELETE of it, one that enters an INSERT. An image of a row that
+    the filter does not keep says nothing of the sink, where that row is not.
+
+    Raises UnsupportedData for an image that lacks a column of the filter, or of a row that has to be inserted whole.
+    """
+    if target.row_filter is None:
+        return batches, Counter()
+    kept = []
+    left_out = 0
+    for batch in batches:
+        _check_images(batch, target, frozenset(target.row_filter.columns))
+        mask = _is_kept(batch.images, target.row_filter.condition)
+        left_out += batch.row_count - pc.sum(mask).as_py()
+        found = _filtered(batch, mask, target)
+        if found.row_count:
+            kept.append(found)
+    return kept, Counter({("*", "row_filter"): left_out} if left_out else {})
+
+
+def _filtered(batch: RowBatch, mask: pa.BooleanArray, target: TargetTable) -> RowBatch:
+    """The masked images; an image whose other half is left out stands for itself."""
+    edge = pa.array([False])
+    is_next_kept = pa.concat_arrays([mask[1:], edge])
+    is_last_kept = pa.concat_arrays([edge, mask[:-1]])
+    operation = batch.operation
+    leaves = pc.and_not(pc.equal(operation, int(Operation.UPDATE_BEFORE)), is_next_kept)
+    enters = pc.and_not(pc.equal(operation, int(Operation.UPDATE_AFTER)), is_last_kept)
+    operation = pc.if_else(leaves, pa.scalar(int(Operation.DELETE), pa.uint8()), operation)
+    operation = pc.if_else(enters, pa.scalar(int(Operation.INSERT), pa.uint8()), operation)
+    shapes = batch.shape_index
+    if shapes is not None:
+        _check_whole(batch, shapes, pc.and_(enters, mask), target)
+        shapes = shapes.filter(mask)
+    return replace(
+        batch,
+        operation=operation.filter(mask),
+        transaction_index=batch.transaction_index.filter(mask),
+        images=batch.images.filter(mask),
+        shape_index=shapes,
+    )
+
+
+def _check_images(batch: RowBatch, target: TargetTable, columns: frozenset[str]) -> None:
+    if batch.shape_index is None:
+        return
+    for shape in pc.unique(batch.shape_index).to_pylist():
+        absent = columns & batch.shapes[shape]
+        if absent:
+            raise _incomplete(target, f"its row_filter looks at {min(absent)}, which row images lack", min(absent))
+
+
+def _check_whole(batch: RowBatch, shapes: pa.UInt16Array, enters: pa.BooleanArray, target: TargetTable) -> None:
+    for shape in pc.unique(shapes.filter(enters)).to_pylist():
+        if batch.shapes[shape]:
+            column = min(batch.shapes[shape])
+            raise _incomplete(target, f"a row comes to pass its row_filter, and its image lacks {column}", column)
+
+
+def _incomplete(target: TargetTable, reason: str, column: str) -> UnsupportedData:
+    table = str(target.definition.name)
+    return UnsupportedData(
+        f"{table}: {reason} (binlog_row_image is MINIMAL or NOBLOB in the writer's session)",
+        table=table,
+        column=column,
+        hint=f"on the source: SET GLOBAL binlog_row_image=FULL, reconnect the writers, then run `cdc snapshot {table}`",
+    )
 
 
 def transformed_change(change: ChangeBatch, target: TargetTable) -> ChangeBatch:
@@ -106,6 +189,56 @@ def _refusal(
         key=key,
         hint=f"mask it with `null` or `text` in tables.overrides, or correct the row; then `cdc snapshot {table}`",
     )
+
+
+# ---------------------------------------------------------------- filters
+
+
+def _is_kept(rows: pa.RecordBatch, condition: Condition) -> pa.BooleanArray:
+    """True where the condition is; false where it is false or unknown."""
+    return pc.fill_null(_truth(rows, condition), False)
+
+
+def _truth(rows: pa.RecordBatch, condition: Condition) -> pa.BooleanArray:
+    """NULL stands for unknown."""
+    match condition:
+        case Both(left, right):
+            return pc.and_kleene(_truth(rows, left), _truth(rows, right))
+        case Either(left, right):
+            return pc.or_kleene(_truth(rows, left), _truth(rows, right))
+        case Not(operand):
+            return pc.invert(_truth(rows, operand))
+    array = rows.column(rows.schema.get_field_index(condition.column))
+    match condition:
+        case IsNull():
+            return array.is_null()
+        case IsTrue():
+            return pc.not_equal(array, pa.scalar(0, array.type))
+        case Compare(_, operator, value):
+            return _COMPARISONS[operator](*_comparable(array, value))
+        case OneOf(_, values):
+            equal = [pc.equal(*_comparable(array, value)) for value in values]
+            found = equal[0]
+            for other in equal[1:]:
+                found = pc.or_(found, other)  # all are unknown where the column is NULL
+            return found
+    raise AssertionError(condition)  # every kind of condition stands above
+
+
+def _comparable(array: pa.Array, value: Value) -> tuple[pa.Array, pa.Scalar]:
+    if pa.types.is_float32(array.type):
+        array = array.cast(pa.float64())  # as the servers compare a FLOAT
+    return array, pa.scalar(value, array.type)
+
+
+_COMPARISONS: dict[str, Callable[[pa.Array, pa.Scalar], pa.BooleanArray]] = {
+    "=": pc.equal,
+    "<>": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
 
 
 # ---------------------------------------------------------------- masks

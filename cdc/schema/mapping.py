@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, Flavor, TableDefinition, ValueKind
+from cdc.schema.filters import bind
 from cdc.schema.identifiers import column_name_problem, folded, namespace_problem, table_name_problem
 from cdc.schema.options import TableOptions, kept_columns
 from cdc.schema.target import Masking, Policies, SinkKind, TargetColumn, TargetTable
@@ -74,7 +75,7 @@ def map_table(
         kind: of the sink; `mysql` and `mariadb` differ.
         namespace: schema (PostgreSQL) or database (MySQL family).
         key: columns of the primary key, in order, as the source calls them.
-        options: columns left out, renamed and masked.
+        options: rows left out, columns left out, renamed and masked.
     Returns:
         Every column of the source that the options keep, generated and invisible ones included, as a plain column:
         nullable where the source's is or where a policy or a mask may put NULL, never in the key.
@@ -99,7 +100,8 @@ def map_table(
         _map_column(definition, column, sink_name, options.of_column(column.name).masking, kind, key, policies)
         for column, sink_name in kept
     )
-    return TargetTable(namespace, name, columns, tuple(names[part] for part in key), definition, policies)
+    row_filter = bind(options.row_filter, definition) if options.row_filter is not None else None
+    return TargetTable(namespace, name, columns, tuple(names[part] for part in key), definition, policies, row_filter)
 
 
 def _check_options(definition: TableDefinition, options: TableOptions, key: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What the configuration makes of one table on its way to a sink: its place, its columns, what is masked.
+"""What the configuration makes of one table on its way to a sink: its place, its rows, its columns.
 
 A plain value, made of the configuration once a table. `schema.mapping` turns it into the target's columns,
 `pipeline.transform` into the values. What a table was loaded with is kept in the metadata (`description`): rows
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cdc.model import ColumnDefinition, TableDefinition
+from cdc.rowfilter import RowFilter
 from cdc.schema.target import Masking
 
 __all__ = ["ColumnOption", "TableOptions", "kept_columns", "names_made"]
@@ -39,6 +40,7 @@ class TableOptions:
     columns: tuple[ColumnOption, ...] = ()
     target_schema: str | None = None
     target_table: str | None = None
+    row_filter: RowFilter | None = None
 
     def of_column(self, name: str) -> ColumnOption:
         """What is said of that column of the source."""
@@ -71,6 +73,8 @@ class TableOptions:
             said["rename"] = dict(sorted(rename.items()))
         if mask:
             said["mask"] = dict(sorted(mask.items()))
+        if self.row_filter is not None:
+            said["row_filter"] = self.row_filter.text
         return said
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from cdc.model import ColumnDefinition, TableDefinition
+from cdc.rowfilter import RowFilter
 
 __all__ = ["Masking", "Policies", "SinkKind", "TargetColumn", "TargetTable"]
 
@@ -60,7 +61,8 @@ class TargetColumn:
 class TargetTable:
     """The sink table of one captured table. `namespace` is the schema (PostgreSQL) or database (MySQL family).
 
-    `key` has the names that the key's columns have on the sink.
+    `key` has the names that the key's columns have on the sink. `row_filter`, bound to the definition, says which rows
+    of the source are here.
     """
 
     namespace: str
@@ -69,6 +71,7 @@ class TargetTable:
     key: tuple[str, ...]
     definition: TableDefinition
     policies: Policies = Policies()
+    row_filter: RowFilter | None = None
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"

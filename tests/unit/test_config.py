@@ -335,6 +335,10 @@ BAD_FILES = [
          "[0].columns[0].hash: a column is masked or hashed, not both"),
         ("primary_key: a, columns: [{column: a, mask: text}]",
          "[0].columns: a is part of primary_key, whose values are not masked or hashed"),
+        ('row_filter: "a = b"',
+         ("[0].row_filter: 'b' is not known here: known are comparisons of a column with a literal, IN, BETWEEN, "
+          "IS NULL, AND, OR, NOT and parentheses")),
+        ("row_filter: [a]", "[0].row_filter: is not text"),
         ("columns: [{column: a, hash: true}]", ": a of shop.t is hashed, which needs tables.hash_salt"),
     ]),
     ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{tables: shop.*}]",
@@ -959,6 +963,12 @@ def test_a_mask_without_a_value_hides_all_the_same(load: Callable[..., Config]) 
     for written in ("mask:", "mask: null", "mask: ~", "mask: 'null'"):
         (entry,) = load(with_columns(f"{{column: a, {written} }}")).tables.overrides[0].columns
         assert entry.mask == "null", written
+
+
+def test_a_row_filter_is_shown_in_one_spelling(load: Callable[..., Config]) -> None:
+    config = load(MINIMAL + "  overrides:\n    - {table: shop.t, row_filter: 'a=1 and not  b'}\n")
+
+    assert redacted(config)["tables"]["overrides"][0]["row_filter"] == "a = 1 AND NOT b"
 
 
 def test_the_salt_does_not_show_itself(load: Callable[..., Config], tmp_path: Path) -> None:

@@ -11,10 +11,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cdc.errors import UnsupportedData
-from cdc.model import ColumnDefinition, PartialUpdate
-from cdc.pipeline.transform import transformed_change, transformed_rows
+from cdc.model import ColumnDefinition, Operation, PartialUpdate, RowBatch
+from cdc.pipeline.compactor import compact
+from cdc.pipeline.transform import kept_batches, transformed_change, transformed_rows
+from cdc.rowfilter import parse_filter
 from cdc.schema.mapping import map_table
 from cdc.schema.options import ColumnOption, TableOptions
 from cdc.schema.target import Masking, Policies, TargetTable
@@ -197,3 +201,156 @@ def test_the_masked_arrays_have_the_types_that_the_encoders_take() -> None:
         target = target_with(NAME, masking)
         rows = transformed_rows(rows_of(target.definition, [(1, "Ada"), (2, None)]), target)
         assert rows.column("name").type == target.columns[1].source.arrow_type == pa.large_string()
+
+
+# ---------------------------------------------------------------- row filters
+
+NUMBER = column("n", K.INTEGER, "int", length=32)
+
+
+def filtered_target(text: str, *columns: ColumnDefinition) -> TargetTable:
+    return map_table(
+        table(ID, *(columns or (NUMBER,))),
+        kind="postgresql",
+        namespace="n",
+        name="t",
+        key=("id",),
+        policies=Policies(),
+        options=TableOptions(row_filter=parse_filter(text)),
+    )
+
+
+def batch_of(target: TargetTable, images: Sequence[tuple[Operation, tuple[Any, ...]]]) -> RowBatch:
+    rows = rows_of(target.definition, [image for _, image in images])
+    operations = pa.array([int(operation) for operation, _ in images], pa.uint8())
+    return RowBatch(target.definition, operations, pa.array(range(len(images)), pa.uint32()), rows)
+
+
+def kept(target: TargetTable, *images: tuple[Operation, tuple[Any, ...]]) -> tuple[list[Any], int]:
+    """The images that are left, and how many are not."""
+    batches, left_out = kept_batches([batch_of(target, images)], target)
+    found = []
+    for batch in batches:
+        rows = zip(*(one.to_pylist() for one in batch.images.columns), strict=True)
+        found += list(zip(map(Operation, batch.operation.to_pylist()), rows, strict=True))
+    return found, left_out["*", "row_filter"]
+
+
+INSERT, BEFORE, AFTER, DELETE = Operation.INSERT, Operation.UPDATE_BEFORE, Operation.UPDATE_AFTER, Operation.DELETE
+
+
+def test_images_of_rows_that_do_not_pass_are_left_out_and_counted() -> None:
+    target = filtered_target("n > 0")
+    images = [(INSERT, (1, 1)), (INSERT, (2, 0)), (INSERT, (3, None)), (DELETE, (4, -1)), (DELETE, (5, 5))]
+    assert kept(target, *images) == ([(INSERT, (1, 1)), (DELETE, (5, 5))], 3)
+
+
+def test_an_update_that_leaves_the_filter_deletes_and_one_that_enters_inserts() -> None:
+    target = filtered_target("n > 0")
+    stays, leaves = [(BEFORE, (1, 1)), (AFTER, (1, 2))], [(BEFORE, (2, 1)), (AFTER, (2, 0))]
+    enters, never = [(BEFORE, (3, 0)), (AFTER, (3, 1))], [(BEFORE, (4, 0)), (AFTER, (4, None))]
+    assert kept(target, *stays, *leaves, *enters, *never) == ([*stays, (DELETE, (2, 1)), (INSERT, (3, 1))], 4)
+
+
+def test_the_rest_of_a_kept_image_stays_with_it() -> None:
+    target = filtered_target("n > 0")
+    batch = replace(
+        batch_of(target, [(INSERT, (1, 0)), (INSERT, (2, 1)), (DELETE, (3, 1))]),
+        shape_index=pa.array([0, 1, 0], pa.uint16()),
+        shapes=(frozenset(), frozenset()),
+    )
+    (found,), _ = kept_batches([batch], target)
+    assert found.transaction_index.to_pylist() == [1, 2]
+    assert found.shape_index is not None
+    assert found.shape_index.to_pylist() == [1, 0]
+
+
+def test_a_batch_of_which_nothing_is_left_is_none() -> None:
+    target = filtered_target("n > 0")
+    assert kept(target, (INSERT, (1, 0))) == ([], 1)
+    batches, left_out = kept_batches([batch_of(target, [(INSERT, (1, 0))])], target)
+    assert (list(batches), left_out.total()) == ([], 1)
+
+
+def test_without_a_filter_batches_are_handed_through() -> None:
+    target = target_with(NUMBER, None)
+    batches = [batch_of(target, [(INSERT, (1, 0))])]
+    assert kept_batches(batches, target)[0] is batches
+
+
+def shaped(target: TargetTable, absent: str, images: Sequence[tuple[Operation, tuple[Any, ...]]]) -> RowBatch:
+    """A batch whose images all lack that column."""
+    index = pa.array([1] * len(images), pa.uint16())
+    return replace(batch_of(target, images), shape_index=index, shapes=(frozenset(), frozenset({absent})))
+
+
+def test_an_image_without_a_column_of_the_filter_is_refused() -> None:
+    target = filtered_target("n > 0")
+    with pytest.raises(UnsupportedData, match="row_filter looks at n, which row images lack") as caught:
+        kept_batches([shaped(target, "n", [(DELETE, (1, None))])], target)
+    assert (caught.value.table, caught.value.column) == ("shop.t", "n")
+    assert "binlog_row_image=FULL" in caught.value.hint
+
+
+def test_a_row_that_enters_the_filter_needs_its_whole_image() -> None:
+    target = filtered_target("n > 0", NUMBER, NAME)
+    stays = [(BEFORE, (1, 1, None)), (AFTER, (1, 2, None))]
+    enters = [(BEFORE, (1, 0, None)), (AFTER, (1, 2, None))]
+    ((batch,), _) = kept_batches([shaped(target, "name", stays)], target)
+    assert batch.row_count == 2
+    with pytest.raises(UnsupportedData, match="a row comes to pass its row_filter, and its image lacks name"):
+        kept_batches([shaped(target, "name", enters)], target)
+
+
+def test_the_filter_sees_values_before_they_are_masked_and_columns_that_are_left_out() -> None:
+    target = map_table(
+        table(ID, NUMBER, NAME),
+        kind="postgresql",
+        namespace="n",
+        name="t",
+        key=("id",),
+        policies=Policies(),
+        options=TableOptions(
+            exclude=("n",),
+            columns=(ColumnOption("name", masking=Masking("null")),),
+            row_filter=parse_filter("n > 0 AND name = 'Ada'"),
+        ),
+    )
+    rows = transformed_rows(rows_of(target.definition, [(1, 1, "Ada"), (2, 1, "ada"), (3, 0, "Ada")]), target)
+    assert rows.column("id").to_pylist() == [1]
+    assert rows.column("name").to_pylist() == [None]
+
+
+VALUES = st.one_of(st.none(), st.integers(-1, 1))
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3), VALUES, st.booleans()), max_size=20), st.randoms())
+def test_the_sink_ends_with_the_rows_that_pass(steps: list[tuple[int, int, int | None, bool]], random: Any) -> None:
+    """Any history, cut into batches anywhere but inside an update, ends as the filter over the source's last rows."""
+    target = filtered_target("n > 0 OR n = -1")
+    source: dict[int, int | None] = {}
+    batches: list[list[tuple[Operation, tuple[Any, ...]]]] = [[]]
+    for key, new_key, value, is_delete in steps:
+        if random.random() < 0.3:
+            batches.append([])
+        if key not in source:
+            batches[-1].append((INSERT, (key, value)))
+            source[key] = value
+        elif is_delete:
+            batches[-1].append((DELETE, (key, source.pop(key))))
+        elif new_key == key or new_key not in source:
+            batches[-1] += [(BEFORE, (key, source.pop(key))), (AFTER, (new_key, value))]
+            source[new_key] = value
+    sink: dict[int, int | None] = {}
+    for run in ([batch] for batch in batches if batch):
+        found, _ = kept_batches([batch_of(target, images) for images in run], target)
+        if not found:
+            continue
+        change = compact(target.definition, ("id",), found)
+        for rows in change.delete_images():
+            for key in rows.column("id").to_pylist():
+                sink.pop(key, None)
+        for rows in change.upsert_images():
+            sink.update(zip(rows.column("id").to_pylist(), rows.column("n").to_pylist(), strict=True))
+    assert sink == {key: value for key, value in source.items() if value is not None and (value > 0 or value == -1)}
