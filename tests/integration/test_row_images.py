@@ -1,9 +1,7 @@
 """Images that lack columns, from live servers: under every binlog_row_image, a change at a time, applied to a copy of
-the table, which must then be what the server selects.
+the table, which must then be what the server selects; and folded as the pipeline does, likewise.
 
-What the servers leave out (MySQL 9.7, MariaDB 11.8): MINIMAL, all but the key before and all that was not set after;
-NOBLOB, the TEXT and BLOB columns that the statement did not set (MySQL keeps JSON; MariaDB's is text). An INSERT leaves
-out what it took from the column's default.
+docs/decisions/0012-partial-images.md says what the servers leave out.
 """
 
 from __future__ import annotations
@@ -18,8 +16,10 @@ import pytest
 from cdc.binlog.constants import EventType
 from cdc.demo.servers import Server
 from cdc.errors import UnsupportedData
-from cdc.model import Operation, RowBatch
+from cdc.model import ChangeBatch, Operation, RowBatch, TableDefinition
+from cdc.pipeline.partial import net_changes
 from tests.integration.test_binlog_types import definition_of, events_since, select_rows, session
+from tests.support.applied import AppliedTable, image_rows
 from tests.support.binlog_fetch import binlog_place, decode_table, fetch_events, flavor_of
 from tests.support.binlog_values import batch_rows
 from tests.support.databases import fresh_database
@@ -168,3 +168,287 @@ def test_a_diff_whose_document_is_not_in_the_event_parks_the_table_and_no_diff_i
         last = max(index for index, event in enumerate(events) if event.header.event_type == EventType.TABLE_MAP)
         batches, _ = decode_table(events[:last], definition, version, needs_all_columns=False)
     assert list(images(batches)) == [(Operation.UPDATE_BEFORE, {"id": 1}), (Operation.UPDATE_AFTER, {"v": 2})]
+
+
+# ---------------------------------------------------------------- folded
+
+
+def images_of(server: Server, definition: TableDefinition, *statements: str, image: str = "MINIMAL") -> list[RowBatch]:
+    """What a session under that row image logs of a table."""
+    place = binlog_place(server)
+    with session(server, definition.name.database, f"SET SESSION binlog_row_image = {image}") as cursor:
+        for statement in statements:
+            cursor.execute(statement)
+    batches, _ = decode_table(fetch_events(server, place), definition, flavor_of(server)[1], needs_all_columns=False)
+    return batches
+
+
+def row_images(server: Server) -> list[str]:
+    """All values that the server knows."""
+    flavor, version = flavor_of(server)
+    has_nodup = flavor == "mariadb" and version >= (11, 4)
+    return ["FULL", "MINIMAL", "NOBLOB", *(["FULL_NODUP"] if has_nodup else [])]
+
+
+DEFAULTED = (
+    "BIGINT UNSIGNED DEFAULT 18446744073709551615",
+    "INT DEFAULT -5",
+    "INT(8) ZEROFILL DEFAULT 7",
+    "TINYINT(1) DEFAULT TRUE",
+    "DECIMAL(30,4) DEFAULT -12345678901234567890.5",
+    "FLOAT DEFAULT 0",
+    "DOUBLE DEFAULT 1.2345678901234567",
+    "DOUBLE DEFAULT 1e300",
+    "BIT(9) DEFAULT b'101010101'",
+    "BIT(64) DEFAULT 1",
+    "YEAR DEFAULT 2024",
+    "YEAR DEFAULT 0",
+    "DATE DEFAULT '2024-02-29'",
+    "DATE DEFAULT 0",
+    "DATETIME(3) DEFAULT '2024-02-29 01:02:03.4'",
+    "TIMESTAMP NOT NULL DEFAULT 0",
+    "TIME(6) DEFAULT '-12:34:56.789'",
+    "TIME DEFAULT '838:59:59'",
+    "VARCHAR(50) DEFAULT ''",
+    r"VARCHAR(50) DEFAULT 'it''s \\\\ \n é€ uuid()'",
+    "VARCHAR(50) DEFAULT 'NULL'",
+    "VARCHAR(50) CHARACTER SET latin1 DEFAULT '? é '",
+    "CHAR(9) DEFAULT 'ab  '",
+    "CHAR(9) CHARACTER SET ucs2 DEFAULT 'é'",
+    "ENUM('x','y','it''s') DEFAULT 'IT''S'",
+    "SET('a','b','c') DEFAULT 'c,a'",
+    "SET('a','b','c') DEFAULT ''",
+    "INT DEFAULT NULL",
+    "TEXT",
+    "VARCHAR(30) DEFAULT (concat('a', 'b'))",
+    "INT DEFAULT (7)",
+    "DATETIME(3) DEFAULT CURRENT_TIMESTAMP(3)",
+    # without a default, and sql_mode not strict
+    "INT NOT NULL",
+    "DECIMAL(5,2) NOT NULL",
+    "DOUBLE NOT NULL",
+    "BIT(3) NOT NULL",
+    "DATE NOT NULL",
+    "DATETIME(2) NOT NULL",
+    "TIME NOT NULL",
+    "VARCHAR(9) NOT NULL",
+    "TEXT NOT NULL",
+    "BINARY(4) NOT NULL",
+    "BLOB NOT NULL",
+    "ENUM('x','y') NOT NULL",
+    "SET('x','y') NOT NULL",
+)
+DEFAULTED_ON_MARIADB = (
+    "TIMESTAMP(2) NULL DEFAULT '2024-02-29 01:02:03.45'",
+    "TEXT DEFAULT 'abc'",
+    "BLOB DEFAULT 'abc'",
+    "BINARY(5) DEFAULT 'ab'",
+    "JSON DEFAULT '[1]'",
+    "UUID DEFAULT '123e4567-e89b-12d3-a456-426655440000'",
+    "INET6 DEFAULT '::1'",
+    "INET4 DEFAULT '1.2.3.4'",
+)
+NOT_TOLD = (
+    ("FLOAT DEFAULT 1.23456789", "six digits"),
+    ("DOUBLE(20,10) DEFAULT 1.5", "rounds"),
+    ("VARCHAR(9) DEFAULT 'a😀'", "beyond the BMP"),
+    ("VARBINARY(9) DEFAULT x'610062ff'", "all bytes"),
+)
+NOT_TOLD_BY_MYSQL = (("TIMESTAMP NULL DEFAULT '2024-02-29 01:02:03'", "time zone"), ("JSON NOT NULL", "no default"))
+
+
+def create(*columns: str) -> str:
+    listed = ", ".join(f"c{index} {column}" for index, column in enumerate(columns))
+    return f"CREATE TABLE t (id INT PRIMARY KEY, {listed})"
+
+
+def test_columns_that_an_insert_does_not_log_have_the_default_that_the_server_gave_them(source_server: Server) -> None:
+    columns = DEFAULTED + (DEFAULTED_ON_MARIADB if flavor_of(source_server)[0] == "mariadb" else ())
+    with fresh_database(source_server) as database:
+        with session(source_server, database, "SET time_zone = '+05:00'", create(*columns)):
+            definition = definition_of(source_server, database, "t")
+        (batch,) = images_of(source_server, definition, "INSERT INTO t (id) VALUES (1)")
+        (change,) = net_changes(definition, ("id",), [batch])
+        expected = select_rows(source_server, definition)
+    assert len(batch.shapes[0]) >= len(columns) - 5
+    (images,) = change.upsert_images()
+    assert image_rows(definition, images) == expected
+
+
+def test_a_default_that_the_definition_does_not_tell_exactly_is_refused(source_server: Server) -> None:
+    is_mariadb = flavor_of(source_server)[0] == "mariadb"
+    with fresh_database(source_server) as database:
+        for column, reason in NOT_TOLD + (() if is_mariadb else NOT_TOLD_BY_MYSQL):
+            if is_mariadb and reason == "all bytes" and flavor_of(source_server)[1] >= (11, 8):
+                continue  # it shows them in hexadecimal
+            with session(source_server, database, "DROP TABLE IF EXISTS t", create(column)):
+                definition = definition_of(source_server, database, "t")
+            batches = images_of(source_server, definition, "INSERT INTO t (id) VALUES (1)")
+            with pytest.raises(UnsupportedData, match=reason) as caught:
+                list(net_changes(definition, ("id",), batches))
+            assert (caught.value.table, caught.value.column) == (f"{database}.t", "c0")
+
+
+CODES = """
+    CREATE TABLE t (
+        tenant INT DEFAULT 1, n INT NOT NULL DEFAULT 5, code VARCHAR(20), t TEXT, m DECIMAL(9,2) DEFAULT '1.50',
+        at TIMESTAMP(3) NOT NULL DEFAULT CURRENT_TIMESTAMP(3) ON UPDATE CURRENT_TIMESTAMP(3),
+        g INT GENERATED ALWAYS AS (n * 2) STORED, b BLOB, PRIMARY KEY (tenant, code)
+    ) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci
+"""
+NO_PRIMARY = "CREATE TABLE t (n INT, k BIGINT NOT NULL, t TEXT, v VARCHAR(9) DEFAULT 'v', UNIQUE KEY (k))"
+
+
+def code_statements(rng: random.Random) -> Iterator[str]:
+    """One change of CODES, or some that belong together."""
+
+    def key() -> str:
+        return f"tenant = {rng.randrange(1, 3)} AND code = {code()}"
+
+    def code() -> str:
+        return rng.choice(("'a'", "'A'", "'b '", "'B'", "'é'", "'e'", "'ç1'"))
+
+    text = rng.choice(("NULL", "'text'", "REPEAT('x', 300)"))
+    setting = rng.choice((f"n = {rng.randrange(9)}", f"t = {text}", "m = m + 1, b = x'00ff'", f"t = {text}, n = n + 1"))
+    what = rng.randrange(10)
+    if what < 3:
+        yield f"INSERT IGNORE INTO t (code, t) VALUES ({code()}, {text}), ({code()}, {text})"
+    elif what == 3:
+        yield f"INSERT IGNORE INTO t (tenant, code, n) VALUES (2, {code()}, {rng.randrange(9)})"
+    elif what < 6:
+        yield f"UPDATE t SET {setting} WHERE {key()}"
+    elif what == 6:
+        yield f"UPDATE IGNORE t SET code = {code()}, {setting} WHERE {key()}"
+    elif what == 7:
+        one, other = key(), key()
+        moved = one.replace(" AND", ",")
+        yield f"UPDATE IGNORE t SET tenant = 9, code = 'aside' WHERE {one}"
+        yield f"UPDATE IGNORE t SET {moved} WHERE {other}"
+        yield f"UPDATE IGNORE t SET {other.replace(' AND', ',')} WHERE tenant = 9"
+        yield "DELETE FROM t WHERE tenant = 9"
+    elif what == 8:
+        yield f"DELETE FROM t WHERE {key()}"
+    else:
+        yield f"INSERT INTO t (code, n) VALUES ({code()}, 1) ON DUPLICATE KEY UPDATE {setting}"
+
+
+def number_statements(rng: random.Random) -> Iterator[str]:
+    """One change of NO_PRIMARY."""
+    what = rng.randrange(6)
+    some = f"MOD(k, 4) = {rng.randrange(4)}"
+    if what < 2:
+        yield f"INSERT IGNORE INTO t (k, n) VALUES ({rng.randrange(30)}, 1), ({rng.randrange(30)}, 2)"
+    elif what == 2:
+        yield f"UPDATE t SET t = REPEAT('y', {rng.randrange(5)}) WHERE {some}"
+    elif what == 3:
+        yield f"UPDATE t SET n = n + 1, v = 'w' WHERE {some}"
+    elif what == 4:
+        yield "UPDATE t SET k = k + 1 WHERE k >= 15 ORDER BY k DESC LIMIT 5"
+    else:
+        yield f"DELETE FROM t WHERE {some} LIMIT 2"
+
+
+def plain_statements(rng: random.Random) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    yield statement(rng)
+
+
+HISTORIES: dict[str, tuple[str, tuple[str, ...], Any]] = {
+    "plain": (TABLE, ("id",), plain_statements),
+    "codes": (CODES, ("tenant", "code"), code_statements),
+    "numbers": (NO_PRIMARY, ("k",), number_statements),
+}
+
+
+def write_mixed_history(server: Server, database: str, rng: random.Random, make: Any) -> None:
+    """Transactions whose every statement runs under another row image; some are rolled back."""
+    flavor, _ = flavor_of(server)
+    with session(server, database) as cursor:
+        for _ in range(50):
+            images = row_images(server)
+            if flavor == "mysql" and rng.randrange(2):
+                images.remove("MINIMAL")  # does not log the document that the difference is of
+            if flavor == "mysql":
+                options = "" if "MINIMAL" in images else "PARTIAL_JSON"
+                cursor.execute(f"SET SESSION binlog_row_value_options = '{options}'")
+            cursor.execute("BEGIN")
+            for _ in range(rng.choice((1, 1, 3, 8))):
+                image = rng.choice(images)
+                for one in make(rng):
+                    sql, arguments = one if isinstance(one, tuple) else (one, ())
+                    if flavor == "mariadb" and sql.startswith("REPLACE") and image in ("MINIMAL", "NOBLOB"):
+                        image = "FULL"  # docs/decisions/0012: it does not log what falls back to its default
+                    cursor.execute(f"SET SESSION binlog_row_image = {image}")
+                    cursor.execute(sql, arguments)
+            cursor.execute(rng.choice(("COMMIT", "COMMIT", "COMMIT", "ROLLBACK")))
+
+
+def whole_pieces(batches: list[RowBatch], rng: random.Random) -> Iterator[list[RowBatch]]:
+    """Runs of some images each; an update's two stay together."""
+    for batch in batches:
+        first, operations = 0, batch.operation.to_pylist()
+        while first < len(operations):
+            last = min(len(operations), first + rng.choice((1, 3, 10)))
+            if last < len(operations) and operations[last] == Operation.UPDATE_AFTER:
+                last += 1
+            yield [piece(batch, first, last - first)]
+            first = last
+
+
+def piece(batch: RowBatch, first: int, count: int) -> RowBatch:
+    return RowBatch(
+        batch.definition,
+        batch.operation.slice(first, count),
+        batch.transaction_index.slice(first, count),
+        batch.images.slice(first, count),
+        None if batch.shape_index is None else batch.shape_index.slice(first, count),
+        batch.shapes,
+    )
+
+
+def folded_case(value: Any) -> Any:
+    """About as utf8mb4_general_ci compares."""
+    return value.lower().rstrip(" ").translate(str.maketrans("éç", "ec")) if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_copy_kept_by_net_changes_is_what_the_server_selects(source_server: Server, name: str, seed: int) -> None:
+    table, key, make = HISTORIES[name]
+    rng = random.Random(seed)
+    with fresh_database(source_server) as database:
+        with session(source_server, database, table):
+            definition = definition_of(source_server, database, "t")
+        place = binlog_place(source_server)
+        write_mixed_history(source_server, database, rng, make)
+        batches, _ = decode_table(
+            fetch_events(source_server, place), definition, flavor_of(source_server)[1], needs_all_columns=False
+        )
+        expected = select_rows(source_server, definition, order="1")
+    changes: list[ChangeBatch] = []
+    at_once = AppliedTable(definition, key, rng, folded_case)
+    for change in net_changes(definition, key, batches):
+        at_once.apply(change)
+    by_and_by = AppliedTable(definition, key, rng, folded_case)
+    for run in whole_pieces(batches, rng):
+        for change in net_changes(definition, key, run):
+            changes.append(change)
+            by_and_by.apply(change)
+    assert len(expected) > 3
+    assert sum(len(change.updates) for change in changes) > 5
+    for copy in (at_once, by_and_by):
+        assert sorted(map(repr, copy.rows.values())) == sorted(map(repr, expected))
+
+
+def test_a_virtual_column_that_mariadb_does_not_log_parks_the_table(source_server: Server) -> None:
+    with fresh_database(source_server) as database:
+        virtual = "CREATE TABLE t (id INT PRIMARY KEY, n INT, v INT, g INT GENERATED ALWAYS AS (n + 1) VIRTUAL)"
+        with session(source_server, database, virtual, "INSERT INTO t (id, n) VALUES (1, 1)"):
+            definition = definition_of(source_server, database, "t")
+        for image in set(row_images(source_server)) - {"FULL", "NOBLOB"}:
+            batches = images_of(source_server, definition, "UPDATE t SET n = n + 1", image=image)
+            if definition.flavor == "mariadb":
+                with pytest.raises(UnsupportedData, match="does not log the generated column g"):
+                    list(net_changes(definition, ("id",), batches))
+            else:
+                (change,) = net_changes(definition, ("id",), batches)
+                assert [update.columns for update in change.updates] == [("n", "g")]
