@@ -307,6 +307,13 @@ def test_large_values_go_by_copy(here: Here) -> None:
 
 # ---------------------------------------------------------------- values
 
+
+def assert_nothing_was_refused(here: Here, way: str) -> None:
+    """What is refused at once is merged, and arrives all the same."""
+    assert way == "merged" or not any("pg_temp" in statement for statement in here.sent)
+    assert not any("ROLLBACK" in statement for statement in here.sent)
+
+
 VALUES = [("mysql", name) for name in MYSQL_VALUES] + [("mariadb", name) for name in MARIADB_VALUES]
 
 
@@ -325,13 +332,18 @@ def test_every_value_arrives_as_it_is(here: Here, way: str, flavor: Any, name: s
         return sorted(zip(*columns, strict=True), key=repr)
 
     here.put(target, rows)
+    assert_nothing_was_refused(here, way)
     assert here.rows(target) == expected(rows)
+    here.sent.clear()
     moved = [(index, rows[index - 1][1]) for index in range(len(rows))]
     update = part(source, ["c"], moved)
     here.apply(target, updates_of(source, update))
+    assert_nothing_was_refused(here, way)
     assert here.rows(target) == expected(moved)
+    here.sent.clear()
     for row in rows:  # which makes other literals
         here.put(target, [row])
+    assert_nothing_was_refused(here, way)
     assert here.rows(target) == expected(rows)
 
 
@@ -364,8 +376,9 @@ def test_no_text_escapes_from_its_literal(here: Here, way: str) -> None:
         for _ in range(40)
     ]
     rows = [(index, text, rng.choice([None, text])) for index, text in enumerate(texts)]
-    for some in (rows[:30], *([row] for row in rows[30:]), rows[30:]):
+    for some in (rows[:30], *([row] for row in rows), rows[30:]):
         here.put(target, some)
+    assert_nothing_was_refused(here, way)
     assert here.rows(target) == sorted([(str(i), a, b) for i, a, b in rows], key=repr)
 
 
@@ -376,6 +389,7 @@ def test_no_text_escapes_from_the_literal_of_a_key(here: Here, way: str) -> None
     here.put(target, rows)
     here.apply(target, updates_of(source, part(source, ["v"], [(text, index, 1) for text, index, _ in rows[::2]])))
     here.apply(target, change_of(source, deletes=rows[1::2]))
+    assert_nothing_was_refused(here, way)
     assert here.rows(target) == sorted([(text, str(index), "1") for text, index, _ in rows[::2]], key=repr)
 
 
@@ -398,6 +412,14 @@ def test_unique_values_go_round_between_rows(here: Here, way: str, unique: Targe
     here.put(unique, [(1, 10, "a"), (2, 20, "b"), (3, 30, "c"), (4, 40, "d")])
     here.put(unique, [(1, 20, "a"), (2, 30, "b"), (3, 10, "c")])
     assert here.rows(unique) == [("1", "20", "a"), ("2", "30", "b"), ("3", "10", "c"), ("4", "40", "d")]
+
+
+def test_unique_values_go_round_at_once_without_a_refusal(here: Here, unique: TargetTable) -> None:
+    here.put(unique, [(1, 10, "a"), (2, 20, "b")])
+    here.sent.clear()
+    here.put(unique, [(1, 20, "a"), (2, 10, "b")])
+    assert len(here.sent) == 2
+    assert not any("pg_temp" in s for s in here.sent)
 
 
 def test_unique_values_go_round_by_updates_of_the_column_alone(here: Here, way: str, unique: TargetTable) -> None:
@@ -457,6 +479,24 @@ def test_a_unique_index_made_while_the_sink_is_open_counts_at_once(here: Here, w
     here.execute(f'CREATE UNIQUE INDEX ON "{here.namespace}".t (w)')
     here.apply(target, updates_of(UNIQUE, part(UNIQUE, ["w"], [(1, 0, "b"), (2, 0, "a")])))
     assert here.rows(target) == [("1", "20", "b"), ("2", "10", "a")]
+
+
+def test_constraints_are_still_deferred_after_a_refusal(here: Here) -> None:
+    """A transaction that begins again defers them again: here the child comes before its parent."""
+    parents = table(ID, name="p")
+    parent, child = here.create(parents), here.create(UNIQUE)
+    schema = f'"{here.namespace}"'
+    here.execute(f"ALTER TABLE {schema}.t ADD FOREIGN KEY (id) REFERENCES {schema}.p DEFERRABLE")
+    here.apply(parent, change_of(parents, upserts=[(1,), (2,)]))
+    here.put(child, [(1, 10, "a"), (2, 20, "b")])
+    here.execute(f"CREATE UNIQUE INDEX ON {schema}.t (u)")
+    here.sent.clear()
+    with here.sink.transaction() as transaction:
+        transaction.apply(change_of(UNIQUE, upserts=[(1, 20, "a"), (2, 10, "b"), (3, 30, "c")]), child)
+        transaction.apply(change_of(parents, upserts=[(3,)]), parent)
+        transaction.commit()
+    assert here.sent.count("ROLLBACK") == 1
+    assert here.rows(child) == [("1", "20", "a"), ("2", "10", "b"), ("3", "30", "c")]
 
 
 def test_changes_of_one_table_in_one_transaction_add_up(here: Here, way: str) -> None:
