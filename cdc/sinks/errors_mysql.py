@@ -13,7 +13,7 @@ import pymysql
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
 
-__all__ = ["LOCAL_INFILE_IS_OFF", "error_number", "is_refusal", "refused_column", "translate"]
+__all__ = ["LOCAL_INFILE_IS_OFF", "NO_TEMPORARY_TABLE", "error_number", "is_refusal", "refused_column", "translate"]
 
 _UNAVAILABLE = frozenset(
     {
@@ -39,6 +39,8 @@ _DISK = frozenset({3, 1021, 1026, 1030, 1114})
 PACKET_TOO_LARGE = frozenset({1153, 1301})
 # The server refuses LOAD DATA LOCAL: "not allowed with this version", MySQL's own number for it, MariaDB's.
 LOCAL_INFILE_IS_OFF = frozenset({1148, 3948, 4166})
+# No right to make one; none inside a transaction (MySQL 5.7 with GTIDs).
+NO_TEMPORARY_TABLE = frozenset({1044, 1142, 1787})
 
 _MESSAGE_CHARACTERS_MAX = 300
 

@@ -51,7 +51,7 @@ from cdc.sinks.encode_mysql import (
     update_statements,
     value_text,
 )
-from cdc.sinks.errors_mysql import LOCAL_INFILE_IS_OFF, error_number, is_refusal, translate
+from cdc.sinks.errors_mysql import LOCAL_INFILE_IS_OFF, NO_TEMPORARY_TABLE, error_number, is_refusal, translate
 from cdc.sinks.hang_up import shut_down
 from cdc.sinks.local_infile import ForeignRequest, LoadReply, load_local
 from cdc.sinks.narrowing import first_refused
@@ -67,6 +67,7 @@ STATEMENT_BYTES_MAX = 4 << 20  # larger ones gain nothing, and hold both sides' 
 STATEMENT_ROWS_MAX = 5000
 DELETE_KEYS_MAX = 5000  # further statements cost less than range analysis of more
 DELETE_CONDITIONS_MAX = 1000  # the same, for keys of several columns
+STAGED_KEYS_MIN = 100  # of several columns; fewer are deleted by a list of conditions
 FEW_ROWS_MAX = 50  # so many changes of a table go in one round trip; LOAD DATA has three
 PACKET_HEAD_BYTES = 64 << 10  # for what surrounds the rows of a statement: names of up to 4096 columns
 LOCK_WAIT_SECONDS = 50
@@ -123,6 +124,7 @@ class MysqlSink:
         self.version: tuple[int, ...] = ()
         self.packet_bytes_max = 0
         self.can_load = False  # does the server take LOAD DATA LOCAL?
+        self.can_stage = True  # may this user make temporary tables, as far as is known?
         self.facts: dict[tuple[str, str], _Facts] = {}
 
     # ------------------------------------------------------------ the session
@@ -222,6 +224,7 @@ class MysqlSink:
         self.version = tuple(map(int, digits[1].split("."))) if digits else ()
         self.packet_bytes_max = int(packet)
         self.can_load = bool(int(local_infile))
+        self.can_stage = True
         self.facts.clear()
         # READ COMMITTED takes no gap locks, but a server that logs statements refuses to write under it.
         isolation = "REPEATABLE READ" if binlog_format == "STATEMENT" else "READ COMMITTED"
@@ -685,8 +688,7 @@ class _MysqlTransaction:
     ) -> TargetTable:
         """Make the staging table with those columns, and fill it with what each update gives."""
         stage = sql.stage_of(target, columns)
-        self._sink.run(sql.drop_stage(target))
-        self._sink.run(sql.create_stage(stage, self._sink.kind))
+        self._make_stage(stage)
         for number, (update, given_columns) in enumerate(given):
             part = sql.stage_of(target, given_columns)
             self._put((_staged_rows(update, part, target, number), None), part, "insert", counter)
@@ -875,10 +877,38 @@ class _MysqlTransaction:
             for piece, _ in text.pieces:
                 deleted += self._change(b"".join((head, piece[:-1], after))).rowcount
             left = text.left
+        elif (batch.num_rows if selection is None else len(selection)) >= STAGED_KEYS_MIN:
+            staged = self._delete_staged(rows, target)
+            if staged is not None:
+                return staged
         if left is None or len(left):
             chosen = batch if left is None else batch.take(left)
             deleted += self._delete(key_literals(chosen, target, self._sink.kind), target)
         return deleted
+
+    def _delete_staged(self, rows: _Rows, target: TargetTable) -> int | None:
+        """Delete by a join with a temporary table of keys; None, with nothing done, where none may be made."""
+        batch, selection = rows
+        if not self._sink.can_stage:
+            return None
+        stage = sql.keys_stage_of(target)
+        try:
+            self._make_stage(stage)
+        except pymysql.err.MySQLError as error:
+            if error_number(error) not in NO_TEMPORARY_TABLE:
+                raise
+            self._sink.can_stage = False
+            return None
+        columns = zip(stage.key, sql.key_columns(target), strict=True)
+        keys = pa.RecordBatch.from_pydict({name: column_of(batch, column) for name, column in columns})
+        self._put((keys, selection), stage, "insert", PolicyCounter())
+        deleted = self._change(sql.delete_staged_keys(target).encode()).rowcount
+        self._sink.run(sql.drop_stage(target))
+        return deleted
+
+    def _make_stage(self, stage: TargetTable) -> None:
+        self._sink.run(sql.drop_stage(stage))
+        self._sink.run(sql.create_stage(stage, self._sink.kind))
 
     # ------------------------------------------------------------ exactly: every value, every error
 

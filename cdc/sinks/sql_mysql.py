@@ -24,10 +24,12 @@ __all__ = [
     "delete_keys",
     "delete_prefix",
     "delete_staged",
+    "delete_staged_keys",
     "drop_stage",
     "insert_prefix",
     "insert_staged",
     "key_condition",
+    "keys_stage_of",
     "load_data",
     "qualified",
     "quote",
@@ -212,6 +214,12 @@ ROW_COLUMN = "_cdc_row"  # which row of its batch it is
 _FOUND = "`_cdc_found`"
 
 
+def keys_stage_of(target: TargetTable) -> TargetTable:
+    """The staging table for keys alone."""
+    stage = stage_of(target, ())
+    return replace(stage, columns=stage.columns[: len(target.key)])
+
+
 def stage_of(target: TargetTable, columns: Sequence[TargetColumn]) -> TargetTable:
     """The staging table for those columns of `target`, as a table that rows are written into."""
     keys = tuple(
@@ -232,9 +240,12 @@ def stage_key(target: TargetTable) -> tuple[str, ...]:
 
 
 def create_stage(stage: TargetTable, kind: SinkKind) -> str:
-    """Make the staging table. Neither this nor `drop_stage` commits."""
-    text = create_table(stage, kind).replace("CREATE TABLE", "CREATE TEMPORARY TABLE", 1)
-    return text.replace("\n    PRIMARY KEY (", f"\n    {_FOUND} BOOL NULL,\n    PRIMARY KEY (", 1)
+    """Make the staging table. Neither this nor `drop_stage` commits.
+
+    It has no index: it is read from end to end, and two keys to delete may be one to its collation.
+    """
+    lines = [*(_column(column, kind) for column in stage.columns), f"{_FOUND} BOOL NULL"]
+    return f"CREATE TEMPORARY TABLE {_table(stage)} ({', '.join(lines)}) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4"
 
 
 def drop_stage(target: TargetTable) -> str:
@@ -288,6 +299,11 @@ def delete_staged(target: TargetTable, *, by_new_key: bool = False) -> str:
     """Delete the target's rows that the staged ones, as far as found, stand for; or those in their new places."""
     matched = _matched_anew(target) if by_new_key else _matched(target)
     return f"DELETE {_table(target)} FROM {matched} WHERE s.{_FOUND} = 1"
+
+
+def delete_staged_keys(target: TargetTable) -> str:
+    """Delete the target's rows that have a staged key."""
+    return f"DELETE {_table(target)} FROM {_matched(target)}"
 
 
 def insert_staged(target: TargetTable) -> str:

@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 
 from cdc.demo.servers import Server
-from cdc.errors import SinkRefused, UnsupportedData
+from cdc.errors import ConfigError, SinkRefused, UnsupportedData
 from cdc.model import ChangeBatch, PartialUpdate, TableDefinition
 from cdc.schema.target import TargetTable
 from cdc.sinks import mysql
 from cdc.sinks.mysql import MysqlSink
-from tests.integration.test_sinks import INT, MYSQL_FAMILY, Place, canonical_rows, place_on
+from tests.integration.test_sinks import INT, MYSQL_FAMILY, Place, account, canonical_rows, place_on
 from tests.support.databases import fresh_database, unique_name
 from tests.support.pool import ServerPool
 from tests.unit.sinks.builders import (
@@ -138,6 +138,20 @@ def test_every_value_is_loaded_as_it_is_inserted(
     assert [arguments[0].num_rows for arguments in calls] == [left] * 3 * bool(left)
 
 
+def test_labels_that_are_numbers_are_not_taken_for_members(place: Place) -> None:
+    """Nor those that only the sink's own ENUM has."""
+    source = table(
+        ID,
+        column("e", K.ENUM, "enum()", members=("3", "1", "2")),
+        column("s", K.SET, "set()", members=("4", "2", "1")),
+    )
+    target = place.create(source)
+    place.execute(f"ALTER TABLE {place.table('t')} MODIFY e ENUM('3', '1', '2', '4', '5') CHARACTER SET utf8mb4")
+    rows = [(n, 1 + n % 3, n % 8) for n in range(60)]
+    place.load(source, target, rows)
+    assert place.rows(target) == canonical_rows(rows_of(source, rows), target, place)
+
+
 # ---------------------------------------------------------------- how rows go
 
 
@@ -242,6 +256,70 @@ def test_foreign_keys_do_not_matter(place: Place) -> None:
     place.load(parent, targets[0], many(3))
     place.apply(parent, targets[0], upserts=[(1, "new")], deletes=[(2, "")])
     assert len(place.rows(targets[1])) == 2
+
+
+PAIR = table(
+    column("name", K.TEXT, "varchar(20)", length=20, is_nullable=False),
+    ID,
+    INT,
+    key=("name", "id"),
+)
+
+
+def pairs(count: int) -> list[tuple[str, int, int]]:
+    return [(f"name {index % 7}", index, index) for index in range(count)]
+
+
+def test_keys_of_several_columns_are_deleted_by_the_primary_key(place: Place) -> None:
+    target = place.create(PAIR)
+    place.load(PAIR, target, pairs(6000))
+    assert isinstance(place.sink, MysqlSink)
+    place.sink.run("FLUSH STATUS")
+    result = place.apply(PAIR, target, deletes=[*pairs(6000)[::6], ("name 1", 7000, 0)])
+    counters = dict(place.sink.run("SHOW SESSION STATUS LIKE 'Handler_read%'").fetchall())
+    assert int(counters["Handler_read_rnd_next"]) < 3000  # the staged keys, and information_schema's share
+    assert result.deleted == 1000
+    expected = [row for row in pairs(6000) if row[1] % 6]
+    assert place.rows(target) == canonical_rows(rows_of(PAIR, expected), target, place)
+
+
+def test_without_the_right_to_make_temporary_tables_keys_are_deleted_by_conditions(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = place.create(PAIR)
+    place.load(PAIR, target, pairs(600))
+    sink = place.another(**account(place, [f"SELECT, INSERT, UPDATE, DELETE ON {place.quoted(place.namespace)}.*"]))
+    assert isinstance(sink, MysqlSink)
+    sink.open()
+    sent = statements(monkeypatch)
+    for begin in (0, 200):
+        with sink.transaction() as transaction:
+            assert transaction.apply(change_of(PAIR, deletes=pairs(600)[begin : begin + 200]), target).deleted == 200
+            transaction.commit()
+    assert sum(b"TEMPORARY" in statement for statement in sent) == 2  # DROP, CREATE: not tried again
+    moved = PartialUpdate(("v",), rows_of(PAIR, [("x", 500, 1)]), rows_of(PAIR, [pairs(600)[500]]).select([0, 1]))
+    with sink.transaction() as transaction, pytest.raises(ConfigError) as caught:
+        transaction.apply(replace(change_of(PAIR), updates=(moved,)), target)
+    assert "CREATE TEMPORARY TABLES" in caught.value.hint
+    sink.close()
+    place.drop_users()
+    assert len(place.rows(target)) == 200
+
+
+@pytest.mark.parametrize("source", [table(PAIR.columns[0], INT, key=("name",)), PAIR], ids=["one", "several"])
+def test_keys_that_are_one_to_the_sink_end_as_the_last_of_them(place: Place, source: TableDefinition) -> None:
+    """The case of each changes; and of two spellings of one key that are gone, at most one is there."""
+    target = place.create(source)
+    place.execute(f"ALTER TABLE {place.table('t')} CONVERT TO CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci")
+
+    def row(name: str, value: int) -> tuple[Any, ...]:
+        return (name, value) if len(source.columns) == 2 else (name, 1, value)
+
+    place.load(source, target, [row(f"key {n}", n) for n in range(300)])
+    deletes = [row(f"key {n}", n) for n in range(300)] + [row(f"Key {n}", n) for n in range(200, 300)]
+    place.apply(source, target, deletes=deletes, upserts=[row(f"KEY {n}", n) for n in range(200)])
+    expected = [row(f"KEY {n}", n) for n in range(200)]
+    assert place.rows(target) == canonical_rows(rows_of(source, expected), target, place)
 
 
 # ---------------------------------------------------------------- what is refused
