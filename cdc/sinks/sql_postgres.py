@@ -190,22 +190,30 @@ _VALUES_ROWS_MAX = 4  # more are cheaper as an array a column
 
 def insert_lines(target: TargetTable, lines: str, *, is_upsert: bool) -> str:
     """Insert rows from COPY text of all columns; `is_upsert`: or overwrite the other columns where the key is there."""
-    arrays = [] if lines.count("\n") <= _VALUES_ROWS_MAX else [_array_of(column.sql_type) for column in target.columns]
-    if not arrays or None in arrays:
-        rows = f"VALUES {_literals(lines, '(', ')', ', ')}"
+    arrays = _arrays(lines, target.columns)
+    if arrays:
+        rows = f"SELECT * FROM unnest({_array_literals(lines, arrays)})"
     else:
-        values = ", ".join(f"{text}::{array}" for text, array in zip(_array_literals(lines), arrays, strict=True))
-        rows = f"SELECT * FROM unnest({values})"
+        rows = f"VALUES {_literals(lines, '(', ')', ', ')}"
     statement = f"{_insert(target)} {rows}"
     return f"{statement} {_or_overwrite(target)}" if is_upsert else statement
 
 
-def _array_literals(lines: str) -> list[str]:
-    """Lines of COPY text as an array literal a column. What a backslash escapes in an array is escaped once more."""
+def _arrays(lines: str, columns: Sequence[TargetColumn]) -> list[str]:
+    """The types of an array a column; none where the lines are few, or a column has no such type."""
+    if lines.count("\n") <= _VALUES_ROWS_MAX:
+        return []
+    arrays = [array for column in columns if (array := _array_of(column.sql_type))]
+    return arrays if len(arrays) == len(columns) else []
+
+
+def _array_literals(lines: str, arrays: Sequence[str]) -> str:
+    """Lines of COPY text as an array a column. What a backslash escapes in an array is escaped once more."""
     text = lines[:-1].replace("\\\\", "\\\\\\\\").replace('"', '\\\\"').replace("'", "''")
     columns = zip(*(line.split("\t") for line in text.split("\n")), strict=True)
     literals = ("E'{\"" + '","'.join(values) + "\"}'" for values in columns)
-    return [literal.replace('"\\N"', "NULL") for literal in literals]
+    nulled = (literal.replace('"\\N"', "NULL") for literal in literals)
+    return ", ".join(f"{literal}::{array}" for literal, array in zip(nulled, arrays, strict=True))
 
 
 def delete_lines(target: TargetTable, lines: str) -> str:
@@ -215,20 +223,38 @@ def delete_lines(target: TargetTable, lines: str) -> str:
 
 
 def update_lines(target: TargetTable, lines: str, columns: Sequence[TargetColumn], *, must_hit: bool) -> list[str]:
-    """A statement a line of COPY text: overwrite the columns that follow the key.
+    """Overwrite columns of the rows whose keys they follow in COPY text.
 
-    `must_hit`: one that finds no row divides by zero.
+    `must_hit`: a statement that does not find every row of its own divides by zero.
     """
-    statements = []
-    for line in lines[:-1].split("\n"):
-        pairs = [
-            f"{quote(column.name)} = {_literals(value, '', '', '')}"
-            for column, value in zip(columns, (f"{field}\n" for field in line.split("\t")), strict=True)
-        ]
-        count = len(target.key)
-        update = f"UPDATE {_table(target)} SET {', '.join(pairs[count:])} WHERE {' AND '.join(pairs[:count])}"
-        statements.append(f"WITH hit AS ({update} RETURNING 1) SELECT 1 / count(*) FROM hit" if must_hit else update)
-    return statements
+    arrays = _arrays(lines, columns)
+    if arrays and _ARRAYS["bit"] not in arrays[: len(target.key)]:  # no index of bits finds them
+        statements = [_update_from_arrays(target, lines, columns, arrays)]
+    else:
+        statements = [_update_one(target, line, columns) for line in lines[:-1].split("\n")]
+    if not must_hit:
+        return statements
+    count = lines.count("\n") // len(statements)
+    return [f"WITH hit AS ({s} RETURNING 1) SELECT 1 / (count(*) = {count})::integer FROM hit" for s in statements]
+
+
+def _update_one(target: TargetTable, line: str, columns: Sequence[TargetColumn]) -> str:
+    fields = (field + "\n" for field in line.split("\t"))
+    pairs = [
+        f"{quote(column.name)} = {_literals(field, '', '', '')}" for column, field in zip(columns, fields, strict=True)
+    ]
+    count = len(target.key)
+    return f"UPDATE {_table(target)} SET {', '.join(pairs[count:])} WHERE {' AND '.join(pairs[:count])}"
+
+
+def _update_from_arrays(target: TargetTable, lines: str, columns: Sequence[TargetColumn], arrays: Sequence[str]) -> str:
+    names = [f"c{index}" for index in range(len(columns))]
+    count = len(target.key)
+    pairs = [(quote(column.name), name) for column, name in zip(columns, names, strict=True)]
+    values = ", ".join(f"{column} = s.{name}" for column, name in pairs[count:])
+    matches = " AND ".join(f"t.{column} = s.{name}" for column, name in pairs[:count])
+    rows = f"unnest({_array_literals(lines, arrays)}) AS s({', '.join(names)})"
+    return f"UPDATE {_table(target)} AS t SET {values} FROM {rows} WHERE {matches}"
 
 
 # ---------------------------------------------------------------- reading back

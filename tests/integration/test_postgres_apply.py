@@ -15,7 +15,8 @@ import pytest
 
 from cdc.demo.servers import Server
 from cdc.errors import CdcError, InvariantBroken, SinkRefused, UnsupportedData
-from cdc.model import ChangeBatch, PartialUpdate, TableDefinition
+from cdc.model import ChangeBatch, ColumnDefinition, PartialUpdate, TableDefinition
+from cdc.schema.mapping import rule_for
 from cdc.schema.target import TargetTable
 from cdc.sinks import apply_postgres
 from cdc.sinks.canonical import canonical_from_arrow
@@ -345,6 +346,34 @@ def test_every_value_arrives_as_it_is(here: Here, way: str, flavor: Any, name: s
         here.put(target, [row])
     assert_nothing_was_refused(here, way)
     assert here.rows(target) == expected(rows)
+
+
+def keys_of_every_type() -> Iterator[Any]:
+    for flavor, name in VALUES:
+        definition, values = (MYSQL_VALUES if flavor == "mysql" else MARIADB_VALUES)[name]
+        rule = rule_for(definition, "mysql" if flavor == "mysql" else "mariadb")
+        usable = [v for v in values if v is not None and repr(v) != "-0.0"]  # which is one key with 0
+        usable = [v for v in usable if not isinstance(v, str) or (len(v) <= 1000 and "\0" not in v)]
+        if definition.kind in (K.DATE, K.DATETIME, K.TIMESTAMP, K.ENUM):
+            usable = [value for value in usable if value]
+        if rule.can_be_key[0] and "impossible" not in name and len(set(map(repr, usable))) > 1:
+            yield pytest.param(flavor, definition, usable, id=f"{flavor}-{name}")
+
+
+@pytest.mark.parametrize("flavor,definition,values", list(keys_of_every_type()))
+def test_an_update_finds_its_row_by_a_key_of_every_type(
+    here: Here, way: str, flavor: Any, definition: ColumnDefinition, values: Sequence[Any]
+) -> None:
+    source = table(definition, INT, key=("c",), flavor=flavor)
+    target = here.create(source)
+    here.put(target, [(value, index) for index, value in enumerate(values)])
+    for some in (values, values[:1]):
+        before = {row[1] for row in here.rows(target)}
+        here.sent.clear()
+        here.apply(target, updates_of(source, part(source, ["v"], [(v, 100 + i) for i, v in enumerate(some)])))
+        assert_nothing_was_refused(here, way)
+        changed = {str(100 + index) for index in range(len(some))}
+        assert {row[1] for row in here.rows(target)} == changed | (before if len(some) < len(values) else set())
 
 
 TRAPS = [

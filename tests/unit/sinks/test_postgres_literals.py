@@ -77,9 +77,15 @@ def test_keys_are_read_as_they_were(keys: list[str]) -> None:
 @given(ROWS)
 def test_updates_are_read_as_they_were(rows: list[Row]) -> None:
     statements = sql.update_lines(TARGET, copy_lines(rows), TARGET.columns, must_hit=False)
-    for statement, (key, value) in zip(statements, rows, strict=True):
-        literals = [read_literal(m[1]) for m in _LITERAL.finditer(statement)]
-        shape = _LITERAL.sub("?", statement)
+    found = [[read_literal(m[1]) for m in _LITERAL.finditer(statement)] for statement in statements]
+    shapes = [_LITERAL.sub("?", statement) for statement in statements]
+    if len(rows) > 4:
+        assert shapes == [
+            'UPDATE "n"."t" AS t SET "v" = s.c1 FROM unnest(?::text[], ?::text[]) AS s(c0, c1) WHERE t."k" = s.c0'
+        ]
+        assert list(zip(*map(read_array, found[0]), strict=True)) == rows
+        return
+    for literals, shape, (key, value) in zip(found, shapes, rows, strict=True):
         assert literals == ([key] if value is None else [value, key])
         assert shape == f'UPDATE "n"."t" SET "v" = {"NULL" if value is None else "?"} WHERE "k" = ?'
 
