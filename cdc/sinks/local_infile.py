@@ -63,7 +63,7 @@ def load_local(
     size = max(1, min(PIECE_BYTES_MAX, packet_bytes_max))
     for piece in pieces:
         for start in range(0, len(piece), size):
-            connection.write_packet(bytes(piece[start : start + size]))
+            connection.write_packet(piece[start : start + size])
     connection.write_packet(b"")
     return _reply(connection)
 

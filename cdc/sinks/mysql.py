@@ -755,13 +755,13 @@ class _MysqlTransaction:
         """The delete and the upsert, those of both that are wanted; None where a row is left or they are too large."""
         kind = self._sink.kind
         gone = [key for rows in change.delete_images() for key in key_literals(rows, target, kind)]
-        touched = [key for rows in change.upsert_images() for key in key_literals(rows, target, kind)]
         statements = [sql.delete_keys(target, gone)] if gone else []
-        if touched:
+        if change.upsert_count:
             texts = [self._value_text(rows, target) for rows in _selected(change, change.upserts)]
             if any(len(text.left) or len(text.pieces) > 1 for text in texts):
                 return None
             if facts.must_replace:
+                touched = [key for rows in change.upsert_images() for key in key_literals(rows, target, kind)]
                 statements.append(sql.delete_keys(target, touched))
             values = b"".join(piece for text in texts for piece, _ in text.pieces)
             tail = "" if facts.must_replace else sql.upsert_suffix(target, has_row_alias=self._sink.has_row_alias)

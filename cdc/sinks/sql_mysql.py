@@ -275,8 +275,17 @@ def _joined(target: TargetTable, names: Sequence[str]) -> str:
 
 def update_staged(target: TargetTable, columns: Sequence[TargetColumn]) -> str:
     """Give the target's rows the staged values; matches a row a staged one."""
-    changes = (f"{_table(target)}.{quote(c.name)} = s.{quote(c.name)}" for c in columns)
+    table = _table(target)
+    changes = [f"{table}.{quote(c.name)} = s.{quote(c.name)}" for c in columns]
+    changes += [f"{table}.{quote(c.name)} = {table}.{quote(c.name)}" for c in _self_updating(target, columns)]
     return f"UPDATE {_matched(target)} SET {', '.join(changes)}"
+
+
+def _self_updating(target: TargetTable, columns: Sequence[TargetColumn]) -> list[TargetColumn]:
+    """Columns that may be ON UPDATE CURRENT_TIMESTAMP, which a value of their own prevents; without `columns`."""
+    given = {column.name for column in columns}
+    kinds = (ValueKind.TIMESTAMP, ValueKind.DATETIME)
+    return [c for c in target.columns if c.source.kind in kinds and not c.is_key and c.name not in given]
 
 
 def complete_staged(target: TargetTable, number: int, missing: Sequence[TargetColumn], *, by_new_key: bool) -> str:
@@ -314,7 +323,8 @@ def insert_staged(target: TargetTable) -> str:
 def update_row(target: TargetTable, columns: Sequence[TargetColumn], values: Sequence[str], key: str) -> str:
     """UPDATE of one row. `values`: a literal a column; `key`: its `key_item`."""
     before, _, after = key_condition(target)
-    changes = (f"{quote(column.name)} = {value}" for column, value in zip(columns, values, strict=True))
+    changes = [f"{quote(column.name)} = {value}" for column, value in zip(columns, values, strict=True)]
+    changes += [f"{quote(column.name)} = {quote(column.name)}" for column in _self_updating(target, columns)]
     return f"UPDATE {_table(target)} SET {', '.join(changes)} WHERE {before}{key}{after}"
 
 

@@ -661,6 +661,19 @@ def test_unique_values_are_handed_over_by_partial_updates_and_upserts(wide: Wide
     wide.assert_equal()
 
 
+def test_a_column_that_updates_itself_keeps_its_value(wide: Wide) -> None:
+    """ON UPDATE CURRENT_TIMESTAMP, of a table that somebody else has made (EDGE_CASES E15)."""
+    table_name = wide.place.table("t")
+    wide.place.execute(
+        f"ALTER TABLE {table_name} MODIFY at TIMESTAMP(6) NULL DEFAULT NULL ON UPDATE CURRENT_TIMESTAMP(6)"
+    )
+    wide.apply(update(["a"], [(n, n + 7) for n in range(80)]), update(["a"], [(500, 1)], [99]))
+    for n in range(80):
+        wide.rows[n][1] = n + 7
+    wide.rows[500] = [500, 1, *wide.rows.pop(99)[2:]]
+    wide.assert_equal()
+
+
 def test_a_value_of_an_update_that_is_refused_names_its_row(wide: Wide) -> None:
     wide.place.execute(f"ALTER TABLE {wide.place.table('t')} MODIFY b VARCHAR(10)")
     with pytest.raises(SinkRefused) as caught:
