@@ -336,13 +336,9 @@ class PostgresSink:
             oid, problems = found[0], [text for text in found[1:] if text]
             cursor.execute(_COLUMNS, (oid,))
             columns: dict[str, tuple[str, bool, bool]] = {}
-            wanted = {column.name for column in target.columns}
-            for name, type_text, is_not_null, is_generated, is_identity, has_default in cursor.fetchall():
+            for name, type_text, is_not_null, is_generated, *details in cursor.fetchall():
                 columns[name] = (type_text, not is_not_null, is_generated)
-                if name not in wanted and is_not_null and not has_default and not is_identity:
-                    problems.append(f"its column {name} is NOT NULL, has no default and is not in the source")
-                if is_identity == "a" and name in wanted and name not in target.key:
-                    problems.append(f"its column {name} is GENERATED ALWAYS AS IDENTITY")
+                problems += _column_problems(target, name, is_not_null, *details)
             cursor.execute(_PRIMARY_KEY, (oid,))
             key = tuple(row[0] for row in cursor.fetchall())
             cursor.execute(_PROBLEMS, {"oid": oid})
@@ -426,6 +422,19 @@ def session_is_alive(sink_connection: psycopg2.extensions.connection, session: s
 # ---------------------------------------------------------------- comparing definitions
 
 
+def _column_problems(
+    target: TargetTable, name: str, is_not_null: bool, identity: str, has_default: bool, loose: str | None
+) -> Iterator[str]:
+    """Why a column that is there stands in the way. `loose`: its collation, if texts that differ may be one to it."""
+    is_wanted = any(column.name == name for column in target.columns)
+    if not is_wanted and is_not_null and not has_default and not identity:
+        yield f"its column {name} is NOT NULL, has no default and is not in the source"
+    if is_wanted and identity == "a" and name not in target.key:
+        yield f"its column {name} is GENERATED ALWAYS AS IDENTITY"
+    if loose and name in target.key:
+        yield f"its key's column {name} has the collation {loose}, under which texts that differ may be one"
+
+
 def table_differences(target: TargetTable, existing: ExistingTable) -> list[str]:
     """Why `existing` cannot hold `target`'s rows, one sentence each; [] when it can."""
     found = list(existing.problems)
@@ -455,7 +464,8 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
 
 _COLUMNS = """
-SELECT attname, format_type(atttypid, atttypmod), attnotnull, attgenerated <> '', attidentity::text, atthasdef
+SELECT attname, format_type(atttypid, atttypmod), attnotnull, attgenerated <> '', attidentity::text, atthasdef,
+       (SELECT collname FROM pg_collation c WHERE c.oid = attcollation AND NOT collisdeterministic)
 FROM pg_attribute WHERE attrelid = %s AND attnum > 0 AND NOT attisdropped ORDER BY attnum"""
 
 _PRIMARY_KEY = """
