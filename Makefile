@@ -1,6 +1,6 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash sanitize fuzz golden bench image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash sanitize fuzz golden bench bench-apply image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -61,6 +61,10 @@ golden: setup ## capture tests/golden anew from private servers, then read the d
 
 bench: setup ## readers of a log side by side, on both servers: a short set (docs/benchmarks.md has the rest)
 	$(PY) -m benchmarks.decode --rounds 3 $(ARGS)
+
+bench-apply: setup ## the service beside the sinks' own ways to load, and its delay at 500 transactions/s
+	$(PY) -m benchmarks.apply $(ARGS)
+	$(PY) -m benchmarks.latency
 
 image-test: setup ## build the image and run it against real servers
 	deploy/image-test

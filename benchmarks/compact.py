@@ -31,9 +31,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cdc.binlog.kernel.memory import drop_kept
+from cdc.config import FlushSettings
 from cdc.model import ChangeBatch, ColumnDefinition, Operation, RowBatch, TableDefinition, TableName, ValueKind
 from cdc.pipeline.compactor import compact, compact_in_python
-from cdc.source.assembler import RunLimits
 
 ORDERS = TableDefinition(
     TableName("bench", "orders"),
@@ -52,7 +52,7 @@ ORDERS = TableDefinition(
     primary_key=("id",),
 )
 KEYS = {"BIGINT": ("id",), "two VARCHAR": ("status", "note")}
-RUN_IMAGES = RunLimits().rows_max
+RUN_IMAGES = FlushSettings().rows_max
 HOT_ROWS = 10_000
 FAR = 1 << 32
 

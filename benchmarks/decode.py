@@ -39,7 +39,7 @@ from benchmarks.summary import Summary
 from cdc.config import FlushSettings
 from cdc.demo.servers import ServerUnavailable, catalogue
 
-__all__ = ["main"]
+__all__ = ["ArmUnavailable", "Measured", "Programs", "RowsDiffer", "all_cpu_seconds", "machine", "main"]
 
 _HERE = Path(__file__).resolve().parent
 _CHECKOUT = _HERE.parent
@@ -187,7 +187,7 @@ class Runner:
         if self._cores:
             command = ["taskset", "-c", self._cores, *command]
         pid = case.site.server.pid
-        before, all_before, began = _cpu_seconds(pid), _all_cpu_seconds(), time.monotonic()
+        before, all_before, began = _cpu_seconds(pid), all_cpu_seconds(), time.monotonic()
         done = subprocess.run(
             [str(self._programs.measure), str(cost), *command],
             cwd=_CHECKOUT,
@@ -201,7 +201,7 @@ class Runner:
             said = (done.stderr or done.stdout).strip()[:_ERROR_CHARS].replace("\n", " ")
             raise ArmUnavailable(f"{arm.name} {arm.detail} failed: {said}")
         measured = Measured(**json.loads(cost.read_text()), server_seconds=_cpu_seconds(pid) - before)
-        others = _all_cpu_seconds() - all_before - measured.cpu_seconds - measured.server_seconds
+        others = all_cpu_seconds() - all_before - measured.cpu_seconds - measured.server_seconds
         measured.disturbance = max(0.0, others / (time.monotonic() - began))
         if result.exists():
             measured.result = json.loads(result.read_text())
@@ -238,7 +238,7 @@ def _limits() -> dict[str, int]:
     return {"rows_max": flush.rows_max, "bytes_max": flush.bytes_max}
 
 
-def _all_cpu_seconds() -> float:
+def all_cpu_seconds() -> float:
     """That all cores were busy since the machine started."""
     user, nice, system, _idle, _iowait, irq, softirq, *_ = map(int, Path("/proc/stat").read_text().split()[1:9])
     return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")

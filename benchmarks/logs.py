@@ -32,7 +32,7 @@ from typing import Any, Literal
 from benchmarks.summary import HASH_HEX_DIGITS, Summary
 from cdc.demo.servers import Server, ServerUnavailable
 
-__all__ = ["LOGS", "SERVERS", "Log", "Metadata", "Site", "site_directory"]
+__all__ = ["LOGS", "SERVERS", "Log", "Metadata", "Site", "read_list", "site_directory"]
 
 Metadata = Literal["full", "minimal"]
 
@@ -496,7 +496,7 @@ class Site:
         self.kind = kind
         self.metadata = metadata
         self.server = server
-        self.logs = _read_list(directory)
+        self.logs = read_list(directory)
 
     @classmethod
     @contextlib.contextmanager
@@ -632,7 +632,8 @@ def _tls_options(kind: str, directory: Path) -> dict[str, str | int | None]:
     return {"ssl_cert": str(certificate), "ssl_key": str(key)}
 
 
-def _read_list(directory: Path) -> dict[str, Log]:
+def read_list(directory: Path) -> dict[str, Log]:
+    """The logs that a site has, by their keys."""
     path = directory / "logs.json"
     if not path.exists():
         return {}
@@ -691,7 +692,7 @@ def main(arguments: Sequence[str]) -> int:
             shutil.rmtree(directory)
         elif chosen.command == "list":
             print(f"{directory}: {_size_of(directory) / 1e9:.1f} GB")
-            for log in _read_list(directory).values():
+            for log in read_list(directory).values():
                 _say(None, log)
     return 0
 

@@ -30,7 +30,7 @@ from cdc.model import (
 )
 from cdc.source.assembler import CapturedTable
 
-__all__ = ["AllOf", "Counting", "Hashing", "OneTable"]
+__all__ = ["AllOf", "Counting", "Hashing", "OneTable", "canonical_text"]
 
 _LETTERS = {
     Operation.INSERT: "I",
@@ -181,7 +181,7 @@ class Hashing(_Output):
                 raise InvariantBroken("a log with full images has some that lack columns")
             letters = pc.take(pa.array(["", *(_LETTERS[op] for op in Operation)], pa.large_string()), batch.operation)
             texts = [
-                pc.fill_null(_text(array, column), "~")
+                pc.fill_null(canonical_text(array, column), "~")
                 for column, array in zip(batch.definition.columns, batch.images.columns, strict=True)
             ]
             lines = pc.binary_join_element_wise(letters, *texts, pa.scalar("|", pa.large_string()))
@@ -192,7 +192,7 @@ class Hashing(_Output):
             )
 
 
-def _text(array: pa.Array, column: ColumnDefinition) -> pa.Array:
+def canonical_text(array: pa.Array, column: ColumnDefinition) -> pa.Array:
     """The values as the server's SELECT prints them."""
     match column.kind:
         case ValueKind.TEXT | ValueKind.JSON:

@@ -22,7 +22,7 @@ import structlog
 
 import cdc
 from cdc.clock import Clock, SystemClock
-from cdc.config import ColumnOverride, Config, SinkSettings, parse_table_pattern
+from cdc.config import ColumnOverride, Config, FlushSettings, SinkSettings, parse_table_pattern
 from cdc.dashboard.server import HttpServer
 from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
 from cdc.errors import CdcError, ConfigError, TransientError
@@ -54,6 +54,7 @@ __all__ = [
     "pipeline_name",
     "read_status",
     "routing",
+    "run_limits",
     "sinks_named",
     "source_settings",
 ]
@@ -182,6 +183,12 @@ def _masking(entry: ColumnOverride, salt: bytes) -> Masking | None:
             return Masking(entry.mask, keep=entry.mask_keep)
         case "null":
             return Masking("null")
+
+
+def run_limits(flush: FlushSettings) -> RunLimits:
+    """When a run is full; a part of a large transaction is no smaller than it needs to be, whatever a run is."""
+    limits = RunLimits(rows_max=flush.rows_max, bytes_max=flush.bytes_max)
+    return replace(limits, part_rows_max=max(limits.part_rows_max, flush.rows_max))
 
 
 def pipeline_name(config: Config, sink: SinkSettings) -> str:
@@ -474,7 +481,7 @@ class Application:
                 name=pipeline_name(config, sink),
                 holder=self.holder,
                 server_id=self._server_ids[sink.name],
-                limits=RunLimits(rows_max=config.flush.rows_max, bytes_max=config.flush.bytes_max),
+                limits=run_limits(config.flush),
                 age_seconds_max=config.flush.age_ms_max / 1000,
                 queue_bytes_max=config.queue_bytes_max,
                 lease_seconds=config.lease.seconds,

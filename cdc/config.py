@@ -941,20 +941,21 @@ class FlushSettings(Section):
     """When collected transactions are written: once the sink is free, at most so many at once, never half of one."""
 
     rows_max: Integer = Field(
-        default=10_000,
+        default=100_000,
         ge=1,
         le=10_000_000,
         json_schema_extra={"unit": "rows"},
-        description="Changed rows that make a batch full. Larger batches load faster until about this size, then only "
-        "hold locks for longer.",
+        description="Row images (an update has two) that make a batch full. Changes of one row within a batch fold to "
+        "one, so that large batches catch up faster; beyond this size they mostly take memory and hold locks for "
+        "longer.",
     )
     bytes_max: Size = Field(
-        default=8 * MIB,
+        default=16 * MIB,
         ge=64 * KIB,
         le=GIB,
         json_schema_extra={"unit": "bytes"},
-        description="Bytes that make a batch full, where rows are wide. 8 MiB holds `rows_max` rows of usual width, "
-        "and keeps a batch of wide ones small beside `queue_bytes_max`.",
+        description="Bytes that make a batch full, where rows are wide. Three batches are in memory at a time: one "
+        "that is put together, one in the queue (`queue_bytes_max`), one that is applied.",
     )
     age_ms_max: Integer = Field(
         default=0,
@@ -1083,12 +1084,12 @@ class Config(Section):
     tables: Tables
     flush: FlushSettings = FlushSettings()
     queue_bytes_max: Size = Field(
-        default=64 * MIB,
+        default=32 * MIB,
         ge=MIB,
         le=64 * GIB,
         json_schema_extra={"unit": "bytes"},
-        description="Decoded changes that may wait between reading and applying, per sink. The limit of the memory in "
-        "flight; 64 MiB covers the pauses of a commit at full speed.",
+        description="Decoded changes that may wait between reading and applying, per sink. Reading is faster than "
+        "every sink, so that more than two batches (`flush.bytes_max`) only take memory.",
     )
     snapshot: SnapshotSettings = SnapshotSettings()
     policies: Policies = Policies()

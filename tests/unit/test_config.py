@@ -106,8 +106,8 @@ def test_the_minimal_file_gets_the_documented_defaults(load: Callable[..., Confi
     assert config.source.heartbeat_seconds == 1
     assert config.sinks[0].schema_name is None
     assert (config.sinks[0].pool_size, config.sinks[0].statement_timeout_seconds) == (3, 0)
-    assert (config.flush.rows_max, config.flush.bytes_max, config.flush.age_ms_max) == (10_000, 8 << 20, 0)
-    assert config.queue_bytes_max == 64 << 20
+    assert (config.flush.rows_max, config.flush.bytes_max, config.flush.age_ms_max) == (100_000, 16 << 20, 0)
+    assert config.queue_bytes_max == 32 << 20
     assert config.snapshot.chunk_rows == 20_000
     assert config.policies == Policies(zero_dates="null", nul_bytes="replace")
     assert config.lease.seconds == 15
