@@ -21,6 +21,7 @@ from cdc.clock import Clock
 from cdc.errors import (
     CdcError,
     ProtocolError,
+    SinkUnavailable,
     SourceChanged,
     SourceUnavailable,
     Stopping,
@@ -121,6 +122,8 @@ class Pipeline:
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
         self._attempt = 0
+        self._stuck_at: FilePos | None = None
+        """The end of what the sink could not take the last time."""
         self._keeper = LeaseKeeper(
             sink=make_sink(),
             pipeline=settings.name,
@@ -227,6 +230,11 @@ class Pipeline:
             self._metrics.restarted()
             if self._clock.wait(self._is_stopping, delay):
                 raise Stopping("stopped while waiting to retry") from error
+
+    def recovered(self, position: SourcePosition) -> None:
+        """The stream has come to `position`: the next trouble is a new one, unless the sink was stuck further on."""
+        if self._stuck_at is None or position.file is None or position.file >= self._stuck_at:
+            self._attempt, self._stuck_at = 0, None
 
     def take_commands(self, commands: list[Command]) -> None:
         """From the lease keeper: what is asked of this pipeline."""
@@ -616,7 +624,7 @@ class _Session:
                     applier.seen(item.position)
                     self._p.tables = tables.records()
                     self._status.seen(item.position)
-                    self._p._attempt = 0
+                    self._p.recovered(item.position)
                     self._check_due(tables, item.position)
                 elif isinstance(item, SchemaChange):
                     self._record_change(applier, tables, item)
@@ -683,9 +691,12 @@ class _Session:
         except UnsupportedData as error:
             applier.close()
             self._park_and_restart(tables, error)
+        except SinkUnavailable:
+            self._p._stuck_at = run.end.file
+            raise
         if not applied.is_committed:
             return
-        self._p._attempt = 0
+        self._p.recovered(run.end)
         seconds = self._clock.monotonic() - began
         self._p.tables = tables.records()
         self._status.committed(run.end, applied.last_commit_us)
