@@ -507,6 +507,7 @@ Salt = Annotated[
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "minLength": HASH_SALT_BYTES_MIN}),
 ]
+_MetadataName = Annotated[str | None, Field(min_length=1, json_schema_extra={"range_text": "name"})]
 Filter = Annotated[
     RowFilter,
     PlainValidator(_row_filter),
@@ -842,6 +843,46 @@ class TableOverride(Section):
         return value
 
 
+class MetadataColumns(Section):
+    """Columns that the sinks' tables get besides those of the source. Each is there if it has a name here."""
+
+    tables: tuple[Pattern, ...] = Field(
+        default=("*.*",),
+        json_schema_extra={"range_text": "list of `db.table` patterns", "default_text": '`["*.*"]`'},
+        description="The tables that get them; patterns are those of `include`.",
+    )
+    load_id: _MetadataName = Field(
+        default=None,
+        description="Which load, or which of our transactions, wrote the row: seconds since 1970 as text, so that "
+        "later ones sort behind (`_dlt_load_id` for readers of dlt).",
+    )
+    row_id: _MetadataName = Field(
+        default=None,
+        description="32 hexadecimal digits made of the source table's name and the row's key: the same for as long as "
+        "the key is (`_dlt_id`).",
+    )
+    commit_time: _MetadataName = Field(
+        default=None,
+        description="When the source committed the transaction that last changed the row, in UTC; NULL while the row "
+        "is as it was loaded.",
+    )
+    operation: _MetadataName = Field(
+        default=None, description="`load`, `insert` or `update`: what last put the row there as it is."
+    )
+    position: _MetadataName = Field(
+        default=None,
+        description="The transaction's GTID, or `file:offset` where it has none; NULL while the row is as it was "
+        "loaded.",
+    )
+
+    @field_validator("row_id", "commit_time", "operation", "position")
+    @classmethod
+    def _names_differ(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and value in [name for key, name in info.data.items() if key != "tables"]:
+            _fail(f"{value} is the name of two of these columns")
+        return value
+
+
 class TableRoute(Section):
     """Where some tables go. Of several entries that match a table the first one counts."""
 
@@ -889,6 +930,7 @@ class Tables(Section):
         description="Tables to leave out of those that `include` names.",
     )
     routes: tuple[TableRoute, ...] = Field(default=())
+    metadata_columns: MetadataColumns = MetadataColumns()
     hash_salt: Salt | None = Field(
         default=None,
         json_schema_extra={"range_text": f"text of at least {HASH_SALT_BYTES_MIN} bytes", "default_text": "unset"},
@@ -911,12 +953,14 @@ class Tables(Section):
 
     _included: tuple[TablePattern, ...] = PrivateAttr(default=())
     _excluded: tuple[TablePattern, ...] = PrivateAttr(default=())
+    _stamped: tuple[TablePattern, ...] = PrivateAttr(default=())
     _routed: tuple[tuple[TablePattern, TableRoute], ...] = PrivateAttr(default=())
     _by_table: dict[tuple[str, str], TableOverride] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, _context: Any) -> None:
         self._included = tuple(map(parse_table_pattern, self.include))
         self._excluded = tuple(map(parse_table_pattern, self.exclude))
+        self._stamped = tuple(map(parse_table_pattern, self.metadata_columns.tables))
         self._routed = tuple((parse_table_pattern(route.tables), route) for route in self.routes)
         self._by_table = {parse_table_name(override.table): override for override in self.overrides}
 
@@ -931,6 +975,13 @@ class Tables(Section):
     def route_for(self, database: str, table: str) -> TableRoute | None:
         """The entry of `routes` that counts for this table."""
         return next((route for pattern, route in self._routed if pattern.matches(database, table)), None)
+
+    def metadata_for(self, database: str, table: str) -> dict[str, str]:
+        """The metadata columns of this table: kind and name."""
+        if not any(pattern.matches(database, table) for pattern in self._stamped):
+            return {}
+        found = self.metadata_columns.model_dump(exclude={"tables"}, exclude_none=True)
+        return {str(kind): str(name) for kind, name in found.items()}
 
     def override_for(self, database: str, table: str) -> TableOverride | None:
         """The entry of `overrides` about this table."""

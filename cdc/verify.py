@@ -269,7 +269,7 @@ def _verify_table(settings: SourceSettings, table: TableName, sinks: Sequence[_O
                 return []
             for sink in sinks:
                 try:
-                    target = sink.registry.make_target(definition)
+                    target = sink.registry.make_target(definition).without_metadata()
                 except UnsupportedData as error:
                     rows = _count(connection, table)
                     results.append(sink.result(table, "parked", source_rows=rows, notes=(error.message,)))

@@ -17,7 +17,7 @@ from cdc.pipeline.compactor import compact
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.prepared import PreparedRows
 from cdc.pipeline.tables import TableRegistry
-from cdc.pipeline.transform import kept_batches, transformed_change
+from cdc.pipeline.transform import Stamp, kept_batches, transformed_change
 from cdc.sinks.base import ApplyResult, Sink, SinkTransaction
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import InSinkStore, TableRecord
@@ -49,6 +49,7 @@ class Applier:
         checkpoint: Checkpoint,
         hooks: Hooks,
         on_ready: Callable[[TableRecord], None],
+        new_load_id: Callable[[], str],
     ) -> None:
         self.checkpoint = checkpoint
         self.prepared = PreparedRows(store, tables)
@@ -58,6 +59,8 @@ class Applier:
         self._tables = tables
         self._hooks = hooks
         self._on_ready = on_ready
+        self._new_load_id = new_load_id
+        self._stamp = Stamp("")
         self._open: ExitStack | None = None
         self._tx: SinkTransaction | None = None
         self._part_number = 0
@@ -89,6 +92,7 @@ class Applier:
             raise InvariantBroken(f"part {run.part_number} of a transaction after part {self._part_number - 1}")
         try:
             tx = self._begin()
+            self._stamp = replace(self._stamp, run=run)
             for together in self.prepared.batches(tx, run):
                 for name, batches in _by_table(together).items():
                     self._apply_table(tx, name, batches)
@@ -109,6 +113,7 @@ class Applier:
             self._tx = self._open.enter_context(self._sink.transaction())
             self._applied = Applied()
             self._touched = {}
+            self._stamp = Stamp(self._new_load_id())
         return self._tx
 
     def _apply_table(self, tx: SinkTransaction, name: TableName, batches: list[RowBatch]) -> None:
@@ -117,7 +122,7 @@ class Applier:
         result = ApplyResult()
         if kept:
             change = compact(batches[-1].definition, target.source_key, kept)
-            result = tx.apply(transformed_change(change, target), target)
+            result = tx.apply(transformed_change(change, target, self._stamp), target)
         result.policy_changes.update(left_out)
         self._applied.upserted += result.upserted
         self._applied.deleted += result.deleted

@@ -8,6 +8,7 @@ starts from the sink's state again. There is no other way back.
 
 from __future__ import annotations
 
+import functools
 import random
 import threading
 from collections.abc import Callable
@@ -40,7 +41,7 @@ from cdc.pipeline.reader import Reader
 from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
-from cdc.pipeline.transform import transformed_rows
+from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
 from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
@@ -513,7 +514,7 @@ class _Session:
             sink=self._sink,
             store=self._store,
             make_target=tables.make_target,
-            transform=transformed_rows,
+            transform=functools.partial(transformed_rows, stamp=Stamp(load_id_text(self._clock.now_us()))),
             options=lambda table: tables.options(table).description,
             chunk_rows=self._p._routing.chunk_rows,
             accepts_hidden_cascades=self._p._routing.accepts_hidden_cascades,
@@ -602,6 +603,7 @@ class _Session:
             checkpoint=checkpoint,
             hooks=self._hooks,
             on_ready=lambda record: self._log.info("table_ready", table=str(record.source)),
+            new_load_id=lambda: load_id_text(self._clock.now_us()),
         )
         applier.prepared.load()
         self._status.set_prepared(*applier.prepared.waiting())

@@ -7,17 +7,27 @@ the sink takes those that the target names.
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cdc.errors import UnsupportedData
-from cdc.model import ChangeBatch, ColumnDefinition, Operation, PartialUpdate, RowBatch, ValueKind
+from cdc.errors import InvariantBroken, UnsupportedData
+from cdc.model import (
+    ChangeBatch,
+    ColumnDefinition,
+    Operation,
+    PartialUpdate,
+    RowBatch,
+    TransactionRun,
+    ValueKind,
+)
 from cdc.rowfilter import Both, Compare, Condition, Either, IsNull, IsTrue, Not, OneOf, Value
 from cdc.schema.target import Masking, TargetColumn, TargetTable
 from cdc.sinks.values import (
@@ -33,15 +43,29 @@ from cdc.sinks.values import (
     uuid_text,
 )
 
-__all__ = ["kept_batches", "kept_rows", "transformed_change", "transformed_rows"]
+__all__ = ["Stamp", "kept_batches", "kept_rows", "load_id_text", "transformed_change", "transformed_rows"]
 
 
-def transformed_rows(rows: pa.RecordBatch, target: TargetTable) -> pa.RecordBatch:
-    """Rows of the source as the target takes them: those that its filter keeps, masked.
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What metadata columns say: which load or transaction of ours writes, and the run, None for the rows of a load."""
 
-    Raises UnsupportedData with column and key.
+    load_id: str
+    run: TransactionRun | None = None
+
+
+def load_id_text(now_us: int) -> str:
+    """`1700000000.123456`: later ones sort behind, for as long as seconds have ten digits."""
+    return f"{now_us // 1_000_000}.{now_us % 1_000_000:06}"
+
+
+def transformed_rows(rows: pa.RecordBatch, target: TargetTable, stamp: Stamp | None = None) -> pa.RecordBatch:
+    """Rows of the source as the target takes them: those that its filter keeps, masked, with the metadata of a load.
+
+    `stamp` is needed for a target with metadata columns. Raises UnsupportedData with column and key.
     """
-    return _masked(kept_rows(rows, target), target, None)
+    rows = kept_rows(rows, target)
+    return _stamped(_masked(rows, target, None), target, stamp, None, None)
 
 
 def kept_rows(rows: pa.RecordBatch, target: TargetTable) -> pa.RecordBatch:
@@ -59,6 +83,9 @@ def kept_batches(
 
     Raises UnsupportedData for an image that lacks a column of the filter, or of a row that has to be inserted whole.
     """
+    if target.has_metadata:
+        for batch in batches:
+            _check_all_columns(batch, target)
     if target.row_filter is None:
         return batches, Counter()
     kept = []
@@ -96,6 +123,16 @@ def _filtered(batch: RowBatch, mask: pa.BooleanArray, target: TargetTable) -> Ro
     )
 
 
+def _check_all_columns(batch: RowBatch, target: TargetTable) -> None:
+    """Folded from parts of several transactions a row would have no one time, position or operation."""
+    for shape in pc.unique(batch.shape_index).to_pylist() if batch.shape_index is not None else ():
+        if batch.shapes[shape]:
+            column = min(batch.shapes[shape])
+            raise _incomplete(
+                target, f"it has metadata columns, which need whole row images, and one lacks {column}", column
+            )
+
+
 def _check_images(batch: RowBatch, target: TargetTable, columns: frozenset[str]) -> None:
     if batch.shape_index is None:
         return
@@ -122,12 +159,16 @@ def _incomplete(target: TargetTable, reason: str, column: str) -> UnsupportedDat
     )
 
 
-def transformed_change(change: ChangeBatch, target: TargetTable) -> ChangeBatch:
+def transformed_change(change: ChangeBatch, target: TargetTable, stamp: Stamp | None = None) -> ChangeBatch:
     """A change as the target takes it; of its images only the values that are upserted are worked out."""
     masked = [column for column in target.columns if column.masking is not None]
-    if masked:
+    if masked or target.has_metadata:
+        if change.updates and target.has_metadata:
+            raise InvariantBroken(f"a partial update of {target.definition.name}, which has metadata columns")
         batches = zip(change.batches, change.upserts, strict=True)
-        change = replace(change, batches=tuple(_masked_batch(batch, target, rows) for batch, rows in batches))
+        change = replace(
+            change, batches=tuple(_transformed_batch(batch, target, rows, stamp) for batch, rows in batches)
+        )
     kept = {column.source.name for column in target.columns}
     if all(kept.issuperset(update.columns) for update in change.updates) and not masked:
         return change
@@ -135,8 +176,11 @@ def transformed_change(change: ChangeBatch, target: TargetTable) -> ChangeBatch:
     return replace(change, updates=tuple(update for update in updates if update is not None))
 
 
-def _masked_batch(batch: RowBatch, target: TargetTable, selection: pa.Int32Array) -> RowBatch:
-    return replace(batch, images=_masked(batch.images, target, selection)) if len(selection) else batch
+def _transformed_batch(batch: RowBatch, target: TargetTable, selection: pa.Int32Array, stamp: Stamp | None) -> RowBatch:
+    if not len(selection):
+        return batch
+    images = _masked(batch.images, target, selection)
+    return replace(batch, images=_stamped(images, target, stamp, batch, selection))
 
 
 def _transformed_update(update: PartialUpdate, target: TargetTable, kept: set[str]) -> PartialUpdate | None:
@@ -189,6 +233,89 @@ def _refusal(
         key=key,
         hint=f"mask it with `null` or `text` in tables.overrides, or correct the row; then `cdc snapshot {table}`",
     )
+
+
+# ---------------------------------------------------------------- metadata
+
+
+def _stamped(
+    rows: pa.RecordBatch,
+    target: TargetTable,
+    stamp: Stamp | None,
+    batch: RowBatch | None,
+    selection: pa.Int32Array | None,
+) -> pa.RecordBatch:
+    """`rows` with the metadata columns of the target behind them; those of `batch`, or of a load."""
+    for column in target.columns:
+        if column.metadata is None:
+            continue
+        if stamp is None:
+            raise InvariantBroken(f"rows of {target.definition.name} without the metadata of its columns")
+        if column.metadata == "row_id":
+            values = _row_ids(rows, target, selection)
+        else:
+            values = _metadata(column.metadata, rows.num_rows, stamp, batch)
+        rows = rows.append_column(column.source.name, values)
+    return rows
+
+
+def _metadata(kind: str, row_count: int, stamp: Stamp, batch: RowBatch | None) -> pa.Array:
+    if kind == "load_id":
+        return pa.repeat(pa.scalar(stamp.load_id, pa.large_string()), row_count)
+    run = stamp.run
+    if batch is None or run is None:  # a load cannot know by what a row came to be as it is
+        if kind == "operation":
+            return pa.repeat(pa.scalar("load", pa.large_string()), row_count)
+        return pa.nulls(row_count, pa.large_string() if kind == "position" else _UTC)
+    if kind == "operation":
+        return _OPERATIONS.take(batch.operation)
+    if kind == "position":
+        return _positions(run).take(batch.transaction_index)
+    times = run.commit_times_us
+    if run.open_transaction is not None:
+        times = pa.concat_arrays([times, pa.array([run.open_transaction.commit_time_us], pa.int64())])
+    return times.take(batch.transaction_index).cast(pa.timestamp("us")).cast(_UTC)
+
+
+_UTC = pa.timestamp("us", tz="UTC")
+# By `Operation`; a row that is there was put there by one of two.
+_OPERATIONS = pa.array([None, "insert", None, "update", None], pa.large_string())
+
+
+def _positions(run: TransactionRun) -> pa.Array:
+    """Of each transaction the GTID, else the file and offset of its end (of its begin, while that is not known)."""
+    texts: list[str | None] = []
+    if run.ends is not None:
+        file = run.end.file.file if run.end.file is not None else ""
+        offsets = run.ends.offset.to_pylist()
+        texts = [run.ends.gtid(index) or f"{file}:{offset}" for index, offset in enumerate(offsets)]
+    if run.open_transaction is not None:
+        opened = run.open_transaction
+        texts.append(opened.gtid or (str(opened.start) if opened.start is not None else None))
+    return pa.array(texts, pa.large_string())
+
+
+ROW_ID_DIGITS = 32
+
+
+def _row_ids(rows: pa.RecordBatch, target: TargetTable, selection: pa.Int32Array | None) -> pa.Array:
+    """A digest of the source table's name and the key: the same for a row for as long as its key is."""
+    texts = []
+    for name in target.source_key:
+        array = rows.column(rows.schema.get_field_index(name))
+        array = array if selection is None else array.take(selection)
+        texts.append(_bytes_of(array, target.definition.column(name)))
+    begin = orjson.dumps([target.definition.name.database, target.definition.name.table])
+    ids = []
+    for key in zip(*texts, strict=True):
+        digest = hashlib.sha256(begin)
+        for part in key:
+            content = part or b""
+            digest.update(len(content).to_bytes(8, "little"))  # ('ab', 'c') is not ('a', 'bc')
+            digest.update(content)
+        ids.append(digest.hexdigest()[:ROW_ID_DIGITS])
+    values = pa.array(ids, pa.large_string())
+    return values if selection is None else _scattered(values, selection, rows.num_rows)
 
 
 # ---------------------------------------------------------------- filters

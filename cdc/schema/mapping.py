@@ -18,7 +18,7 @@ from cdc.model import ColumnDefinition, Flavor, TableDefinition, ValueKind
 from cdc.schema.filters import bind
 from cdc.schema.identifiers import column_name_problem, folded, namespace_problem, table_name_problem
 from cdc.schema.options import TableOptions, kept_columns
-from cdc.schema.target import Masking, Policies, SinkKind, TargetColumn, TargetTable
+from cdc.schema.target import Masking, MetadataKind, Policies, SinkKind, TargetColumn, TargetTable
 
 __all__ = ["RULES", "TypeRule", "map_table", "rule_for", "sink_collation", "type_mapping_page"]
 
@@ -93,12 +93,17 @@ def map_table(
             )
     _check_options(definition, options, key)
     kept = kept_columns(definition, options)
-    _check_columns(definition, kept, kind)
+    added = [(METADATA_COLUMNS[of], sink_name, of) for of, sink_name in options.metadata]
+    _check_columns(definition, [*kept, *((column, sink_name) for column, sink_name, _ in added)], kind)
     _check_key(definition, key)
     names = {column.name: sink_name for column, sink_name in kept}
     columns = tuple(
         _map_column(definition, column, sink_name, options.of_column(column.name).masking, kind, key, policies)
         for column, sink_name in kept
+    )
+    columns += tuple(
+        replace(_map_column(definition, column, sink_name, None, kind, (), policies), metadata=of)
+        for column, sink_name, of in added
     )
     row_filter = bind(options.row_filter, definition) if options.row_filter is not None else None
     return TargetTable(namespace, name, columns, tuple(names[part] for part in key), definition, policies, row_filter)
@@ -131,6 +136,15 @@ def _check_options(definition: TableDefinition, options: TableOptions, key: tupl
 
 def _check_columns(definition: TableDefinition, kept: list[tuple[ColumnDefinition, str]], kind: SinkKind) -> None:
     table = str(definition.name)
+    sources = [column.name for column, _ in kept]
+    if len(set(sources)) < len(sources):
+        doubled = next(name for name in sources if sources.count(name) > 1)
+        raise UnsupportedData(
+            f"{table}: its column {doubled} has a name that stands for a metadata column here",
+            table=table,
+            column=doubled,
+            hint="rename the column at the source, or take the table out of tables.metadata_columns: tables",
+        )
     if not kept:
         raise UnsupportedData(f"{table} has no columns", table=table, hint="exclude it in tables.exclude")
     if kind == "postgresql" and len(kept) > POSTGRES_COLUMNS_MAX:
@@ -211,6 +225,26 @@ def _map_column(
     )
 
 
+def _metadata_column(name: str, length: int, *, is_nullable: bool) -> ColumnDefinition:
+    return ColumnDefinition(
+        name=f"({name})",
+        kind=ValueKind.TEXT,
+        column_type=f"varchar({length})",
+        is_nullable=is_nullable,
+        length=length,
+        charset="ascii",
+        collation="ascii_bin",
+    )
+
+
+# As what they come to the sink. No usual column of a source has such a name.
+METADATA_COLUMNS: dict[MetadataKind, ColumnDefinition] = {
+    "load_id": _metadata_column("load_id", 32, is_nullable=False),
+    "row_id": _metadata_column("row_id", 32, is_nullable=False),
+    "commit_time": ColumnDefinition("(commit_time)", ValueKind.TIMESTAMP, "timestamp(6)", fraction_digits=6),
+    "operation": _metadata_column("operation", 6, is_nullable=False),
+    "position": _metadata_column("position", 300, is_nullable=True),
+}
 HASH_DIGITS = 64
 _UNHASHED = frozenset({ValueKind.FLOAT, ValueKind.DOUBLE, ValueKind.BIT, ValueKind.GEOMETRY, ValueKind.VECTOR})
 

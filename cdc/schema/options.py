@@ -14,7 +14,7 @@ from typing import Any
 
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.rowfilter import RowFilter
-from cdc.schema.target import Masking
+from cdc.schema.target import Masking, MetadataKind
 
 __all__ = ["ColumnOption", "TableOptions", "kept_columns", "names_made"]
 
@@ -32,7 +32,8 @@ class ColumnOption:
 class TableOptions:
     """Options of one table; the default changes nothing. `include` empty means every column.
 
-    `target_schema` (a database on the MySQL family) and `target_table` are the place on every sink, where set.
+    `metadata` are the columns of that kind that are added, with their names. `target_schema` (a database on the MySQL
+    family) and `target_table` are the place on every sink, where set.
     """
 
     include: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class TableOptions:
     target_schema: str | None = None
     target_table: str | None = None
     row_filter: RowFilter | None = None
+    metadata: tuple[tuple[MetadataKind, str], ...] = ()
 
     def of_column(self, name: str) -> ColumnOption:
         """What is said of that column of the source."""
@@ -75,6 +77,8 @@ class TableOptions:
             said["mask"] = dict(sorted(mask.items()))
         if self.row_filter is not None:
             said["row_filter"] = self.row_filter.text
+        if self.metadata:
+            said["metadata"] = dict(self.metadata)
         return said
 
 
@@ -101,4 +105,4 @@ def kept_columns(definition: TableDefinition, options: TableOptions) -> list[tup
 
 def names_made(description: Mapping[str, Any]) -> set[str]:
     """The names of columns on the sink that only options have made, by what the metadata say of them."""
-    return set(description.get("rename", {}).values())
+    return {*description.get("rename", {}).values(), *description.get("metadata", {}).values()}

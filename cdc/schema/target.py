@@ -5,13 +5,13 @@ A plain value made by `schema.mapping`, used by the sinks' SQL text functions an
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.rowfilter import RowFilter
 
-__all__ = ["Masking", "Policies", "SinkKind", "TargetColumn", "TargetTable"]
+__all__ = ["Masking", "MetadataKind", "Policies", "SinkKind", "TargetColumn", "TargetTable"]
 
 SinkKind = Literal["postgresql", "mysql", "mariadb"]
 
@@ -41,6 +41,11 @@ class Masking:
     salt: bytes = field(default=b"", repr=False)
 
 
+# What a metadata column holds: the load or transaction of ours that wrote the row, a digest of its key, and of the
+# source's transaction that last changed it the time, what it did to the row, and its position.
+MetadataKind = Literal["load_id", "row_id", "commit_time", "operation", "position"]
+
+
 @dataclass(frozen=True, slots=True)
 class TargetColumn:
     """One column of the sink table and the source column that feeds it.
@@ -55,6 +60,7 @@ class TargetColumn:
     is_nullable: bool
     is_key: bool = False
     masking: Masking | None = None
+    metadata: MetadataKind | None = None  # then no column of the source feeds it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,15 @@ class TargetTable:
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"
+
+    @property
+    def has_metadata(self) -> bool:
+        """Are there columns that do not come from the source?"""
+        return any(column.metadata is not None for column in self.columns)
+
+    def without_metadata(self) -> TargetTable:
+        """The columns that come from the source: what can be compared with it."""
+        return replace(self, columns=tuple(column for column in self.columns if column.metadata is None))
 
     @property
     def source_key(self) -> tuple[str, ...]:

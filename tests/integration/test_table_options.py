@@ -389,6 +389,87 @@ def test_an_image_without_the_filters_column_parks_the_table(pair: Deployment) -
     assert _status(pair)["state"] == "parked"
 
 
+# ---------------------------------------------------------------- metadata columns
+
+METADATA = {
+    "load_id": "_dlt_load_id",
+    "row_id": "_dlt_id",
+    "commit_time": "committed_at",
+    "operation": "did",
+    "position": "position",
+}
+
+
+def _stamps(made: Deployment, sink: str) -> dict[int, tuple[Any, ...]]:
+    """load id, row id, commit time (seconds), operation and position by id."""
+    server, _ = made.sinks[sink]
+    time = "extract(epoch FROM committed_at)" if server.family == "postgresql" else "UNIX_TIMESTAMP(committed_at)"
+    rows = _rows(made, sink, f"id, _dlt_load_id, _dlt_id, {time}, did, position")
+    return {row[0]: tuple(row[1:]) for row in rows}
+
+
+def test_metadata_columns_tell_where_a_row_came_from(shop: Deployment) -> None:
+    shop.config["tables"]["metadata_columns"] = METADATA
+    shop.catch_up()
+    loaded = {sink: _stamps(shop, sink) for sink in shop.sinks}
+    for stamps in loaded.values():
+        assert {stamp[2:] for stamp in stamps.values()} == {(None, "load", None)}
+        assert len({stamp[0] for stamp in stamps.values()}) == 1, "one load, one id"
+        assert len({stamp[1] for stamp in stamps.values()}) == 3
+    assert _verify(shop) == EQUAL
+
+    _execute(shop, "INSERT INTO customers (id, phone, kind) VALUES (4, '', 'new')")
+    _execute(shop, "UPDATE customers SET note = 'x' WHERE id = 4")
+    _execute(shop, "UPDATE customers SET note = 'y' WHERE id = 2")
+    now = float(shop.source.execute("SELECT UNIX_TIMESTAMP(NOW(6))")[0][0])
+    shop.catch_up()
+    is_mysql = shop.source.family == "mysql"
+    for sink in shop.sinks:
+        stamps = _stamps(shop, sink)
+        assert stamps[1] == loaded[sink][1]
+        assert stamps[2][1] == loaded[sink][2][1], "the row is the same"
+        assert stamps[2][0] > loaded[sink][2][0]
+        for number in (2, 4):
+            assert abs(float(stamps[number][2]) - now) < 30
+            assert stamps[number][3] == "update"
+            assert stamps[number][4].count(":" if is_mysql else "-") >= 1
+        assert stamps[2][4] != stamps[4][4]
+    assert _stamps(shop, "pg")[4][1:] == (*_stamps(shop, "maria")[4][1:2], *_stamps(shop, "pg")[4][2:])
+    assert _stamps(shop, "pg")[2][4] == _stamps(shop, "maria")[2][4]
+    assert _verify(shop) == EQUAL
+    assert _status(shop)["options"]["metadata"] == METADATA
+
+    del shop.config["tables"]["metadata_columns"]
+    shop.catch_up()
+    for sink in shop.sinks:
+        assert _names(shop, sink) == ["id", "email", "phone", "born", "credit", "kind", "note", "secret"]
+    assert _verify(shop) == EQUAL
+
+
+def test_a_transaction_larger_than_a_batch_has_one_position_and_one_load_id(pair: Deployment) -> None:
+    pair.config["flush"] = {"rows_max": 100, "bytes_max": "64KiB", "age_ms_max": 50}
+    pair.config["tables"]["metadata_columns"] = METADATA
+    pair.catch_up()
+    values = ", ".join(f"({n}, 'phone {n}', 'new')" for n in range(1000, 3000))
+    _execute(pair, f"INSERT INTO customers (id, phone, kind) VALUES {values}")
+    pair.catch_up()
+    for sink in pair.sinks:
+        stamps = [stamp for number, stamp in _stamps(pair, sink).items() if number >= 1000]
+        assert len(stamps) == 2000
+        assert len({(load_id, time, did, position) for load_id, _, time, did, position in stamps}) == 1
+        assert len({row_id for _, row_id, *_ in stamps}) == 2000
+    assert _verify(pair) == EQUAL
+
+
+def test_a_metadata_column_that_meets_one_of_the_source_is_said(pair: Deployment) -> None:
+    pair.config["tables"]["metadata_columns"] = {"load_id": "note"}
+    check = pair.run("check")
+    assert check.returncode == 1
+    assert "column note has the same name on the sink as note" in " ".join(check.stdout.split())
+    assert pair.run("run", "--until-caught-up").returncode == 1
+    assert _status(pair)["state"] == "parked"
+
+
 # ---------------------------------------------------------------- places
 
 

@@ -341,6 +341,9 @@ BAD_FILES = [
         ("row_filter: [a]", "[0].row_filter: is not text"),
         ("columns: [{column: a, hash: true}]", ": a of shop.t is hashed, which needs tables.hash_salt"),
     ]),
+    ('include: ["shop.*"]', "include: [shop.*]\n  metadata_columns: {load_id: a, position: a, tables: [shop]}",
+     ["config.yaml:10 tables.metadata_columns.position: a is the name of two of these columns",
+      "config.yaml:10 tables.metadata_columns.tables[0]: not of the form db.table (for a whole database: db.*)"]),
     ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{tables: shop.*}]",
      ["config.yaml:10 tables.routes[0].target_table: a route needs target_schema or target_table"]),
     ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{target_table: a}, {tables: shop, target_schema: ''}]",
@@ -956,6 +959,14 @@ SALT = "0123456789abcdef"
 
 def with_columns(columns: str, salt: str = SALT) -> str:
     return MINIMAL + f"  hash_salt: {salt}\n  overrides:\n    - {{table: shop.t, columns: [{columns}]}}\n"
+
+
+def test_metadata_columns_are_for_the_tables_that_match(load: Callable[..., Config]) -> None:
+    tables = load(MINIMAL + "  metadata_columns: {load_id: _dlt_load_id, row_id: _dlt_id, tables: [shop.o*]}\n").tables
+
+    assert tables.metadata_for("shop", "orders") == {"load_id": "_dlt_load_id", "row_id": "_dlt_id"}
+    assert tables.metadata_for("shop", "users") == {}
+    assert load(MINIMAL).tables.metadata_for("shop", "orders") == {}
 
 
 def test_a_mask_without_a_value_hides_all_the_same(load: Callable[..., Config]) -> None:

@@ -14,10 +14,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cdc.errors import UnsupportedData
-from cdc.model import ColumnDefinition, Operation, PartialUpdate, RowBatch
+from cdc.errors import InvariantBroken, UnsupportedData
+from cdc.gtid import MysqlGtidSet
+from cdc.model import (
+    ColumnDefinition,
+    FilePos,
+    OpenTransaction,
+    Operation,
+    PartialUpdate,
+    RowBatch,
+    ServerIdentity,
+    SourcePosition,
+    TransactionEnds,
+    TransactionRun,
+)
 from cdc.pipeline.compactor import compact
-from cdc.pipeline.transform import kept_batches, transformed_change, transformed_rows
+from cdc.pipeline.transform import Stamp, kept_batches, load_id_text, transformed_change, transformed_rows
 from cdc.rowfilter import parse_filter
 from cdc.schema.mapping import map_table
 from cdc.schema.options import ColumnOption, TableOptions
@@ -354,3 +366,132 @@ def test_the_sink_ends_with_the_rows_that_pass(steps: list[tuple[int, int, int |
         for rows in change.upsert_images():
             sink.update(zip(rows.column("id").to_pylist(), rows.column("n").to_pylist(), strict=True))
     assert sink == {key: value for key, value in source.items() if value is not None and (value > 0 or value == -1)}
+
+
+# ---------------------------------------------------------------- metadata columns
+
+UUID = "3e11fa47-71ca-11e1-9e33-c80aa9429562"
+EVERY = (("load_id", "l"), ("row_id", "r"), ("commit_time", "c"), ("operation", "o"), ("position", "p"))
+
+
+def stamped_target(*columns: ColumnDefinition, key: tuple[str, ...] = ("id",)) -> TargetTable:
+    return map_table(
+        table(ID, *(columns or (NUMBER,)), key=key),
+        kind="postgresql",
+        namespace="n",
+        name="t",
+        key=key,
+        policies=Policies(),
+        options=TableOptions(metadata=EVERY),  # type: ignore[arg-type]  # literals
+    )
+
+
+def run_of(
+    batch: RowBatch, *, gtids: Sequence[int | None] = (), opened: OpenTransaction | None = None
+) -> TransactionRun:
+    """Transactions 1 s apart from 1970-01-01 00:00:01, ending at 100, 200 …; None is one without a GTID."""
+    count = len(gtids)
+    ends = TransactionEnds(
+        pa.array([100 * (n + 1) for n in range(count)], pa.uint64()),
+        pa.array([-1 if number is None else 0 for number in gtids], pa.int32()),
+        pa.array([number or 0 for number in gtids], pa.uint64()),
+        (UUID,),
+        "mysql",
+    )
+    position = SourcePosition(ServerIdentity("mysql", UUID), FilePos.of("binlog.000009", 900), MysqlGtidSet.parse(""))
+    times = pa.array([1_000_000 * (n + 1) for n in range(count)], pa.int64())
+    return TransactionRun(
+        (batch,),
+        position,
+        times,
+        1,
+        is_last_part=opened is None,
+        ends=None if opened else ends,
+        open_transaction=opened,
+    )
+
+
+def stamped(target: TargetTable, batch: RowBatch, run: TransactionRun) -> dict[str, list[Any]]:
+    """The metadata of what is upserted, by name on the sink."""
+    change = compact(target.definition, target.source_key, [batch])
+    change = transformed_change(change, target, Stamp("17.000001", run))
+    (rows,) = change.upsert_images()
+    return {c.name: rows.column(c.source.name).to_pylist() for c in target.columns if c.metadata or c.is_key}
+
+
+def test_rows_of_the_stream_are_stamped_with_their_last_transaction() -> None:
+    target = stamped_target()
+    batch = batch_of(
+        target,
+        [(INSERT, (1, 1)), (INSERT, (2, 1)), (BEFORE, (2, 1)), (AFTER, (2, 2)), (INSERT, (3, 1)), (DELETE, (4, 0))],
+    )
+    batch = replace(batch, transaction_index=pa.array([0, 0, 1, 1, 2, 2], pa.uint32()))
+
+    found = stamped(target, batch, run_of(batch, gtids=(7, 8, None)))
+
+    assert found["id"] == [1, 2, 3]
+    assert found["l"] == ["17.000001"] * 3
+    assert found["o"] == ["insert", "update", "insert"]
+    assert found["p"] == [f"{UUID}:7", f"{UUID}:8", "binlog.000009:300"]
+    assert [moment.timestamp() for moment in found["c"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("gtid,position", [(f"{UUID}:9", f"{UUID}:9"), (None, "binlog.000008:4")])
+def test_a_part_of_a_large_transaction_is_stamped_with_that_transaction(gtid: str | None, position: str) -> None:
+    target = stamped_target()
+    batch = replace(batch_of(target, [(INSERT, (1, 1))]), transaction_index=pa.array([0], pa.uint32()))
+    opened = OpenTransaction(gtid, FilePos.of("binlog.000008", 4), 5_000_000)
+
+    found = stamped(target, batch, run_of(batch, opened=opened))
+
+    assert found["p"] == [position]
+    assert found["c"][0].timestamp() == 5
+
+
+def test_rows_of_a_load_have_no_time_and_no_position() -> None:
+    target = stamped_target()
+    rows = transformed_rows(rows_of(target.definition, [(1, 1), (2, 2)]), target, Stamp(load_id_text(17_000_001)))
+
+    values = [rows.column(column.source.name).to_pylist() for column in target.columns if column.metadata]
+    load_ids, row_ids, *others = values
+    assert load_ids == ["17.000001"] * 2
+    assert len(set(row_ids)) == 2
+    assert others == [[None, None], ["load", "load"], [None, None]]
+    for one in target.columns:
+        assert rows.column(one.source.name).type == one.source.arrow_type
+
+
+def row_ids(target: TargetTable, *rows: tuple[Any, ...]) -> list[str]:
+    found: list[str] = (
+        transformed_rows(rows_of(target.definition, rows), target, Stamp("1.0")).column("(row_id)").to_pylist()
+    )
+    return found
+
+
+def test_a_row_id_is_of_the_table_and_the_key_and_the_same_from_load_and_stream() -> None:
+    target = stamped_target()
+    batch = batch_of(target, [(DELETE, (9, 9)), (INSERT, (1, 5))])
+    batch = replace(batch, transaction_index=pa.array([0, 0], pa.uint32()))
+
+    (one, two) = row_ids(target, (1, 1), (2, 1))
+    assert one != two
+    assert stamped(target, batch, run_of(batch, gtids=(1,)))["r"] == [one]
+    assert one == hashlib.sha256(b'["shop","t"]' + (1).to_bytes(8, "little") + b"1").hexdigest()[:32]
+
+
+def test_parts_of_a_key_do_not_run_into_each_other() -> None:
+    first, second = (column(name, K.TEXT, "varchar(9)", length=9, is_nullable=False) for name in "ab")
+    target = stamped_target(first, second, key=("a", "b"))
+    assert len(set(row_ids(target, (1, "ab", "c"), (1, "a", "bc"), (1, "", "abc")))) == 3
+
+
+def test_what_has_no_one_transaction_is_refused_where_metadata_would_tell_it() -> None:
+    target = stamped_target(NAME)
+    whole = shaped(target, "name", [(INSERT, (1, None))])
+    with pytest.raises(UnsupportedData, match="metadata columns, which need whole row images, and one lacks name"):
+        kept_batches([whole], target)
+    change = replace(change_of(target.definition), updates=(update_of(target, ("name",)),))
+    with pytest.raises(InvariantBroken):
+        transformed_change(change, target, Stamp("1.0"))
+    with pytest.raises(InvariantBroken):
+        transformed_rows(rows_of(target.definition, [(1, "x")]), target)

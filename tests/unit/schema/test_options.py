@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cdc.errors import UnsupportedData
+from cdc.rowfilter import parse_filter
 from cdc.schema.mapping import map_table
 from cdc.schema.options import ColumnOption, TableOptions, names_made
 from cdc.schema.target import Masking, Policies, SinkKind, TargetTable
@@ -128,6 +129,11 @@ def test_the_description_tells_options_apart_and_no_secret() -> None:
         TableOptions(columns=(ColumnOption("name", masking=Masking("keep_last", keep=3)),)),
         TableOptions(columns=(ColumnOption("name", masking=HASH),)),
         TableOptions(columns=(ColumnOption("name", masking=Masking("hash", salt=b"another salt....")),)),
+        TableOptions(row_filter=parse_filter("id = 1")),
+        TableOptions(row_filter=parse_filter("id = 2")),
+        TableOptions(metadata=(("load_id", "a"),)),
+        TableOptions(metadata=(("row_id", "a"),)),
+        TableOptions(metadata=(("load_id", "b"),)),
     ]
     descriptions = [options.description for options in every]
 
@@ -143,3 +149,36 @@ def test_the_order_of_entries_makes_no_other_options() -> None:
         TableOptions(exclude=("b", "a"), columns=(other, one)).description
     )
     assert names_made(TableOptions(columns=(one, other)).description) == {"n"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_metadata_columns_stand_behind_those_of_the_source(kind: SinkKind) -> None:
+    every = (("load_id", "l"), ("row_id", "r"), ("commit_time", "c"), ("operation", "o"), ("position", "p"))
+    target = mapped(TableOptions(exclude=("price",), metadata=every), kind)  # type: ignore[arg-type]  # literals
+
+    assert [column.name for column in target.columns] == ["id", "name", "born", "l", "r", "c", "o", "p"]
+    assert [column.metadata for column in target.columns] == [None, None, None, *(of for of, _ in every)]
+    assert [column.is_nullable for column in target.columns[3:]] == [False, False, True, False, True]
+    assert [column.name for column in target.without_metadata().columns] == ["id", "name", "born"]
+    assert target.without_metadata().key == target.key == ("id",)
+
+
+def test_a_metadata_column_takes_no_name_of_the_source() -> None:
+    with pytest.raises(UnsupportedData, match="column name has the same name on the sink as name"):
+        mapped(TableOptions(metadata=(("load_id", "name"),)))
+    renamed = TableOptions(columns=(ColumnOption("name", rename="other"),), metadata=(("load_id", "name"),))
+    assert [column.name for column in mapped(renamed).columns] == ["id", "other", "born", "price", "name"]
+
+
+def test_a_column_that_is_called_as_metadata_are_here_is_refused_and_not_mixed_up() -> None:
+    with pytest.raises(UnsupportedData, match="stands for a metadata column") as caught:
+        map_table(
+            table(ID, column("(load_id)", K.TEXT, "varchar(20)", length=20)),
+            kind="mysql",
+            namespace="n",
+            name="t",
+            key=("id",),
+            policies=Policies(),
+            options=TableOptions(metadata=(("load_id", "l"),)),
+        )
+    assert caught.value.column == "(load_id)"
