@@ -37,6 +37,8 @@ __all__ = ["BEGIN", "PostgresTransaction", "Workspace"]
 BEGIN = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE NOT DEFERRABLE"
 # Each target has up to three temporary tables; each is a file, and rows of the server's catalogue.
 STAGED_TARGETS_MAX = 128
+# What stays in a target's staging tables until their next use, on the server's disk.
+STAGED_BYTES_KEPT_MAX = 1 << 20
 # What goes at once. Above, a COPY and a join cost less than reading literals (docs/decisions/0011).
 AT_ONCE_ROWS_MAX = 100
 AT_ONCE_CELLS_MAX = 2000
@@ -167,12 +169,16 @@ class _Work:
         return sum(encoded.text.row_count for encoded in self._all())
 
     @property
+    def byte_count(self) -> int:
+        return sum(len(piece) for encoded in self._all() for piece, _ in encoded.text.pieces)
+
+    @property
     def is_small(self) -> bool:
         rows = self.row_count
         return (
             rows <= AT_ONCE_ROWS_MAX
             and rows * len(self.target.columns) <= AT_ONCE_CELLS_MAX
-            and sum(len(piece) for encoded in self._all() for piece, _ in encoded.text.pieces) <= AT_ONCE_BYTES_MAX
+            and self.byte_count <= AT_ONCE_BYTES_MAX
         )
 
     def _all(self) -> Iterable[_Encoded]:
@@ -402,7 +408,7 @@ class PostgresTransaction:
         self._send(cursor, *self._guidance(), *self._mark())
         while True:
             try:
-                return self._merge(cursor, work, stage, facts)
+                deleted = self._merge(cursor, work, stage, facts)
             except (psycopg2.Error, _RowMissing) as error:
                 if isinstance(error, psycopg2.Error) and not is_refusal(error):
                     raise
@@ -413,6 +419,10 @@ class PostgresTransaction:
                 if fresh == facts:
                     raise self._refused(cursor, error, work, stage, facts) from error
                 facts = fresh
+            else:
+                if work.byte_count > STAGED_BYTES_KEPT_MAX:
+                    self._empty(cursor, *_used(work, stage))
+                return deleted
 
     def _guidance(self) -> Sequence[str]:
         """Settings by which every join with a staging table looks its rows up by the target's key.

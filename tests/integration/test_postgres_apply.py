@@ -569,6 +569,35 @@ def test_staging_tables_that_a_rollback_took_away_are_made_again(here: Here, mon
     assert here.rows(target) == [("1", "1", "a")]
 
 
+def test_what_is_staged_of_a_large_change_does_not_stay_on_the_servers_disk(
+    here: Here, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = here.create(PLAIN)
+    change = change_of(PLAIN, upserts=numbered(0, 500), deletes=numbered(900, 5))
+    size = (
+        "SELECT sum(pg_relation_size(oid)) FROM pg_class WHERE relname ~ '^_cdc_(rows|keys)_' AND relpersistence = 't'"
+    )
+    here.apply(target, change)
+    before = here.execute(size)[0][0]
+    monkeypatch.setattr(apply_postgres, "STAGED_BYTES_KEPT_MAX", 100)
+    here.apply(target, change)
+    assert here.execute(size)[0][0] < before
+    assert here.ids(target) == list(range(500))
+
+
+def test_what_is_defined_in_a_transaction_goes_with_it(here: Here) -> None:
+    target = target_of(PLAIN, "postgresql", here.namespace)
+    with here.sink.transaction():
+        here.sink.create_table(target)
+    assert here.sink.inspect(target) is None
+    with here.sink.transaction() as transaction:
+        here.sink.create_table(target)
+        transaction.apply(change_of(PLAIN, upserts=[(1, 1, "a")]), target)
+        assert here.rows(target) == [("1", "1", "a")]
+        transaction.commit()
+    assert here.rows(target) == [("1", "1", "a")]
+
+
 def test_more_tables_than_are_staged_at_a_time(here: Here, monkeypatch: pytest.MonkeyPatch) -> None:
     merge_all(monkeypatch)
     monkeypatch.setattr(apply_postgres, "STAGED_TARGETS_MAX", 2)
