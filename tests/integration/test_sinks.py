@@ -545,7 +545,7 @@ def test_deletes_use_the_primary_key_instead_of_a_scan(mysql_place: Place) -> No
     mysql_place.apply(source, target, deletes=rows[::12])
 
     counters = dict(mysql_place.sink.run("SHOW SESSION STATUS LIKE 'Handler_read%'").fetchall())
-    assert int(counters["Handler_read_rnd_next"]) < 1000  # information_schema has its share
+    assert int(counters["Handler_read_rnd_next"]) < 2000  # the staged keys, twice, and information_schema
 
 
 def test_the_hook_is_called_around_each_statement_that_changes_rows(place: Place) -> None:
