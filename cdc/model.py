@@ -451,7 +451,8 @@ class PartialUpdate:
 
     `images` has one row a row to change, and all columns of the definition: `columns` hold the new values, in source
     order, and the key's columns the key as it is afterwards; what the others hold means nothing. `old_keys` has the
-    key's columns as they were before, in the same rows, where some key has moved; None where none has.
+    key's columns as they were before, in the same rows, where some key has moved; None where none has. Only then are
+    the key's columns among `columns`.
     """
 
     columns: tuple[str, ...]
@@ -467,7 +468,8 @@ class ChangeBatch:
     `deletes[i]` are images whose key is gone (deletes are applied first). Both are int32 row numbers; no key is in
     both, none is in either twice. `updates` are applied between the two: each row of theirs has to hit exactly one row
     of the sink, but where `may_lack_rows` (a table that is catching up with its load: what lacks a row now is about
-    to lose it for good). A key is in one of upserts, deletes and updates at most.
+    to lose it for good). A key is in one of upserts, deletes and updates at most. No
+    update moves a row to a key that another image has, or had before: they may be applied in any order.
     """
 
     definition: TableDefinition

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 
 from cdc.errors import InvariantBroken, UnsupportedData
 from cdc.model import RowBatch, SourcePosition, TableName, TransactionRun
-from cdc.pipeline.compactor import compact
 from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.partial import net_changes
 from cdc.pipeline.prepared import PreparedRows
 from cdc.pipeline.tables import TableRegistry
 from cdc.pipeline.transform import Stamp, kept_batches, transformed_change
@@ -119,11 +119,18 @@ class Applier:
     def _apply_table(self, tx: SinkTransaction, name: TableName, batches: list[RowBatch]) -> None:
         target = self._tables.target(name)
         kept, left_out = kept_batches(batches, target)
-        result = ApplyResult()
-        if kept:
-            change = compact(batches[-1].definition, target.source_key, kept)
-            result = tx.apply(transformed_change(change, target, self._stamp), target)
-        result.policy_changes.update(left_out)
+        self._count(name, ApplyResult(policy_changes=left_out))
+        changes = net_changes(
+            batches[-1].definition,
+            target.source_key,
+            kept,
+            wanted=frozenset(column.source.name for column in target.columns),
+            may_lack_rows=self._tables.is_catching_up(name),
+        )
+        for change in changes if kept else ():
+            self._count(name, tx.apply(transformed_change(change, target, self._stamp), target))
+
+    def _count(self, name: TableName, result: ApplyResult) -> None:
         self._applied.upserted += result.upserted
         self._applied.deleted += result.deleted
         for (_, policy), count in result.policy_changes.items():

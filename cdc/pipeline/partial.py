@@ -59,23 +59,24 @@ def net_changes(
 # ---------------------------------------------------------------- rows as chains of images
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Chain:
-    """Which columns each image of a row gives, oldest image first; no column twice. Bits: `_Fold.bits`."""
+    """Which columns each image of a row gives, oldest image first; no column twice. Bits: `_Fold`.
 
-    gives: tuple[int, ...] = ()
-    is_born: bool = False
-    """Was the row inserted in this run? Then what no image gives is the column's default."""
+    `_Fold._chain` makes one of each kind, so that they can be told apart as objects. `is_born`: was the row inserted in
+    this run? Then what no image gives is the column's default. `has`: all that is given. `longer`: by what a further
+    image has, the chain with that image, and which images of this one it keeps.
+    """
 
-    @property
-    def has(self) -> int:
-        """All columns given."""
-        return sum(self.gives)
+    gives: tuple[int, ...]
+    is_born: bool
+    has: int
+    longer: dict[int, tuple[_Chain, tuple[int, ...]]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Row:
-    """A row that exists after the images so far.
+    """A row that exists after the images so far. Not changed once it is made.
 
     `places` are the images of its chain, `last` the one that has its key, by number in the run. `origin` is its key at
     the sink before these images and an image that has that key; None where the row will be written whole.
@@ -126,7 +127,8 @@ class _Fold:
         self._starts = [0]
         for batch in batches:
             self._starts.append(self._starts[-1] + batch.row_count)
-        self._extended: dict[tuple[_Chain, int], tuple[_Chain, tuple[int, ...]]] = {}
+        self._chains: dict[tuple[tuple[int, ...], bool], _Chain] = {}
+        self._no_images = self._chain((), is_born=False)
         self._arrays: dict[str, pa.Array] = {}
         self._is_alike_possible = any(
             definition.column(name).kind in (ValueKind.TEXT, ValueKind.FLOAT, ValueKind.DOUBLE) for name in key
@@ -193,7 +195,7 @@ class _Fold:
             operation = _AFTER
         elif operation == _INSERT:
             self._forget(segment, key)
-            segment.live[key] = _Row(_Chain((has,), is_born=True), (place,), place, None)
+            segment.live[key] = _Row(self._chain((has,), is_born=True), (place,), place, None)
         else:
             self._forget(segment, key)
             segment.gone[key] = place
@@ -231,7 +233,7 @@ class _Fold:
 
     def _updated(self, before: _Row | None, place: int, key: Any, had: int, has: int) -> _Row:
         """The row after an update. Where its two images have all columns, whatever was before counts no more."""
-        chain = _Chain()
+        chain = self._no_images
         places: tuple[int, ...] = ()
         origin: tuple[Any, int] | None = (key, place)
         if (had | has) & self._all == self._all:
@@ -246,14 +248,23 @@ class _Fold:
 
     def _extend(self, chain: _Chain, places: tuple[int, ...], has: int, place: int) -> tuple[_Chain, tuple[int, ...]]:
         """Put an image after a chain; those that have no say then are dropped."""
-        found = self._extended.get((chain, has))
+        found = chain.longer.get(has)
         if found is None:
             left = [gives & ~has & self._all for gives in chain.gives]
             kept = tuple(index for index, gives in enumerate(left) if gives)
             gives = (*(left[index] for index in kept), has)
-            found = self._extended[chain, has] = _Chain(gives, chain.is_born), kept
+            found = chain.longer[has] = self._chain(gives, is_born=chain.is_born), kept
         longer, kept = found
+        if not kept:
+            return longer, (place,)
         return longer, (*(places[index] for index in kept), place)
+
+    def _chain(self, gives: tuple[int, ...], *, is_born: bool) -> _Chain:
+        """The one chain of that kind."""
+        chain = self._chains.get((gives, is_born))
+        if chain is None:
+            chain = self._chains[gives, is_born] = _Chain(gives, is_born, sum(gives))
+        return chain
 
     def _is_met(self, segment: _Segment, key: Any) -> bool:
         """Has some image of the segment this key, or one that a server may take for equal?"""

@@ -670,6 +670,7 @@ class _Session:
                 capture=tables,
                 output=output,
                 limits=self._settings.limits,
+                needs_all_columns=False,
                 prepared=prepared,
                 all_captured=tables.captured,
             )

@@ -113,6 +113,11 @@ class TableRegistry(Capture):
         )
         self.revision += 1
 
+    def is_catching_up(self, table: TableName) -> bool:
+        """Is it loaded, and the stream still behind the load's last read?"""
+        captured = self._captured.get(table)
+        return captured is not None and not captured.is_ready
+
     def target(self, table: TableName) -> TargetTable:
         """The target of a loaded table. Raises UnsupportedData when it cannot be mapped."""
         target = self._targets.get(table)

@@ -493,23 +493,39 @@ def _binlog_format(facts: SourceFacts) -> Iterator[Finding]:
 
 
 def _row_image(facts: SourceFacts) -> Iterator[Finding]:
-    value = facts.variables.get("binlog_row_image", "")
-    if value and value.upper() != "FULL":
-        yield error(
-            facts.subject,
-            f"binlog_row_image is {value}: row images lack columns, so a changed row cannot be written whole",
-            f"{facts.set_global('binlog_row_image', 'FULL')} Sessions that are open keep the old value: have them "
-            "reconnect",
+    value = facts.variables.get("binlog_row_image", "").upper()
+    if not value or value == "FULL":
+        return
+    costs = ""
+    if value != "FULL_NODUP":
+        costs = (
+            ", changed rows are updated by those that are logged, which is slower than writing them whole, and a table "
+            "is parked whose log does not tell a value: the default of a column that an INSERT does not name (FLOAT, "
+            "and what else information_schema does not show exactly), a configured key, a key that is changed while "
+            "its table is loaded"
         )
+    if facts.flavor == "mariadb":
+        costs += "; a table with VIRTUAL columns is parked by its next UPDATE"
+    if facts.flavor == "mariadb" and value != "FULL_NODUP":
+        costs += (
+            "; a REPLACE over a row that is there does not log what falls back to its default, so that sinks (and this "
+            "server's own replicas) keep the old values"
+        )
+    yield warning(
+        facts.subject,
+        f"binlog_row_image is {value}: row images lack columns{costs}",
+        f"{facts.set_global('binlog_row_image', 'FULL')} Sessions that are open keep the old value: have them "
+        "reconnect",
+    )
 
 
 def _row_value_options(facts: SourceFacts) -> Iterator[Finding]:
     value = facts.variables.get("binlog_row_value_options", "")
-    if value and (facts.variables.get("binlog_row_image", "") or "FULL").upper() == "FULL":
+    if value and facts.variables.get("binlog_row_image", "").upper() != "MINIMAL":
         yield info(
             facts.subject,
             f"binlog_row_value_options is {value}: updates of JSON columns are logged as differences, which are "
-            "applied to the document before; every session must keep binlog_row_image=FULL, or that is not there",
+            "applied to the document before; no session may set binlog_row_image=MINIMAL, or that is not there",
             "nothing to do",
         )
     elif value:
@@ -1118,13 +1134,14 @@ SOURCE_CHECKS: tuple[Check[SourceFacts], ...] = (
         "source.binlog_row_image",
         _row_image,
         looks="`binlog_row_image` is FULL",
-        breaks="row images lack columns",
+        breaks="row images lack columns: slower, and a table is parked whose log does not tell a value "
+        "([what works](decisions/0012-partial-images.md))",
         mends="`SET PERSIST binlog_row_image = 'FULL'`",
     ),
     Check(
         "source.binlog_row_value_options",
         _row_value_options,
-        looks="`binlog_row_value_options` is empty, or `binlog_row_image` is FULL",
+        looks="`binlog_row_value_options` is empty, or `binlog_row_image` is not MINIMAL",
         breaks="JSON updates are logged as differences without the document before",
         mends="`SET PERSIST binlog_row_value_options = ''`",
     ),

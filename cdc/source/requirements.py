@@ -14,7 +14,7 @@ __all__ = ["require_usable_source"]
 
 
 def require_usable_source(connection: SourceConnection) -> None:
-    """Raises ConfigError when the binlog is off, holds statements instead of rows, or only parts of rows."""
+    """Raises ConfigError when the binlog is off, or holds statements instead of rows."""
     where = f"source {connection.settings.address}"
     written_file_pos(connection)
     binlog_format = (connection.variable("binlog_format") or "ROW").upper()
@@ -22,12 +22,5 @@ def require_usable_source(connection: SourceConnection) -> None:
         raise ConfigError(
             f"{where} has binlog_format {binlog_format}: changes made by statement are in no row event",
             hint="SET GLOBAL binlog_format = ROW, put binlog_format=ROW into the server's configuration, "
-            "and reconnect the writers",
-        )
-    row_image = (connection.variable("binlog_row_image") or "FULL").upper()
-    if row_image != "FULL":
-        raise ConfigError(
-            f"{where} has binlog_row_image {row_image}: its row events leave columns out",
-            hint="SET GLOBAL binlog_row_image = FULL, put binlog_row_image=FULL into the server's configuration, "
             "and reconnect the writers",
         )

@@ -79,9 +79,8 @@ def test_every_mistake_of_the_configuration_at_once(made: Deployment) -> None:
     [
         ({"disable_log_bin": 1, "log_bin": None, "gtid_mode": "OFF", "enforce_gtid_consistency": "OFF"}, ["log_bin"]),
         ({"binlog_format": "STATEMENT"}, ["STATEMENT", "SET GLOBAL binlog_format = ROW"]),
-        ({"binlog_row_image": "MINIMAL"}, ["MINIMAL", "SET GLOBAL binlog_row_image = FULL"]),
     ],
-    ids=["binlog_off", "statement_format", "minimal_images"],
+    ids=["binlog_off", "statement_format"],
 )
 def test_source_settings(
     tmp_path: Path,

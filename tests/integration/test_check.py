@@ -366,7 +366,7 @@ def test_wrong_settings_of_mysql(start_server: StartServer, pg15: Server, tmp_pa
 
     for check_id, severity, text in (
         ("source.binlog_format", "error", "SET PERSIST binlog_format = 'ROW';"),
-        ("source.binlog_row_image", "error", "SET PERSIST binlog_row_image = 'FULL';"),
+        ("source.binlog_row_image", "warning", "SET PERSIST binlog_row_image = 'FULL';"),
         ("source.binlog_row_value_options", "error", "SET PERSIST binlog_row_value_options = '';"),
         ("source.binlog_row_metadata", "warning", "SET PERSIST binlog_row_metadata = 'FULL';"),
         ("source.binlog_transaction_compression", "info", "nothing to do"),
@@ -448,7 +448,7 @@ def test_wrong_settings_of_mariadb(start_server: StartServer, pg15: Server, tmp_
 
     for check_id, severity, text in (
         ("source.binlog_format", "error", "SET GLOBAL binlog_format = 'ROW';"),
-        ("source.binlog_row_image", "error", "SET GLOBAL binlog_row_image = 'FULL';"),
+        ("source.binlog_row_image", "warning", "SET GLOBAL binlog_row_image = 'FULL';"),
         ("source.binlog_row_metadata", "warning", "SET GLOBAL binlog_row_metadata = 'FULL';"),
         ("source.retention", "warning", "SET GLOBAL binlog_expire_logs_seconds = 86400;"),
         ("source.filters", "error", "binlog_do_db=other"),

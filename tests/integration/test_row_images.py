@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,6 +25,7 @@ from tests.support.applied import AppliedTable, image_rows
 from tests.support.binlog_fetch import binlog_place, decode_table, fetch_events, flavor_of
 from tests.support.binlog_values import batch_rows
 from tests.support.databases import fresh_database
+from tests.support.deployment import Deployment, deployment
 
 # Eleven columns: fewer bits in the null bitmap of most images than in that of a whole one.
 TABLE = """
@@ -359,11 +362,18 @@ HISTORIES: dict[str, tuple[str, tuple[str, ...], Any]] = {
 }
 
 
-def write_mixed_history(server: Server, database: str, rng: random.Random, make: Any) -> None:
+def on_table(sql: str, table: str) -> str:
+    """The statement on another table than `t`."""
+    return re.sub(r"\b(INTO|UPDATE|IGNORE|FROM|TABLE) t\b(?! =)", rf"\1 {table}", sql)
+
+
+def write_mixed_history(
+    server: Server, database: str, rng: random.Random, make: Any, table: str = "t", transactions: int = 50
+) -> None:
     """Transactions whose every statement runs under another row image; some are rolled back."""
     flavor, _ = flavor_of(server)
     with session(server, database) as cursor:
-        for _ in range(50):
+        for _ in range(transactions):
             images = row_images(server)
             if flavor == "mysql" and rng.randrange(2):
                 images.remove("MINIMAL")  # does not log the document that the difference is of
@@ -378,7 +388,7 @@ def write_mixed_history(server: Server, database: str, rng: random.Random, make:
                     if flavor == "mariadb" and sql.startswith("REPLACE") and image in ("MINIMAL", "NOBLOB"):
                         image = "FULL"  # docs/decisions/0012: it does not log what falls back to its default
                     cursor.execute(f"SET SESSION binlog_row_image = {image}")
-                    cursor.execute(sql, arguments)
+                    cursor.execute(on_table(sql, table), arguments)
             cursor.execute(rng.choice(("COMMIT", "COMMIT", "COMMIT", "ROLLBACK")))
 
 
@@ -452,3 +462,65 @@ def test_a_virtual_column_that_mariadb_does_not_log_parks_the_table(source_serve
             else:
                 (change,) = net_changes(definition, ("id",), batches)
                 assert [update.columns for update in change.updates] == [("n", "g")]
+
+
+# ---------------------------------------------------------------- through the service
+
+
+def write_all(made: Deployment, rng: random.Random) -> None:
+    for name, (_, _, make) in HISTORIES.items():
+        write_mixed_history(made.source, made.source_database, rng, make, name, 15)
+
+
+def assert_same(made: Deployment) -> None:
+    states = {(entry["sink"], entry["table"]): (entry["state"], entry["error"]) for entry in made.status()["tables"]}
+    assert set(states.values()) == {("ready", None)}, states
+    made.assert_equal("codes", "numbers")
+    verified = made.run("verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+
+
+def test_sinks_fed_by_images_of_every_kind_are_what_the_source_selects(
+    tmp_path: Path, source_server: Server, pg15: Server, mysql97: Server, mariadb118: Server
+) -> None:
+    rng = random.Random(5)
+    with deployment(tmp_path, source_server, pg=pg15, mysql=mysql97, maria=mariadb118) as made:
+        for name, (table, _, _) in HISTORIES.items():
+            source_server.execute(on_table(table, name), database=made.source_database)
+        write_all(made, rng)
+        made.catch_up()
+        write_all(made, rng)
+        made.catch_up()  # in large runs
+        assert_same(made)
+        made.start()
+        made.wait_for_log("service_started")
+        write_all(made, rng)  # in small ones
+        made.stop()
+        made.catch_up()
+        assert_same(made)
+
+
+def test_a_source_that_logs_minimal_images_is_followed_and_a_table_that_lacks_a_value_is_parked(
+    tmp_path: Path, start_server: Any, pg15: Server
+) -> None:
+    server = start_server("mysql97", options={"binlog_row_image": "MINIMAL"})
+    with deployment(tmp_path, server, sink=pg15) as made:
+        server.execute("CREATE TABLE t (id INT PRIMARY KEY, v INT DEFAULT 5, w INT)", database=made.source_database)
+        server.execute("CREATE TABLE f (id INT PRIMARY KEY, v FLOAT DEFAULT 5.5)", database=made.source_database)
+        server.execute("CREATE TABLE j (id INT PRIMARY KEY, j JSON)", database=made.source_database)
+        server.execute("INSERT INTO t VALUES (1, 1, 1)", database=made.source_database)
+        server.execute(
+            "INSERT INTO j VALUES (1, JSON_OBJECT('a', 1, 'b', REPEAT('x', 99)))", database=made.source_database
+        )
+        made.catch_up()
+        server.execute("INSERT INTO t (id) VALUES (2)", database=made.source_database)
+        server.execute("UPDATE t SET w = 9 WHERE id = 1", database=made.source_database)
+        server.execute("INSERT INTO f (id) VALUES (2)", database=made.source_database)
+        with session(server, made.source_database, "SET SESSION binlog_row_value_options = PARTIAL_JSON") as cursor:
+            cursor.execute("UPDATE j SET j = JSON_SET(j, '$.a', 2)")
+        assert made.run("run", "--until-caught-up").returncode == 1
+        made.assert_equal("t")
+        errors = {entry["table"]: entry["error"]["message"] for entry in made.status()["tables"] if entry["error"]}
+    assert errors.keys() == {f"{made.source_database}.f", f"{made.source_database}.j"}
+    assert "f.v: an INSERT does not log the column" in errors[f"{made.source_database}.f"]
+    assert "the document before is not in the event" in errors[f"{made.source_database}.j"]
