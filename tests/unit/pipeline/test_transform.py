@@ -129,6 +129,13 @@ def test_a_known_hash() -> None:
     assert masked(NAME, replace(HASH, salt=b""), [""]) == [empty]
 
 
+@pytest.mark.parametrize("length", [0, 1, 63, 64, 65, 200])
+def test_a_salt_may_have_any_length(length: int) -> None:
+    salt = bytes(range(length))
+    expected = hmac.new(salt, b"Ada", hashlib.sha256).hexdigest()
+    assert masked(NAME, Masking("hash", salt=salt), ["Ada"]) == [expected]
+
+
 def test_text_that_is_no_utf8_is_hashed_by_its_bytes_and_not_cut_into_characters() -> None:
     assert masked(NAME, HASH, ["a", b"\xff\xfe"]) == [hashed(b"a"), hashed(b"\xff\xfe")]
     with pytest.raises(UnsupportedData, match=r"name: the text is not valid UTF-8.*id=1") as caught:
