@@ -389,6 +389,29 @@ def test_an_image_without_the_filters_column_parks_the_table(pair: Deployment) -
     assert _status(pair)["state"] == "parked"
 
 
+def test_images_that_lack_columns_are_masked_and_lose_what_is_left_out(pair: Deployment) -> None:
+    _set(pair, exclude_columns=["secret"], columns=COLUMNS)
+    pair.catch_up()
+    with contextlib.closing(pair.source.connect(pair.source_database)) as connection, connection.cursor() as cursor:
+        cursor.execute("SET SESSION binlog_row_image = MINIMAL")
+        cursor.execute("UPDATE customers SET email = 'new@example.org', secret = 'x' WHERE id = 1")
+        cursor.execute("UPDATE customers SET secret = 'alone' WHERE id = 2")
+        cursor.execute("UPDATE customers SET phone = '123456', note = 'x' WHERE id = 3")
+        cursor.execute("UPDATE customers SET id = 20, kind = 'new' WHERE id = 2")
+        connection.commit()
+    pair.catch_up()
+    expected = _expected(
+        [
+            (1, "new@example.org", "+44 20 7946 0018", "12.50", "new", "first"),
+            (3, None, "123456", "0.00", "new", "x"),
+            (20, "Zoë@北京", "1234", None, "new", None),
+        ]
+    )
+    for sink in pair.sinks:
+        assert _rows(pair, sink) == expected, sink
+    assert _verify(pair) == EQUAL
+
+
 # ---------------------------------------------------------------- metadata columns
 
 METADATA = {
