@@ -6,10 +6,13 @@ docs/decisions/0012-partial-images.md says what the servers leave out.
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import re
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -498,6 +501,45 @@ def test_sinks_fed_by_images_of_every_kind_are_what_the_source_selects(
         made.stop()
         made.catch_up()
         assert_same(made)
+
+
+def write_until(stop: threading.Event, made: Deployment, row_count: int) -> int:
+    """Changes of some columns of random rows, which are deleted and inserted too; the keys stay. How many times."""
+    rng = random.Random(2)
+    with session(made.source, made.source_database, "SET SESSION binlog_row_image = MINIMAL") as cursor:
+        for number in itertools.count():
+            if stop.is_set():
+                break
+            row = rng.randrange(row_count)
+            cursor.execute(f"UPDATE t SET n = {number}, t = NULL WHERE id BETWEEN {row} AND {row + 9}")
+            cursor.execute(f"DELETE FROM t WHERE id BETWEEN {row + 5} AND {row + 7}")
+            if number % 3:
+                cursor.execute(f"INSERT INTO t (id, t) VALUES ({row + 6}, 'back {number}')")
+                cursor.execute(f"UPDATE t SET n = n + 1 WHERE id = {row + 6}")
+    return number
+
+
+def test_a_table_that_is_loaded_while_minimal_images_are_logged_ends_as_its_source(
+    tmp_path: Path, source_server: Server, pg15: Server, mysql97: Server
+) -> None:
+    """Updates come of rows that the load has not seen any more, and of rows that it has seen in a later state."""
+    row_count = 4000
+    with deployment(tmp_path, source_server, pg=pg15, mysql=mysql97) as made:
+        made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.t", "batch_size": 100}]
+        with session(source_server, made.source_database, "SET SESSION autocommit = 1") as cursor:
+            cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, n INT DEFAULT 3, t VARCHAR(30), d INT DEFAULT 7)")
+            rows = ", ".join(f"({number}, {number}, 'text {number}')" for number in range(row_count))
+            cursor.execute(f"INSERT INTO t (id, n, t) VALUES {rows}")
+        stop = threading.Event()
+        with ThreadPoolExecutor(1) as pool:
+            writing = pool.submit(write_until, stop, made, row_count)
+            try:
+                made.catch_up()
+            finally:
+                stop.set()
+            assert writing.result() > 50
+        made.catch_up()
+        made.assert_equal("t")
 
 
 def test_a_source_that_logs_minimal_images_is_followed_and_a_table_that_lacks_a_value_is_parked(
