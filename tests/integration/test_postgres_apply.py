@@ -840,7 +840,7 @@ def net_change(rng: random.Random, before: State, after: State) -> ChangeBatch:
         for (names, is_moved), rows in groups.items()
     ]
     deletes = [(key, row.u, row.w) for key, row in before.items() if key not in after and key not in left]
-    is_new = upserts and not deletes and not parts and not any(row[0] in before for row in upserts)
+    is_new = upserts and not deletes and not parts  # though some may be there: as when a log is replayed
     return replace(
         updates_of(UNIQUE, *parts, upserts=upserts, deletes=deletes),
         counts={"insert": len(upserts)} if is_new else {"update": 1},
