@@ -766,6 +766,28 @@ def _mapping(facts: SinkFacts) -> Iterator[Finding]:
         yield error(f"{facts.place.name}: {one.definition.name}", one.problem.message, one.problem.hint)
 
 
+_BLOB_TYPES = re.compile("text|blob|json|geom|point|line|polygon|vector")
+
+
+def _whole_images(facts: SinkFacts) -> Iterator[Finding]:
+    """What the writers' sessions have counts; this is what new ones begin with."""
+    image = facts.source.variables.get("binlog_row_image", "FULL").upper()
+    concerned = [
+        one.definition.name
+        for one in facts.planned
+        if (one.options.metadata or one.options.row_filter)
+        and (image == "MINIMAL" or any(_BLOB_TYPES.search(c.column_type.lower()) for c in one.definition.columns))
+    ]
+    if image in ("MINIMAL", "NOBLOB") and concerned:
+        yield error(
+            facts.subject,
+            f"binlog_row_image is {image} at the source, and row_filter or metadata columns of {listed(concerned)} "
+            "need whole row images: a change that lacks columns would park the table",
+            "at the source: SET GLOBAL binlog_row_image = FULL; sessions that are open keep the old value. Or take "
+            "these options back",
+        )
+
+
 def _has_name_problem(one: Planned, kind: SinkKind) -> bool:
     return (
         namespace_problem(one.namespace, kind) is not None
@@ -977,9 +999,17 @@ SINK_CHECKS: tuple[Check[SinkFacts], ...] = (
     Check(
         "sink.mapping",
         _mapping,
-        looks="tables that cannot be mapped: key columns of a type that cannot be one there, too many columns",
+        looks="tables that cannot be mapped: key columns of a type that cannot be one there, too many columns, options "
+        "that name a column which is not there, or leave out or mask one of the key",
         breaks="the table is parked",
-        mends="`primary_key` in `tables.overrides`, or `tables.exclude`",
+        mends="`tables.overrides`, or `tables.exclude`",
+    ),
+    Check(
+        "sink.whole_images",
+        _whole_images,
+        looks="tables with `row_filter` or metadata columns, where `binlog_row_image` of the source is not FULL",
+        breaks="a change that lacks columns parks the table",
+        mends="`SET GLOBAL binlog_row_image = FULL` at the source",
     ),
     Check(
         "sink.table_differs",

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import hmac
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -491,6 +491,24 @@ def test_a_metadata_column_that_meets_one_of_the_source_is_said(pair: Deployment
     assert "column note has the same name on the sink as note" in " ".join(check.stdout.split())
     assert pair.run("run", "--until-caught-up").returncode == 1
     assert _status(pair)["state"] == "parked"
+
+
+@pytest.mark.parametrize("options", [{"row_filter": "id > 1"}, {}], ids=["filter", "metadata"])
+def test_check_says_where_row_images_will_not_do(
+    tmp_path: Path, start_server: Callable[..., Server], pg15: Server, options: dict[str, Any]
+) -> None:
+    source = start_server("mysql97", options={"binlog_row_image": "MINIMAL"})
+    with deployment(tmp_path, source, pg=pg15) as made:
+        _fill(made)
+        assert "sink.whole_images" not in made.run("check").stdout
+        if options:
+            _set(made, **options)
+        else:
+            made.config["tables"]["metadata_columns"] = {"operation": "did"}
+        check = made.run("check")
+        assert check.returncode == 1
+        assert "sink.whole_images" in check.stdout
+        assert f"{made.source_database}.customers need whole row images" in " ".join(check.stdout.split())
 
 
 # ---------------------------------------------------------------- places
