@@ -23,12 +23,14 @@ from cdc.demo.servers import Server
 from cdc.errors import UnsupportedData
 from cdc.model import ChangeBatch, Operation, RowBatch, TableDefinition
 from cdc.pipeline.partial import net_changes
+from cdc.source.assembler import RunLimits
 from tests.integration.test_binlog_types import definition_of, events_since, select_rows, session
 from tests.support.applied import AppliedTable, image_rows
 from tests.support.binlog_fetch import binlog_place, decode_table, fetch_events, flavor_of
 from tests.support.binlog_values import batch_rows
 from tests.support.databases import fresh_database
 from tests.support.deployment import Deployment, deployment
+from tests.support.followed import KnownTables, follow
 
 # Eleven columns: fewer bits in the null bitmap of most images than in that of a whole one.
 TABLE = """
@@ -395,29 +397,6 @@ def write_mixed_history(
             cursor.execute(rng.choice(("COMMIT", "COMMIT", "COMMIT", "ROLLBACK")))
 
 
-def whole_pieces(batches: list[RowBatch], rng: random.Random) -> Iterator[list[RowBatch]]:
-    """Runs of some images each; an update's two stay together."""
-    for batch in batches:
-        first, operations = 0, batch.operation.to_pylist()
-        while first < len(operations):
-            last = min(len(operations), first + rng.choice((1, 3, 10)))
-            if last < len(operations) and operations[last] == Operation.UPDATE_AFTER:
-                last += 1
-            yield [piece(batch, first, last - first)]
-            first = last
-
-
-def piece(batch: RowBatch, first: int, count: int) -> RowBatch:
-    return RowBatch(
-        batch.definition,
-        batch.operation.slice(first, count),
-        batch.transaction_index.slice(first, count),
-        batch.images.slice(first, count),
-        None if batch.shape_index is None else batch.shape_index.slice(first, count),
-        batch.shapes,
-    )
-
-
 def folded_case(value: Any) -> Any:
     """About as utf8mb4_general_ci compares."""
     return value.lower().rstrip(" ").translate(str.maketrans("éç", "ec")) if isinstance(value, str) else value
@@ -433,20 +412,20 @@ def test_a_copy_kept_by_net_changes_is_what_the_server_selects(source_server: Se
             definition = definition_of(source_server, database, "t")
         place = binlog_place(source_server)
         write_mixed_history(source_server, database, rng, make)
-        batches, _ = decode_table(
-            fetch_events(source_server, place), definition, flavor_of(source_server)[1], needs_all_columns=False
-        )
+        limits = RunLimits(rows_max=rng.choice((1, 10)), part_rows_max=rng.choice((5, 9)))
+        runs = follow(source_server, place, binlog_place(source_server), KnownTables([definition]), limits=limits)
         expected = select_rows(source_server, definition, order="1")
     changes: list[ChangeBatch] = []
     at_once = AppliedTable(definition, key, rng, folded_case)
-    for change in net_changes(definition, key, batches):
+    for change in net_changes(definition, key, [batch for run in runs for batch in run.batches]):
         at_once.apply(change)
     by_and_by = AppliedTable(definition, key, rng, folded_case)
-    for run in whole_pieces(batches, rng):
-        for change in net_changes(definition, key, run):
+    for run in runs:
+        for change in net_changes(definition, key, run.batches):
             changes.append(change)
             by_and_by.apply(change)
     assert len(expected) > 3
+    assert any(not run.is_last_part for run in runs)
     assert sum(len(change.updates) for change in changes) > 5
     for copy in (at_once, by_and_by):
         assert sorted(map(repr, copy.rows.values())) == sorted(map(repr, expected))
