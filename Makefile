@@ -1,11 +1,12 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash sanitize fuzz golden bench bench-apply image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash sanitize fuzz load golden bench bench-apply image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
 DEMO_SECONDS ?= 60
 FUZZ_SECONDS ?= 60
+LOAD_SECONDS ?= 60
 # further arguments for pytest, as in: make test-unit ARGS="-k gtid -x"
 ARGS ?=
 
@@ -55,6 +56,9 @@ sanitize: setup ## the kernel's tests under AddressSanitizer and UBSan
 
 fuzz: setup ## random damage to real events for FUZZ_SECONDS (60) in all; ARGS="json rows" chooses targets
 	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+load: setup ## sysbench and a TPC-C-like mix for LOAD_SECONDS (60) each through a kill -9, then cdc verify; ARGS="--load tpcc --source mysql97"
+	$(PY) -m tests.load --seconds $(LOAD_SECONDS) $(ARGS)
 
 golden: setup ## capture tests/golden anew from private servers, then read the diff; ARGS="mysql97-ddl" chooses files
 	$(PY) -m tests.golden.capture $(ARGS)

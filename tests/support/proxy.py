@@ -28,6 +28,7 @@ class Proxy:
         self._is_closed = False
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
+        self._bytes_left: float = float("inf")
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = self._listener.getsockname()[:2]
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -46,6 +47,10 @@ class Proxy:
             sockets, self._sockets = self._sockets, []
         for one in sockets:
             _end(one)
+
+    def cut_after(self, byte_count: int) -> None:
+        """Forward that many bytes more, either way, then cut and freeze."""
+        self._bytes_left = byte_count
 
     def close(self) -> None:
         """End every connection and take no more."""
@@ -89,12 +94,21 @@ class Proxy:
             while content := source.recv(_CHUNK_BYTES):
                 self._flows.wait()
                 target.sendall(content)
+                self._count(len(content))
             self._flows.wait()
         except OSError:
             self._flows.wait()
         finally:
             _end(source)
             _end(target)
+
+    def _count(self, byte_count: int) -> None:
+        with self._lock:
+            before, self._bytes_left = self._bytes_left, self._bytes_left - byte_count
+            is_over = before > 0 >= self._bytes_left
+        if is_over:
+            self.freeze()
+            self.cut()
 
 
 def _end(one: socket.socket) -> None:
