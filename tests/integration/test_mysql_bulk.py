@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import random
+import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +19,7 @@ from cdc.model import ChangeBatch, PartialUpdate, TableDefinition
 from cdc.schema.target import TargetTable
 from cdc.sinks import mysql
 from cdc.sinks.mysql import MysqlSink
+from cdc.sinks.values import PolicyCounter
 from tests.integration.test_sinks import INT, MYSQL_FAMILY, Place, account, canonical_rows, place_on
 from tests.support.databases import fresh_database, unique_name
 from tests.support.pool import ServerPool
@@ -26,6 +30,7 @@ from tests.unit.sinks.builders import (
     K,
     change_of,
     column,
+    moment,
     rows_of,
     table,
 )
@@ -136,6 +141,75 @@ def test_every_value_is_loaded_as_it_is_inserted(
         assert place.rows(target) == expected
 
     assert [arguments[0].num_rows for arguments in calls] == [left] * 3 * bool(left)
+
+
+ALPHABET = "ab\\\t\n\r\0\x1a'\",;é€ß " + "".join(map(chr, range(0xC0, 0xFF)))
+
+
+def random_values(dice: random.Random) -> tuple[Any, ...]:
+    """A value a column of `RANDOM`."""
+    text = "".join(dice.choices(ALPHABET, k=dice.randrange(30)))
+    clock = map(dice.randrange, (24, 60, 60, 10**6))
+    values = (
+        text,
+        text.replace("€", "").replace("\0", ""),
+        text + "😀表",
+        dice.randbytes(dice.randrange(60)),
+        dice.randbytes(9),
+        dice.randrange(1 << dice.randrange(1, 64)),
+        struct.unpack("<d", dice.randbytes(8))[0],
+        struct.unpack("<f", dice.randbytes(4))[0],
+        Decimal(dice.randrange(-(10**20), 10**20)).scaleb(-7),
+        moment(
+            dice.randrange(10000), dice.randrange(13), dice.randrange(29), *map(dice.randrange, (24, 60, 60, 10**6))
+        ),
+        dice.randrange(-(838 * 3600), 838 * 3600) * 1_000_000 + dice.randrange(10**6),
+        dice.randrange(256),
+        dice.choice(["{}", '{"a": [1, null, "\\\\ \\n é"]}', "[0.1, 12345678901234567890.25]", '"\\t"']),
+    )
+    usual = (0.0 if isinstance(value, float) and not abs(value) < 1e30 else value for value in values)
+    return tuple(None if dice.random() < 0.1 else value for value in usual)
+
+
+RANDOM = table(
+    ID,
+    column("utf8", K.TEXT, "varchar(100)", length=100),
+    column("latin", K.TEXT, "varchar(100)", length=100, collation="latin1_swedish_ci"),
+    column("utf16", K.TEXT, "varchar(100)", length=100, collation="utf16_general_ci"),
+    column("blob", K.BLOB, "varbinary(100)", length=100),
+    column("fixed", K.BINARY, "binary(9)", length=9),
+    column("bit", K.BIT, "bit(64)", length=64),
+    column("double", K.DOUBLE, "double"),
+    column("float", K.FLOAT, "float"),
+    column("decimal", K.DECIMAL, "decimal(30,7)", precision=30, scale=7),
+    column("datetime", K.DATETIME, "datetime(6)", fraction_digits=6),
+    column("time", K.TIME, "time(6)", fraction_digits=6),
+    column("set", K.SET, "set()", members=tuple(f"m{n}" for n in range(8))),
+    column("json", K.JSON, "json"),
+)
+
+
+def test_random_rows_are_loaded_as_they_are_inserted(shared: Place) -> None:
+    """The same rows by LOAD DATA, by the compiled literals and by the literals made in Python."""
+    sink = shared.sink
+    assert isinstance(sink, MysqlSink)
+    dice = random.Random(20)
+    rows = rows_of(RANDOM, [(n, *random_values(dice)) for n in range(1000)])
+    found = []
+    for name in ("by_load", "by_statements", "by_python"):
+        target = replace(shared.target(RANDOM), name=name)
+        sink.create_table(target)
+        sink.can_load = name == "by_load"
+        with sink.transaction() as transaction:
+            if name == "by_python":
+                transaction._put_exactly(rows, target, "insert", PolicyCounter())
+            else:
+                transaction.load(rows, target)
+            transaction.commit()
+        found.append(shared.rows(target))
+    sink.can_load = True
+    assert found[0] == canonical_rows(rows, target, shared)
+    assert found[0] == found[1] == found[2]
 
 
 def test_labels_that_are_numbers_are_not_taken_for_members(place: Place) -> None:
