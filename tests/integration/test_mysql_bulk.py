@@ -160,9 +160,7 @@ def random_values(dice: random.Random) -> tuple[Any, ...]:
         struct.unpack("<d", dice.randbytes(8))[0],
         struct.unpack("<f", dice.randbytes(4))[0],
         Decimal(dice.randrange(-(10**20), 10**20)).scaleb(-7),
-        moment(
-            dice.randrange(10000), dice.randrange(13), dice.randrange(29), *map(dice.randrange, (24, 60, 60, 10**6))
-        ),
+        moment(dice.randrange(10000), dice.randrange(13), dice.randrange(29), *clock),
         dice.randrange(-(838 * 3600), 838 * 3600) * 1_000_000 + dice.randrange(10**6),
         dice.randrange(256),
         dice.choice(["{}", '{"a": [1, null, "\\\\ \\n é"]}', "[0.1, 12345678901234567890.25]", '"\\t"']),
