@@ -80,6 +80,8 @@ def _selected(definition: TableDefinition, column: ColumnDefinition) -> bytes | 
         if kind not in _IMPLICIT or column.is_auto_increment:
             raise _NotExact("it has no default")
         return _IMPLICIT[kind]
+    if _takes_expressions_only(column, is_mariadb=is_mariadb):
+        raise _NotExact(f"the default is the expression {default}")
     if kind in _NUMBERS:
         return _number(column, default)
     if kind is ValueKind.BIT:
@@ -90,6 +92,14 @@ def _selected(definition: TableDefinition, column: ColumnDefinition) -> bytes | 
     if kind in _BYTES:
         return _binary(default, is_mariadb=is_mariadb)
     return _label_or_text(column, _unquoted(default) if is_mariadb else default, is_mariadb=is_mariadb)
+
+
+def _takes_expressions_only(column: ColumnDefinition, *, is_mariadb: bool) -> bool:
+    """MySQL's EXTRA would tell an expression from a literal; where it matters, the type does."""
+    if column.kind in (ValueKind.GEOMETRY, ValueKind.VECTOR):
+        return True
+    is_long = column.kind is ValueKind.JSON or column.column_type.lower().endswith(("text", "blob"))
+    return is_long and not is_mariadb
 
 
 def _number(column: ColumnDefinition, default: str) -> bytes:

@@ -23,6 +23,7 @@ from cdc.demo.servers import Server
 from cdc.errors import UnsupportedData
 from cdc.model import ChangeBatch, Operation, RowBatch, TableDefinition
 from cdc.pipeline.partial import net_changes
+from cdc.schema.keys import choose_key
 from cdc.source.assembler import RunLimits
 from tests.integration.test_binlog_types import definition_of, events_since, select_rows, session
 from tests.support.applied import AppliedTable, image_rows
@@ -444,6 +445,23 @@ def test_a_virtual_column_that_mariadb_does_not_log_parks_the_table(source_serve
             else:
                 (change,) = net_changes(definition, ("id",), batches)
                 assert [update.columns for update in change.updates] == [("n", "g")]
+
+
+def test_a_table_without_primary_key_is_told_apart_by_the_servers_own_choice_of_a_unique_key(
+    source_server: Server,
+) -> None:
+    """The first over NOT NULL columns, whatever it is called; another one parks the table, which says what to do."""
+    two = "CREATE TABLE t (a INT NOT NULL, b INT, c INT NOT NULL, UNIQUE KEY z (c), UNIQUE KEY y (a))"
+    with fresh_database(source_server) as database:
+        with session(source_server, database, two, "INSERT INTO t VALUES (1, 2, 3)"):
+            definition = definition_of(source_server, database, "t")
+        batches = images_of(source_server, definition, "UPDATE t SET b = 5")
+    (change,) = net_changes(definition, ("c",), batches)
+    assert [update.columns for update in change.updates] == [("b",)]
+    assert choose_key(definition) == ("a",)
+    with pytest.raises(UnsupportedData, match=r"does not hold a, .* it holds c$") as caught:
+        list(net_changes(definition, ("a",), batches))
+    assert caught.value.column == "a"
 
 
 # ---------------------------------------------------------------- through the service
