@@ -12,6 +12,7 @@ leaves, and everything where `local_infile` is off. Few rows go by INSERT at onc
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import re
 import secrets
 import socket
@@ -1150,22 +1151,23 @@ def _has_only_inserts(change: ChangeBatch) -> bool:
 
 @dataclass(slots=True)
 class _Facts:
-    """What of a target's definition (as SHOW CREATE TABLE prints it) decides how its rows are written.
+    """What of a target's definition decides how its rows are written; and a digest of that, to tell a new one.
 
     `must_replace`: it has a unique index besides its primary key, so that rows touched are deleted before they are
     inserted. `is_noisy`: its statements have warnings that are none.
     """
 
-    definition: str
+    definition: bytes
     must_replace: bool
     column_count: int
     is_noisy: bool = False
 
 
-def _definition(cursor: pymysql.cursors.Cursor) -> str:
-    """From the result of SHOW CREATE TABLE; without what every insert may change."""
+def _definition(cursor: pymysql.cursors.Cursor) -> bytes:
+    """A digest of what SHOW CREATE TABLE prints, without what every insert may change."""
     rows = cursor.fetchall()
-    return _AUTO_INCREMENT.sub("", _text(rows[0][1])) if rows else ""
+    text = _AUTO_INCREMENT.sub("", _text(rows[0][1])) if rows else ""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 _AUTO_INCREMENT = re.compile(r" AUTO_INCREMENT=\d+")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import struct
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from cdc.demo.servers import Server
-from cdc.errors import ConfigError, SinkRefused, UnsupportedData
+from cdc.errors import ConfigError, SinkRefused, SinkUnavailable, UnsupportedData
 from cdc.model import ChangeBatch, PartialUpdate, TableDefinition
 from cdc.schema.target import TargetTable
 from cdc.sinks import mysql
@@ -23,6 +24,7 @@ from cdc.sinks.values import PolicyCounter
 from tests.integration.test_sinks import INT, MYSQL_FAMILY, Place, account, canonical_rows, place_on
 from tests.support.databases import fresh_database, unique_name
 from tests.support.pool import ServerPool
+from tests.support.waiting import wait_until
 from tests.unit.sinks.builders import (
     ID,
     MARIADB_VALUES,
@@ -493,6 +495,35 @@ def test_a_large_batch_goes_in_bounded_packets(place: Place, monkeypatch: pytest
         f"SELECT id, LENGTH(v), SHA2(v, 256) = SHA2(REPEAT(CHAR(id), {3 << 20}), 256) FROM {place.table('t')}"
     )
     assert sorted(lengths) == [(n, 3 << 20, 1) for n in range(4)]
+
+
+def test_a_load_that_waits_is_cancelled(place: Place) -> None:
+    """And the connection is good for another."""
+    source = table(ID, TEXT)
+    target = place.create(source)
+    place.load(source, target, many(100))
+    other = place.another()
+    other.open()
+    number = place.sink.session().partition("/")[0]
+    waiting = f"SELECT 1 FROM information_schema.PROCESSLIST WHERE id = {number} AND time_ms > 0 AND info LIKE %s"
+    if place.sink.kind == "mysql":
+        waiting = waiting.replace("time_ms > 0 AND", "")
+
+    def cancel() -> None:
+        words = ("LOAD DATA%" if place.sink.can_load else "INSERT%",)  # type: ignore[union-attr]
+        wait_until(lambda: place.server.execute(waiting, words), what="the rows to be on their way")
+        place.sink.cancel()
+
+    with other.transaction() as theirs:
+        theirs.apply(change_of(source, upserts=[(7, "locked")]), target)
+        thread = threading.Thread(target=cancel)
+        thread.start()
+        with pytest.raises(SinkUnavailable):
+            place.apply(source, target, upserts=many(100, "new"))
+        thread.join()
+    other.close()
+    place.apply(source, target, upserts=many(100, "again"))
+    assert {row[1] for row in place.rows(target)} == {f"again {n}" for n in range(100)}
 
 
 # ---------------------------------------------------------------- few rows
