@@ -676,6 +676,7 @@ class PostgresTransaction:
             return cursor.rowcount
 
     def execute_later(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        """Run one metadata statement with the next one that has a result, at the latest with the commit."""
         with self._cursor("run a metadata statement", None) as cursor:
             self._later.append(_mogrified(cursor, statement, parameters))
 
