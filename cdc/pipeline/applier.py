@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from cdc.errors import InvariantBroken, UnsupportedData
-from cdc.model import RowBatch, SourcePosition, TableName, TransactionRun
+from cdc.model import RowBatch, SourcePosition, TableDefinition, TableName, TransactionRun
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.partial import net_changes
 from cdc.pipeline.prepared import PreparedRows
@@ -49,6 +49,7 @@ class Applier:
         checkpoint: Checkpoint,
         hooks: Hooks,
         on_ready: Callable[[TableRecord], None],
+        on_partial: Callable[[TableDefinition], None],
         new_load_id: Callable[[], str],
     ) -> None:
         self.checkpoint = checkpoint
@@ -59,6 +60,8 @@ class Applier:
         self._tables = tables
         self._hooks = hooks
         self._on_ready = on_ready
+        self._on_partial = on_partial
+        self._partial: set[TableName] = set()
         self._new_load_id = new_load_id
         self._stamp = Stamp("")
         self._open: ExitStack | None = None
@@ -120,6 +123,9 @@ class Applier:
         target = self._tables.target(name)
         kept, left_out = kept_batches(batches, target)
         self._count(name, ApplyResult(policy_changes=left_out))
+        if name not in self._partial and any(batch.shape_index is not None for batch in batches):
+            self._partial.add(name)
+            self._on_partial(batches[-1].definition)
         changes = net_changes(
             batches[-1].definition,
             target.source_key,

@@ -32,7 +32,16 @@ from cdc.errors import (
 from cdc.gtid import MysqlGtidSet
 from cdc.log import Logger
 from cdc.metrics import SinkMetrics
-from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableName, TransactionRun, Xa
+from cdc.model import (
+    FilePos,
+    SchemaChange,
+    ServerIdentity,
+    SourcePosition,
+    TableDefinition,
+    TableName,
+    TransactionRun,
+    Xa,
+)
 from cdc.pipeline.applier import Applier
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
@@ -603,6 +612,7 @@ class _Session:
             checkpoint=checkpoint,
             hooks=self._hooks,
             on_ready=lambda record: self._log.info("table_ready", table=str(record.source)),
+            on_partial=self._on_partial_images,
             new_load_id=lambda: load_id_text(self._clock.now_us()),
         )
         applier.prepared.load()
@@ -642,6 +652,16 @@ class _Session:
         finally:
             reader.stop()
             applier.close()
+
+    def _on_partial_images(self, definition: TableDefinition) -> None:
+        """The first images of a table in this session that lack columns."""
+        is_mariadb = definition.flavor == "mariadb"
+        self._log.warning(
+            "row_images_lack_columns",
+            table=str(definition.name),
+            hint="the writer's session has another binlog_row_image than FULL"
+            + ("; what a REPLACE sets back to its default may not be logged: run `cdc verify`" if is_mariadb else ""),
+        )
 
     def _make_reader(
         self,

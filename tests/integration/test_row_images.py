@@ -557,9 +557,11 @@ def test_a_source_that_logs_minimal_images_is_followed_and_a_table_that_lacks_a_
         server.execute("INSERT INTO f (id) VALUES (2)", database=made.source_database)
         with session(server, made.source_database, "SET SESSION binlog_row_value_options = PARTIAL_JSON") as cursor:
             cursor.execute("UPDATE j SET j = JSON_SET(j, '$.a', 2)")
-        assert made.run("run", "--until-caught-up").returncode == 1
+        caught_up = made.run("run", "--until-caught-up")
         made.assert_equal("t")
         errors = {entry["table"]: entry["error"]["message"] for entry in made.status()["tables"] if entry["error"]}
+    assert caught_up.returncode == 1
+    assert "row_images_lack_columns" in caught_up.stderr
     assert errors.keys() == {f"{made.source_database}.f", f"{made.source_database}.j"}
     assert "f.v: an INSERT does not log the column" in errors[f"{made.source_database}.f"]
     assert "the document before is not in the event" in errors[f"{made.source_database}.j"]
