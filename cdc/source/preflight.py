@@ -223,7 +223,8 @@ def read_source(
         dump_sessions=sum(
             (row.get("Command") or "").startswith("Binlog Dump") for row in _look(connection, "SHOW PROCESSLIST").rows
         ),
-        prepared=_look(connection, "XA RECOVER"),
+        # Plainly asked, servers give the bytes of the names as if they were text.
+        prepared=_look(connection, "XA RECOVER CONVERT XID", "XA RECOVER FORMAT='SQL'", "XA RECOVER"),
         rds_retention=_look(
             connection, "SELECT value AS value FROM mysql.rds_configuration WHERE name = 'binlog retention hours'"
         ),
