@@ -25,12 +25,13 @@ from tests.support.beside import Beside, Holder
 from tests.support.deployment import Deployment, deployment
 from tests.support.proxy import through
 
-pytestmark = pytest.mark.crash
-
 ROWS = int(os.environ.get("CDC_LARGE_ROWS") or (1_000_000 if os.environ.get("CDC_CRASH_TESTS") == "all" else 60_000))
 PAD_BYTES = 100
 PART_BYTES = 128 * 1024
 PATIENCE_SECONDS = 60 + ROWS / 2_000
+
+pytestmark = [pytest.mark.crash, pytest.mark.timeout(5 * PATIENCE_SECONDS)]
+
 PLACES = [("mariadb1011", "pg15"), ("mysql97", "mariadb1011"), ("mariadb1011", "mysql97")]
 
 

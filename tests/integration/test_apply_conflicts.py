@@ -36,7 +36,14 @@ class Case:
     transactions: Sequence[Transaction]
     unique: tuple[str, ...] = ()
 
+    def ballast(self) -> str:
+        """Rows that are in nobody's way, so many that a batch with them is not one of few rows."""
+        kinds = [text.split()[1] for text in self.columns.split(", ") if not text.startswith(("PRIMARY", "b)"))]
+        row = ", ".join("{n}" if kind == "INT" else "'ballast {n}'" for kind in kinds)
+        return ", ".join("(" + row.format(n=1000 + number) + ")" for number in range(BALLAST_ROWS))
 
+
+BALLAST_ROWS = 250
 NUMBER = "id INT PRIMARY KEY, u INT NULL, v INT NOT NULL DEFAULT 0"
 TEN = "(1, 10, 0), (2, 20, 0), (3, 30, 0)"
 GENERAL = "VARCHAR(20) CHARACTER SET utf8mb4 COLLATE utf8mb4_general_ci"
@@ -292,18 +299,19 @@ class Run:
     said: str
 
 
-# A batch a transaction, and one batch; with CDC_CRASH_TESTS=all each from both sources.
-RUNS = [("mysql97", 10_000), ("mariadb1011", 1)]
+# One batch of few rows a table, a batch a transaction, one batch of many rows a table; with CDC_CRASH_TESTS=all each
+# from both sources.
+RUNS = [("mysql97", 10_000, False), ("mariadb1011", 1, False), ("mariadb1011", 100_000, True)]
 if os.environ.get("CDC_CRASH_TESTS") == "all":
-    RUNS += [("mysql97", 1), ("mariadb1011", 10_000)]
+    RUNS += [("mariadb1011", 10_000, False), ("mysql97", 1, False), ("mysql97", 100_000, True)]
 
 
-@pytest.fixture(scope="module", params=RUNS, ids=lambda run: f"{run[0]}-rows_max_{run[1]}")
+@pytest.fixture(scope="module", params=RUNS, ids=lambda run: f"{run[0]}-rows_max_{run[1]}{'-with_ballast' * run[2]}")
 def run(
     request: pytest.FixtureRequest, server_pool: ServerPool, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Run]:
     """The cases written behind the service's back, then met all at once."""
-    source_name, rows_max = request.param
+    source_name, rows_max, has_ballast = request.param
     sinks = {name: server_pool.get(name) for name in ("pg15", "pg17", "mariadb1011", "mysql97")}
     with deployment(tmp_path_factory.mktemp("conflicts"), server_pool.get(source_name), **sinks) as made:
         made.config["flush"] = {"rows_max": rows_max}
@@ -311,7 +319,7 @@ def run(
         made.catch_up()
         for sink in sinks:
             _add_unique_indexes(Beside(made, sink), is_deferrable=sink == "pg17")
-        _write(made)
+        _write(made, has_ballast=has_ballast)
         result = made.run("run", "--until-caught-up")
         yield Run(made, result.returncode, result.stderr)
 
@@ -331,11 +339,13 @@ def _add_unique_indexes(sink: Beside, *, is_deferrable: bool) -> None:
             sink.execute(f"ALTER TABLE {sink.table(table)} ADD UNIQUE ({columns}){how}")
 
 
-def _write(made: Deployment) -> None:
+def _write(made: Deployment, *, has_ballast: bool) -> None:
     with contextlib.closing(made.source.connect(made.source_database, autocommit=False)) as connection:
         for table, case in CASES.items():
             for transaction in case.transactions:
                 _commit(connection, [statement.format(t=table) for statement in transaction])
+            if has_ballast:
+                _commit(connection, [f"INSERT INTO {table} VALUES {case.ballast()}"])
 
 
 def _commit(connection: Any, statements: Sequence[str]) -> None:
