@@ -150,3 +150,31 @@ def test_the_oldest_queued_commit_is_that_of_the_first_run_with_transactions() -
     channel.put(run(1, 20, 7_000, 8_000))
     channel.put(run(1, 30, 9_000))
     assert channel.head_commit_us() == 7_000
+
+
+def test_a_get_that_finds_nothing_asks_for_more_and_returns_it_without_waiting() -> None:
+    channel = Channel(10)
+    asked: list[bool] = []
+
+    def give() -> None:
+        asked.append(channel.is_hungry)
+        channel.put(CHANGE)
+
+    channel.on_hungry = give
+    assert channel.get(60) == CHANGE
+    channel.put(progress(1))
+    assert channel.get(60) == progress(1)
+    assert asked == [True]
+    assert not channel.is_hungry
+
+
+def test_a_get_that_is_refused_more_is_hungry_no_longer() -> None:
+    channel = Channel(10)
+
+    def refuse() -> None:
+        raise Stopping("over")
+
+    channel.on_hungry = refuse
+    with pytest.raises(Stopping):
+        channel.get(60)
+    assert not channel.is_hungry
