@@ -280,3 +280,29 @@ def test_metadata_of_an_older_version_and_a_reset(tmp_path: Path, mariadb118: Se
         execute(made, "XA COMMIT 'b'", "XA COMMIT 'a'")
         made.catch_up()
         made.assert_equal("orders")
+
+
+def test_row_images_that_are_not_whole_wait_as_they_are(
+    tmp_path: Path, mysql97: Server, pg15: Server, mariadb1011: Server
+) -> None:
+    with deployed(tmp_path, mysql97, pg=pg15, maria=mariadb1011) as made:
+        execute(made, "CREATE TABLE orders (id INT PRIMARY KEY, v VARCHAR(20), n INT, b BLOB)")
+        execute(made, "INSERT INTO orders VALUES (1, 'one', 1, 'b'), (2, 'two', 2, 'b'), (3, 'three', 3, 'b')")
+        made.catch_up()
+        execute(
+            made,
+            "SET SESSION binlog_row_image = 'MINIMAL'",
+            "XA START 'a'",
+            "UPDATE orders SET n = NULL WHERE id = 1",
+            "UPDATE orders SET id = 20, v = 'x' WHERE id = 2",
+            "DELETE FROM orders WHERE id = 3",
+            "INSERT INTO orders (id, v) VALUES (4, 'four')",
+            "XA END 'a'",
+            "XA PREPARE 'a'",
+        )
+        made.catch_up()
+        made.assert_equal("orders")
+        assert stored(made)[0] > 0
+        execute(made, "XA COMMIT 'a'")
+        made.catch_up()
+        made.assert_equal("orders")

@@ -271,3 +271,13 @@ def test_a_crash_of_the_source_in_its_middle_abandons_what_was_stored() -> None:
     session.flush()
     assert all_images(session.out.committed) == inserts(A, (4, "after"))
     assert [run.xa for run in session.out.committed] == [()]
+
+
+def test_a_group_that_ends_as_a_plain_transaction_is_one() -> None:
+    """No server known writes it; but what follows must not pass for the transaction that it began."""
+    stream, session = Stream(), Session(stores_prepared=True)
+    session.feed(stream.opening(), stream.format(), stream.transaction((0, "x")))
+    session.feed(group(stream, (1, "x")), stream.xid(), group(stream, (2, "x"), xa=X2), xa_prepare(stream, X2))
+    runs = session.finish()
+    assert all_images(runs) == inserts(A, (0, "x"), (1, "x"), (2, "x"))
+    assert steps(runs) == [("store", X2), ("prepare", X2)]
