@@ -250,7 +250,7 @@ def test_a_crash_while_changed_options_are_loaded_leaves_nothing_half_applied(pa
 
 
 # Options that cannot be kept to, each on a table of its own (id INT PRIMARY KEY, email VARCHAR(9), kind ENUM('a')).
-WRONG = {
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "key_out": ({"exclude_columns": ["id"]}, "column id is part of the key (id) and cannot be left out"),
     "key_hashed": (
         {"columns": [{"column": "id", "hash": True}]},
