@@ -241,10 +241,12 @@ class Pipeline:
             if self._clock.wait(self._is_stopping, delay):
                 raise Stopping("stopped while waiting to retry") from error
 
-    def recovered(self, position: SourcePosition) -> None:
+    def recovered(self, position: SourcePosition) -> bool:
         """The stream has come to `position`: the next trouble is a new one, unless the sink was stuck further on."""
-        if self._stuck_at is None or position.file is None or position.file >= self._stuck_at:
-            self._attempt, self._stuck_at = 0, None
+        if self._stuck_at is not None and position.file is not None and position.file < self._stuck_at:
+            return False
+        self._attempt, self._stuck_at = 0, None
+        return True
 
     def take_commands(self, commands: list[Command]) -> None:
         """From the lease keeper: what is asked of this pipeline."""
@@ -635,8 +637,7 @@ class _Session:
                 elif isinstance(item, Progress):
                     applier.seen(item.position)
                     self._p.tables = tables.records()
-                    self._status.seen(item.position)
-                    self._p.recovered(item.position)
+                    self._status.seen(item.position, is_well=self._p.recovered(item.position))
                     self._check_due(tables, item.position)
                 elif isinstance(item, SchemaChange):
                     self._record_change(applier, tables, item)

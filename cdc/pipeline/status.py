@@ -68,12 +68,13 @@ class PipelineStatus:
                 self._seen_server = position.server
             self._error = None
 
-    def seen(self, position: SourcePosition) -> None:
-        """The stream has shown that nothing lies between the checkpoint and here."""
+    def seen(self, position: SourcePosition, *, is_well: bool = True) -> None:
+        """The stream has shown that nothing lies between the checkpoint and here; `is_well`: nor anything in trouble."""
         with self._lock:
             self._seen = position.file
             self._seen_server = position.server
-            self._error = None
+            if is_well:
+                self._error = None
 
     def failed(self, error: BaseException, table: str | None = None) -> None:
         """An error, whatever happens next."""

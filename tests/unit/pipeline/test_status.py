@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cdc.errors import SinkRefused, SourceUnavailable
+from cdc.errors import SinkUnavailable
 from cdc.model import FilePos, ServerIdentity, SourcePosition
 from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.text import iso_time
@@ -132,3 +133,11 @@ def test_progress_is_shown_while_a_load_lasts(status: PipelineStatus) -> None:
 )
 def test_times_are_utc(microseconds: int | None, text: str | None) -> None:
     assert iso_time(microseconds) == text
+
+
+def test_an_error_stands_until_the_stream_has_passed_its_place(status: PipelineStatus) -> None:
+    status.failed(SinkUnavailable("the sink is full"))
+    status.seen(at(90), is_well=False)
+    assert status.to_dict()["error"]["message"] == "the sink is full"
+    status.seen(at(101))
+    assert status.to_dict()["error"] is None
