@@ -69,7 +69,7 @@ class PipelineStatus:
             self._error = None
 
     def seen(self, position: SourcePosition, *, is_well: bool = True) -> None:
-        """The stream has shown that nothing lies between the checkpoint and here; `is_well`: nor anything in trouble."""
+        """The stream has shown that nothing lies between here and the checkpoint; `is_well`: and nothing in trouble."""
         with self._lock:
             self._seen = position.file
             self._seen_server = position.server

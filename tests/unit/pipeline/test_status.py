@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cdc.errors import SinkRefused, SourceUnavailable
-from cdc.errors import SinkUnavailable
+from cdc.errors import SinkRefused, SinkUnavailable, SourceUnavailable
 from cdc.model import FilePos, ServerIdentity, SourcePosition
 from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.text import iso_time
