@@ -161,6 +161,8 @@ def _condition(node: Any) -> Condition:
                 return IsNull(_column(node.this))
         case "In":
             _only(node, "this", "expressions")
+            if not node.expressions:
+                raise _not_known(node)
             return OneOf(_column(node.this), tuple(map(_literal, node.expressions)))
         case "Between":
             _only(node, "this", "low", "high")

@@ -77,7 +77,7 @@ class Channel:
         """Queue an item, waiting for room. Raises Stopping once the channel is closed."""
         size = _byte_count(item)
         with self._changed:
-            while not self._is_closed and self._items and self._bytes + size > self._bytes_max:
+            while not self._is_closed and self._bytes and self._bytes + size > self._bytes_max:
                 self._changed.wait()
             if self._is_closed:
                 raise Stopping("the channel is closed")

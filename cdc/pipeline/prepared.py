@@ -102,7 +102,9 @@ class PreparedRows:
     def _apply(self, tx: SinkTransaction, step: XaStep, run: TransactionRun) -> Iterator[Sequence[RowBatch]]:
         """`run` may be the last part of the transaction itself, which was committed in one phase."""
         record = self._waiting.pop(step.xa, None)
-        if record is None and not run.part_number:
+        if run.part_number:
+            record = None  # of an earlier transaction of that name, whose end the log does not show
+        elif record is None:
             raise InvariantBroken(f"XA COMMIT of {step.xa}, of which nothing is known")
         count = run.part_number if record is None else record.part_count
         passed = frozenset[TableName]() if record is None else record.passed

@@ -11,8 +11,9 @@ checkpoint, with the definitions of that time. Errors travel through the channel
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from cdc.clock import Clock
 from cdc.errors import CdcError, InvariantBroken, SourceUnavailable, Stopping
@@ -146,17 +147,29 @@ class Reader(Output):
                 )
             # Not before the lock has been let go: an applier that found it taken relies on this look.
             if self._is_due(assembler, now):
-                with self._lock:
+                with self._taking():
                     assembler.flush()
         raise Stopping("the reader was told to stop")
 
     def _take_in(self, assembler: Assembler, now: float) -> bool:
         """All that has been received. True at a barrier."""
-        with self._lock:
+        with self._taking():
             is_over = self._stream.deliver(assembler)
             if self._held_since is None and assembler.has_transactions:
                 self._held_since = now
             return is_over
+
+    @contextlib.contextmanager
+    def _taking(self) -> Iterator[None]:
+        """The assembler is this thread's. What is raised in its middle may leave half of a run: nobody takes that."""
+        with self._lock:
+            try:
+                yield
+            except CdcError:
+                raise
+            except BaseException:
+                self._assembler = None
+                raise
 
     def _wait_seconds(self, assembler: Assembler) -> float:
         """How long a receive may take: until what is held is due by its age, should the applier wait for it then."""

@@ -63,7 +63,25 @@ class _Token:
 
 _DOT = _Token(".", False)
 # What can stand before a table's name: `FROM .t` is the old way to write the default database's t.
-_BEFORE_A_TABLE = {"FROM", "IGNORE", "INSERT", "INTO", "JOIN", "LOW_PRIORITY", "REPLACE", "TABLE", "UPDATE", "USING"}
+_BEFORE_A_TABLE = frozenset(
+    [
+        "DELAYED",
+        "DELETE",
+        "FROM",
+        "HIGH_PRIORITY",
+        "IGNORE",
+        "INSERT",
+        "INTO",
+        "JOIN",
+        "LOW_PRIORITY",
+        "QUICK",
+        "REPLACE",
+        "STRAIGHT_JOIN",
+        "TABLE",
+        "UPDATE",
+        "USING",
+    ]
+)
 _BLANK = " \t\r\n\f\v"
 
 

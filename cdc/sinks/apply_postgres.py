@@ -377,7 +377,9 @@ class PostgresTransaction:
                 statements.append(sql.delete_lines(target, _key_lines(work)))
             statements.append(sql.insert_lines(target, _lines(work.there), is_upsert=not facts.must_replace))
         if statements:
-            self._change(cursor, *statements)
+            taken = self._change(cursor, *statements)
+            if work.there:
+                self._require_taken(target, facts, taken, sum(encoded.text.row_count for encoded in work.there))
         return deleted
 
     def _direct(self, cursor: psycopg2.extensions.cursor, work: _Work, _facts: _Facts) -> int:
@@ -397,6 +399,22 @@ class PostgresTransaction:
         self._has_changed = True
         _copy(cursor, sql.copy_into(sql.qualified(target.namespace, target.name), target.columns), text)
         self._hook("after_statement")
+        if cursor.rowcount != text.row_count:
+            raise self._swallowed(target, cursor.rowcount, text.row_count)
+
+    def _require_taken(self, target: TargetTable, facts: _Facts, taken: int, given: int) -> None:
+        """Every row that is inserted or overwritten counts; one that is all key, and there, does not."""
+        if taken != given and (facts.must_replace or any(not column.is_key for column in target.columns)):
+            raise self._swallowed(target, taken, given)
+
+    def _swallowed(self, target: TargetTable, taken: int, given: int) -> SinkRefused:
+        table = str(target.definition.name)
+        return SinkRefused(
+            f"sink {self._sink}: of {given} rows {target} took {taken}, and no error was raised",
+            table=table,
+            hint=f"a trigger or a rule on {target} discards rows: drop it, then load the table again: "
+            f"cdc snapshot {table}",
+        )
 
     def _merged(self, cursor: psycopg2.extensions.cursor, work: _Work) -> int:
         """By way of the staging tables; how many rows were deleted."""
@@ -459,7 +477,7 @@ class PostgresTransaction:
         Updates of what a unique index heeds, and of keys, become whole rows: their other columns come from the table.
         No row is put there before all that are to go have gone, so that values may be handed over between rows.
         """
-        target, deleted, moved = work.target, 0, 0
+        target, deleted, moved, given = work.target, 0, 0, 0
         whole = [part for part in work.parts if not _is_plain(part, facts)]
         for part in work.parts:
             if _is_plain(part, facts):
@@ -467,17 +485,20 @@ class PostgresTransaction:
         if work.gone:
             self._stage_copy(cursor, stage.keys, sql.key_columns(target), _joined(work.gone))
         for part in whole:
-            moved += self._complete(cursor, work, stage, part)
+            completed, left = self._complete(cursor, work, stage, part)
+            given, moved = given + completed, moved + left
         if work.gone or moved:
             deleted = self._change(cursor, sql.delete_staged(target, stage.keys)) - moved
         if work.there:
             self._stage_copy(cursor, stage.rows, target.columns, _joined(work.there))
+            given += sum(encoded.text.row_count for encoded in work.there)
         if work.there or whole:
             if facts.must_replace:
                 self._change(cursor, sql.delete_staged(target, stage.rows))
-                self._change(cursor, sql.insert_staged(target, stage.rows))
+                taken = self._change(cursor, sql.insert_staged(target, stage.rows))
             else:
-                self._change(cursor, sql.upsert_staged(target, stage.rows))
+                taken = self._change(cursor, sql.upsert_staged(target, stage.rows))
+            self._require_taken(target, facts, taken, given)
         return deleted
 
     def _update(self, cursor: psycopg2.extensions.cursor, work: _Work, stage: _Stage, part: _Part) -> None:
@@ -485,17 +506,18 @@ class PostgresTransaction:
         found = self._change(cursor, sql.update_staged(work.target, stage.parts, part.changed))
         self._require_rows(work, part, found)
 
-    def _complete(self, cursor: psycopg2.extensions.cursor, work: _Work, stage: _Stage, part: _Part) -> int:
-        """Stage the rows as they will be; the keys that they leave, too. How many keys are left."""
+    def _complete(self, cursor: psycopg2.extensions.cursor, work: _Work, stage: _Stage, part: _Part) -> tuple[int, int]:
+        """Stage the rows as they will be; the keys that they leave, too. How many rows and keys these are."""
         self._stage_part(cursor, stage, part)
         self._workspace.dirty |= {stage.rows, stage.keys}
         old = [column.name for column in part.old_key] or list(work.target.key)
         self._send(cursor, sql.complete_staged(work.target, stage.parts, stage.rows, part.changed, old))
-        self._require_rows(work, part, cursor.rowcount)
+        completed = cursor.rowcount
+        self._require_rows(work, part, completed)
         if not part.old_key:
-            return 0
+            return completed, 0
         self._send(cursor, sql.stage_old_keys(work.target, stage.parts, stage.keys, old))
-        return cursor.rowcount
+        return completed, cursor.rowcount
 
     def _stage_part(self, cursor: psycopg2.extensions.cursor, stage: _Stage, part: _Part) -> None:
         self._empty(cursor, stage.parts)

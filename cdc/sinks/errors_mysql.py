@@ -21,7 +21,9 @@ _UNAVAILABLE = frozenset(
         0, 2002, 2003, 2005, 2006, 2012, 2013, 2014, 2027, 2055, 1040, 1041, 1042, 1043, 1053, 1077, 1078, 1079, 1080,
         1158, 1159, 1160, 1161, 1184, 1152, 1203, 1226, 1927, 4031, 1047, 3169, 3032,
         # locks, kills, time limits
-        1205, 1213, 1317, 1028, 1637, 1615, 1412, 1969, 3024, 3058, 3572, 1099, 1297, 1614,
+        1205, 1206, 1213, 1317, 1028, 1637, 1615, 1412, 1969, 3024, 3058, 3572, 1099, 1297, 1614,
+        # a savepoint of ours that is gone: the server has rolled back the transaction
+        1305,
         # disk and memory
         3, 1021, 1026, 1030, 1037, 1038, 1114, 1135, 1180, 1534, 3675,
         # read-only
@@ -39,8 +41,8 @@ _DISK = frozenset({3, 1021, 1026, 1030, 1114})
 PACKET_TOO_LARGE = frozenset({1153, 1301})
 # The server refuses LOAD DATA LOCAL: "not allowed with this version", MySQL's own number for it, MariaDB's.
 LOCAL_INFILE_IS_OFF = frozenset({1148, 3948, 4166})
-# No right to make one; none inside a transaction (MySQL 5.7 with GTIDs).
-NO_TEMPORARY_TABLE = frozenset({1044, 1142, 1787})
+# No right to make one; none inside a transaction (MySQL 5.7 with GTIDs; 8.0 where statements are logged as such).
+NO_TEMPORARY_TABLE = frozenset({1044, 1142, 1787, 3748})
 
 _MESSAGE_CHARACTERS_MAX = 300
 

@@ -582,7 +582,7 @@ class _MysqlTransaction:
                 self._delete_rows(rows, target)
         if whole:
             self._change(sql.insert_staged(target).encode())
-            self._sink.run(sql.drop_stage(target))
+            self._sink.run(sql.drop_stage(sql.stage_of(target, ())))
         # REPLACE would give columns that are not the source's their defaults.
         keeps_more = facts.column_count > len(target.columns)
         mode: _Mode = "insert" if must_replace else "upsert" if keeps_more else "replace"
@@ -904,7 +904,7 @@ class _MysqlTransaction:
         keys = pa.RecordBatch.from_pydict({name: column_of(batch, column) for name, column in columns})
         self._put((keys, selection), stage, "insert", PolicyCounter())
         deleted = self._change(sql.delete_staged_keys(target).encode()).rowcount
-        self._sink.run(sql.drop_stage(target))
+        self._sink.run(sql.drop_stage(stage))
         return deleted
 
     def _make_stage(self, stage: TargetTable) -> None:
@@ -1011,7 +1011,8 @@ class _MysqlTransaction:
         cursor = self._sink.run(statement)
         self._sink.hook("after_statement")
         if cursor.warning_count or error_columns:
-            self._require_expected(cursor.warning_count, error_columns)
+            expected = error_columns if cursor.rowcount else ()  # of a row that was not there, there is nothing to say
+            self._require_expected(cursor.warning_count, expected)
         return cursor
 
     def _require_expected(self, warning_count: int, error_columns: Sequence[str] = ()) -> None:
@@ -1051,14 +1052,13 @@ class _MysqlTransaction:
             try:
                 self._change(head + b",".join(literals) + tail)
             except pymysql.err.MySQLError as refused:
-                if not is_refusal(refused):
+                if not is_refusal(refused):  # a dead-lock, say: then the savepoint is gone, too
                     raise
-                latest = refused
-                return True
-            finally:
-                if self._sink.is_open():
-                    self._sink.run("ROLLBACK TO SAVEPOINT cdc_rows")
-            return False
+                latest, was_refused = refused, True
+            else:
+                was_refused = False
+            self._sink.run("ROLLBACK TO SAVEPOINT cdc_rows")
+            return was_refused
 
         position = first_refused(len(indexes), is_refused)
         return self._refused(latest, part, None if position is None else indexes[position], target)

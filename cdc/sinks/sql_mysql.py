@@ -209,6 +209,7 @@ def _loaded(column: TargetColumn, variable: str) -> str | None:
 # database, and there is none.)
 
 STAGE_NAME = "_cdc_stage"
+KEYS_STAGE_NAME = "_cdc_keys"  # keys alone are staged while rows are, of the same target
 SET_COLUMN = "_cdc_set"  # which of several sets of columns a row of the stage has
 ROW_COLUMN = "_cdc_row"  # which row of its batch it is
 _FOUND = "`_cdc_found`"
@@ -217,7 +218,7 @@ _FOUND = "`_cdc_found`"
 def keys_stage_of(target: TargetTable) -> TargetTable:
     """The staging table for keys alone."""
     stage = stage_of(target, ())
-    return replace(stage, columns=stage.columns[: len(target.key)])
+    return replace(stage, name=KEYS_STAGE_NAME, columns=stage.columns[: len(target.key)])
 
 
 def stage_of(target: TargetTable, columns: Sequence[TargetColumn]) -> TargetTable:
@@ -242,14 +243,16 @@ def stage_key(target: TargetTable) -> tuple[str, ...]:
 def create_stage(stage: TargetTable, kind: SinkKind) -> str:
     """Make the staging table. Neither this nor `drop_stage` commits.
 
-    It has no index: it is read from end to end, and two keys to delete may be one to its collation.
+    Its primary key is a number that nobody reads, for servers that demand one: it is read from end to end, and two
+    keys to delete may be one to its collation.
     """
     lines = [*(_column(column, kind) for column in stage.columns), f"{_FOUND} BOOL NULL"]
+    lines.append("`_cdc_number` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY")
     return f"CREATE TEMPORARY TABLE {_table(stage)} ({', '.join(lines)}) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4"
 
 
-def drop_stage(target: TargetTable) -> str:
-    return f"DROP TEMPORARY TABLE IF EXISTS {_stage(target)}"
+def drop_stage(stage: TargetTable) -> str:
+    return f"DROP TEMPORARY TABLE IF EXISTS {_table(stage)}"
 
 
 def _stage(target: TargetTable) -> str:
@@ -266,11 +269,11 @@ def _matched_anew(target: TargetTable) -> str:
     return _joined(target, target.key)
 
 
-def _joined(target: TargetTable, names: Sequence[str]) -> str:
+def _joined(target: TargetTable, names: Sequence[str], *, stage: str = STAGE_NAME) -> str:
     table = _table(target)
     pairs = zip(target.key, names, strict=True)
     condition = " AND ".join(f"{table}.{quote(name)} = s.{quote(staged)}" for name, staged in pairs)
-    return f"{_stage(target)} s STRAIGHT_JOIN {table} ON {condition}"
+    return f"{qualified(target.namespace, stage)} s STRAIGHT_JOIN {table} ON {condition}"
 
 
 def update_staged(target: TargetTable, columns: Sequence[TargetColumn]) -> str:
@@ -311,8 +314,8 @@ def delete_staged(target: TargetTable, *, by_new_key: bool = False) -> str:
 
 
 def delete_staged_keys(target: TargetTable) -> str:
-    """Delete the target's rows that have a staged key."""
-    return f"DELETE {_table(target)} FROM {_matched(target)}"
+    """Delete the target's rows that have a key of the staging table for keys."""
+    return f"DELETE {_table(target)} FROM {_joined(target, stage_key(target), stage=KEYS_STAGE_NAME)}"
 
 
 def insert_staged(target: TargetTable) -> str:

@@ -589,6 +589,11 @@ class Assembler:
 
     def _finish_group(self) -> None:
         """The open group is whole: its rows count."""
+        if self._part_number and self._open_xa is not None and self._open_xa.xa not in self._xa_steps:
+            raise UnsupportedEvent(
+                f"the group of XA transaction {self._open_xa.xa} ends without an XA PREPARE, and parts are stored",
+                hint="report it with the output of `mysqlbinlog` for that position",
+            )
         self._end_xa()
         is_full = self._scan.end_group()
         self._closed.extend(self._open)
@@ -828,6 +833,7 @@ class Assembler:
         if prepared.is_one_phase:
             if self._part_number or opened.covered:
                 self._hand_over_rest()
+            if self._part_number:
                 self._xa_steps[opened.xa] = XaStep(XaAction.APPLY, opened.xa, covered=frozenset(opened.covered))
             self._finish_group()
             return
@@ -858,6 +864,11 @@ class Assembler:
 
     def _on_xa_end(self, query: Query, kind: StatementKind) -> None:
         xa = _xa_named(query.statement)
+        if self._scan.group_is_open and self._scan.group_has_rows:
+            raise UnsupportedEvent(
+                f"the XA transaction {xa} ends in the group of its rows, without an XA PREPARE",
+                hint="report it with the output of `mysqlbinlog` for that position",
+            )
         known = self._prepared.pop(xa, None)
         if kind is StatementKind.XA_ROLLBACK:
             if known is not None:

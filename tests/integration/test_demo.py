@@ -28,6 +28,8 @@ def process(tmp_path: Path, source_and_sinks: None) -> Iterator[subprocess.Popen
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
+        # where the tests run in the background of a shell, interrupts are ignored, and that is inherited
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     ) as started:
         yield started
         started.kill()

@@ -797,3 +797,26 @@ def test_a_composite_key_of_texts_is_updated_and_moved(place: Place) -> None:
     apply(place, replace(change_of(source), updates=(plain, moved)), target)
     expected = [("a", 1, "v1", 10), ("b", 1, "v3", 3), ("c", 2, "moved", 2)]
     assert place.rows(target) == canonical_rows(rows_of(source, expected), target, place)
+
+
+@pytest.mark.parametrize("count", [99, 100, 300])
+def test_composite_keys_move_beside_many_deletes_and_upserts(place: Place, count: int) -> None:
+    """Keys to delete are staged while the rows that move are."""
+    target = place.create(PAIR)
+    rows = pairs(3 * count)
+    place.load(PAIR, target, rows)
+    gone, there = rows[1 : count + 1], [(name, index, -index) for name, index, _ in rows[-count:]]
+    old = rows_of(PAIR, [rows[0]]).select(["name", "id"])
+    moved = PartialUpdate((INT.name,), rows_of(PAIR, [("moved", 0, -1000)]), old)
+    change = replace(change_of(PAIR, deletes=gone, upserts=there), updates=(moved,))
+    apply(place, change, target)
+    expected = [("moved", 0, -1000), *rows[count + 1 : -count], *there]
+    assert place.rows(target) == canonical_rows(rows_of(PAIR, sorted(expected)), target, place)
+
+
+def test_an_update_to_the_error_value_of_a_row_that_is_not_there(wide: Wide) -> None:
+    missing = update(["e"], [(1000, 0)])
+    with pytest.raises(UnsupportedData, match="id=1000"):
+        wide.apply(missing)
+    wide.apply(missing, may_lack_rows=True)
+    wide.assert_equal()

@@ -720,6 +720,23 @@ def test_deletes_are_counted_without_the_keys_that_moved(here: Here, way: str) -
 # ---------------------------------------------------------------- what is refused
 
 
+@pytest.mark.parametrize("count", [3, 300])
+@pytest.mark.parametrize("is_new", [True, False])
+def test_rows_that_a_trigger_discards_are_missed(here: Here, way: str, count: int, is_new: bool) -> None:
+    """One that was made after the table was looked at: the server says nothing."""
+    target = here.create(PLAIN)
+    here.put(target, numbered(10_000, 1))
+    function = f'"{here.namespace}".discard'
+    here.execute(f"CREATE FUNCTION {function}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'")
+    table = f'"{here.namespace}"."{target.name}"'
+    here.execute(f"CREATE TRIGGER t BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {function}()")
+    change = inserts_of(PLAIN, numbered(0, count)) if is_new else change_of(PLAIN, upserts=numbered(0, count))
+    with pytest.raises(SinkRefused, match=f"of {count} rows .* took 0") as caught:
+        here.apply(target, change)
+    assert "trigger" in caught.value.hint
+    assert here.ids(target) == [10_000]
+
+
 def test_a_transaction_that_has_failed_is_not_taken_for_committed(here: Here) -> None:
     """The server answers its COMMIT with ROLLBACK, and no error."""
     with here.sink.transaction() as transaction:

@@ -192,6 +192,24 @@ def test_a_large_one_is_stored_in_parts_and_arrives_whole(
         assert stored(made) == [0, 0]
 
 
+def test_a_large_one_in_one_phase_has_all_its_parts_whatever_waits_under_its_name(
+    tmp_path: Path, mysql97: Server, pg15: Server
+) -> None:
+    """The end of the one that waits is in no log: it was rolled back by a session that logs nothing."""
+    with deployed(tmp_path, mysql97, pg=pg15) as made:
+        made.config["flush"] = {"rows_max": 100, "bytes_max": "64KiB"}
+        execute(made, "CREATE TABLE orders (id INT PRIMARY KEY, v VARCHAR(200), b LONGBLOB)")
+        made.catch_up()
+        prepare(made, "'p'", "INSERT INTO orders (id, v) VALUES (1, 'gone')")
+        made.catch_up()
+        assert waiting(made) == [1]
+        execute(made, "SET sql_log_bin = 0", "XA ROLLBACK 'p'")
+        execute(made, "XA START 'p'", *rows(30_000, 5000), "XA END 'p'", "XA COMMIT 'p' ONE PHASE")
+        made.catch_up()
+        made.assert_equal("orders")
+        assert stored(made) == [0]
+
+
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", ["pg15", "mysql97"])
 def test_a_kill_at_any_commit_leaves_all_or_nothing(

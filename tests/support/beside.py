@@ -21,6 +21,9 @@ _IS_BLOCKED_BY = {
     "JOIN information_schema.INNODB_TRX h ON h.trx_id = l.blocking_trx_id WHERE h.trx_mysql_thread_id = %s",
 }
 
+# The servers make the contents of INNODB_TRX and INNODB_LOCK_WAITS anew only when nobody has read them for 0.1 s.
+_TRX_POLL_SECONDS = 0.25
+
 
 class Holder:
     """A session with an open transaction. `session` is its number on the server."""
@@ -81,7 +84,12 @@ class Beside:
     def waiter(self, holder: Holder, timeout: float = 60) -> int:
         """The session that waits for what `holder` has; waits until there is one."""
         statement = _IS_BLOCKED_BY[self.server.family] % holder.session
-        found = wait_until(lambda: self.execute(statement), timeout, "a session that waits for the held row")
+        found = wait_until(
+            lambda: self.execute(statement),
+            timeout,
+            "a session that waits for the held row",
+            poll_seconds=_TRX_POLL_SECONDS,
+        )
         return int(found[0][0])
 
     def changed_bytes(self, name: str, session: int) -> int:
@@ -101,4 +109,6 @@ class Beside:
             statement = f"SELECT 1 FROM pg_stat_activity WHERE pid = {session}"
         else:
             statement = f"SELECT 1 FROM information_schema.INNODB_TRX WHERE trx_mysql_thread_id = {session}"
-        wait_until(lambda: not self.execute(statement), 60, f"the end of session {session}")
+        wait_until(
+            lambda: not self.execute(statement), 60, f"the end of session {session}", poll_seconds=_TRX_POLL_SECONDS
+        )

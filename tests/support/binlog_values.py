@@ -24,7 +24,7 @@ def select_expression(column: ColumnDefinition, flavor: Flavor) -> str:
         case ValueKind.DECIMAL | ValueKind.DATE | ValueKind.DATETIME | ValueKind.TIMESTAMP | ValueKind.TIME:
             return f"CAST({name} AS CHAR)"
         case ValueKind.FLOAT | ValueKind.DOUBLE:
-            return f"{name} + 0e0"
+            return f"{name} * 1e0"
         case ValueKind.BIT | ValueKind.ENUM | ValueKind.SET | ValueKind.YEAR:
             return f"CAST({name} AS UNSIGNED)"
         case ValueKind.TEXT:

@@ -58,6 +58,7 @@ def test_spaces_and_comments_make_no_other_filter() -> None:
         ("(a = 1", "is no condition"),
         ("a = NULL", "write IS NULL"),
         ("a IN (1, NULL)", "write IS NULL"),
+        ("a IN ()", "is no"),
         ("a = b", "'b' is not known here"),
         ("1 = 1", "'1 = 1' is not known here"),
         ("1", "'1' is not known here"),

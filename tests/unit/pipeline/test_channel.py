@@ -92,6 +92,14 @@ def test_items_without_rows_always_pass() -> None:
     assert channel.byte_count == 10
 
 
+def test_what_has_no_rows_keeps_nothing_waiting() -> None:
+    """The applier may be the one that puts: nobody else would make room."""
+    channel = Channel(10)
+    channel.put(Failure(ValueError()))
+    channel.put(run(1000))
+    assert channel.byte_count == 1000
+
+
 def test_close_wakes_a_blocked_put_and_turns_every_later_one_away() -> None:
     channel = Channel(10)
     channel.put(run(10))

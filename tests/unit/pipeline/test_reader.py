@@ -146,6 +146,23 @@ def test_no_error_ends_the_thread_unseen(error: BaseException) -> None:
     assert read.until_it_ends() == [Failure(error)]
 
 
+def test_nobody_takes_what_is_left_where_taking_in_broke() -> None:
+    """Half of a run may be gone then: an end without its rows must not be applied."""
+    stream = Stream()
+    read = Read(steps_of(stream.transaction((1, "a")), stream.transaction((2, "b"))), age=0)
+    deliver = read.stream.deliver
+    broken = MemoryError()
+
+    def deliver_and_break(consumer: Consumer) -> bool:
+        deliver(consumer)
+        if not read.stream.steps:
+            raise broken
+        return False
+
+    read.stream.deliver = deliver_and_break  # type: ignore[method-assign]
+    assert read.until_it_ends() == [Failure(broken)]
+
+
 def test_an_event_that_is_not_understood_ends_the_reading_with_its_error() -> None:
     (failure,) = Read([Stream().event(200, b"?"), b"never read"]).until_it_ends()
     assert isinstance(failure, Failure)

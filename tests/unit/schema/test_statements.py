@@ -301,6 +301,7 @@ def test_changes_by_statement_name_their_tables(sql: str) -> None:
         ("UPDATE `e` . `T` SET v = 1", "e.t"),
         ("UPDATE t SET e.v = 1", "shop.t"),
         ("DELETE FROM .t", "shop.t"),
+        ("INSERT HIGH_PRIORITY .t VALUES (1)", "shop.t"),
         ("UPDATE e.t, t SET v = 1", "shop.t"),
     ],
 )

@@ -179,6 +179,15 @@ def test_rows_in_one_phase_that_a_load_has_seen_are_not_applied() -> None:
     assert session.finish()[-1].xa == (XaStep(XaAction.APPLY, X1, covered=frozenset({A})),)
 
 
+def test_one_phase_that_only_maps_a_table_that_a_load_has_seen_is_nothing() -> None:
+    """MySQL maps every table that a trigger may write."""
+    stream = Stream()
+    loading = CapturedTable(definition(A), loaded_from=at(100_000), is_ready=False)
+    session = Session(tables=Tables([loading]), stores_prepared=True)
+    session.feed(stream.transaction((1, "before"), table=B), group(stream), xa_prepare(stream, one_phase=True))
+    assert [step for run in session.finish() for step in run.xa] == []
+
+
 # ---------------------------------------------------------------- the end
 
 
