@@ -520,14 +520,13 @@ class InSinkStore:
         """The cheap update that goes with every batch: when the table last changed, and new policy counts if any."""
         name = orjson.dumps([source.database, source.table]).decode()
         # Nobody waits for how many rows it hits: where the sink can, it goes with the checkpoint in one round trip.
-        execute = tx.execute_later if self.sink.kind == "postgresql" else tx.execute_count
         if policy_changes is None:
-            execute(
+            tx.execute_later(
                 f"UPDATE {self._table('tables')} SET last_change_us = %s WHERE pipeline = %s AND source_table = %s",
                 (last_change_us, self.pipeline, name),
             )
         else:
-            execute(
+            tx.execute_later(
                 f"UPDATE {self._table('tables')} SET last_change_us = %s, policy_changes = %s "
                 f"WHERE pipeline = %s AND source_table = %s",
                 (last_change_us, orjson.dumps(policy_changes).decode(), self.pipeline, name),

@@ -56,7 +56,10 @@ class SinkTransaction(Protocol):
     """One open transaction on the sink. Leaving the context without `commit` rolls it back."""
 
     def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
-        """Delete `change.deletes`, then upsert `change.upserts`, by the target's key. Raises SinkRefused."""
+        """Delete `change.deletes`, apply `change.updates`, upsert `change.upserts`, by the target's key.
+
+        Raises SinkRefused; UnsupportedData for an update whose row is not there, unless `change.may_lack_rows`.
+        """
 
     def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
         """Insert `rows` (all columns of the definition) into a target that holds none of their keys."""
@@ -69,6 +72,9 @@ class SinkTransaction(Protocol):
 
     def execute_count(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one metadata statement; how many rows it *matched* (also where it changed nothing)."""
+
+    def execute_later(self, sql: str, parameters: Sequence[Any] = ()) -> None:
+        """Run one metadata statement before the commit, whenever it costs least; nobody asks what it did."""
 
     def commit(self) -> None:
         """Make it durable. Raises SinkUnavailable (outcome not known), SinkRefused (a deferred constraint)."""

@@ -1074,6 +1074,9 @@ class _MysqlTransaction:
         with self._border("run a metadata statement", None):
             return self._sink.run(statement if parameters else statement.replace("%%", "%"), parameters).rowcount
 
+    def execute_later(self, statement: str, parameters: Sequence[Any] = ()) -> None:
+        self.execute_count(statement, parameters)
+
     def commit(self) -> None:
         self._check_open()
         try:
