@@ -35,7 +35,7 @@ from cdc.pipeline.runner import Pipeline, PipelineSettings
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.schema.options import ColumnOption, TableOptions
-from cdc.schema.target import Masking, MetadataKind, Policies
+from cdc.schema.target import Masking, MetadataKind, Policies, SourceColumn
 from cdc.sinks.base import Sink
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
@@ -153,10 +153,12 @@ def table_options(config: Config, database: str, table: str) -> TableOptions:
     """What the configuration makes of a table: its place, its columns and rows."""
     override, routed = config.tables.override_for(database, table), config.tables.route_for(database, table)
     metadata = config.tables.metadata_for(database, table)
+    shared = config.tables.source_column_for(database, table)
     options = TableOptions(
         target_schema=routed.target_schema if routed is not None else None,
         target_table=routed.target_table if routed is not None else None,
         metadata=tuple((cast(MetadataKind, of), name) for of, name in metadata.items()),
+        source_column=SourceColumn(*shared) if shared is not None else None,
     )
     if override is None:
         return options

@@ -263,6 +263,15 @@ class TablePattern:
     def matches(self, database: str, table: str) -> bool:
         return self.database.fullmatch(database) is not None and self.table.fullmatch(table) is not None
 
+    def wildcards(self, database: str, table: str) -> tuple[str, ...]:
+        """What each wildcard stands for in names that match, those of the database first; the first ones take most."""
+        matched = (self.database.fullmatch(database), self.table.fullmatch(table))
+        return tuple(text for match in matched if match is not None for text in match.groups())
+
+    @property
+    def wildcard_count(self) -> int:
+        return self.database.groups + self.table.groups
+
 
 def parse_table_pattern(text: str) -> TablePattern:
     """Raises ValueError when `text` is not `db.table` or can match nothing that is ever captured."""
@@ -307,12 +316,39 @@ def _exact_text(half: str) -> str | None:
 
 
 def _pattern_regex(half: str) -> re.Pattern[str]:
-    special = {"*": ".*", "?": "."}
+    special = {"*": "(.*)", "?": "(.)"}
     units = (
         re.escape(unit["escaped"]) if unit["escaped"] else special.get(unit["plain"], re.escape(unit["plain"]))
         for unit in _PATTERN_UNIT.finditer(half)
     )
-    return re.compile(re.sub(r"(?:\.\*){2,}", ".*", "".join(units)), re.DOTALL)
+    return re.compile(re.sub(r"(?:\(\.\*\)){2,}", "(.*)", "".join(units)), re.DOTALL)
+
+
+# A template of a source column: {{ and }} are the characters themselves.
+_TEMPLATE_UNIT: Final = re.compile(r"\{\{|\}\}|\{(?P<name>[^{}]*)\}|(?P<stray>[{}])")
+_NAME_CHARACTERS_MAX: Final = 64  # of a database or table, and of a part of its name
+_SOURCE_VALUE_CHARACTERS_MAX: Final = 255  # it is in the key, which has 3072 bytes on the MySQL family
+
+
+def _template_problem(template: str, wildcard_count: int) -> str | None:
+    known = ["database", "table", *map(str, range(1, wildcard_count + 1))]
+    for unit in _TEMPLATE_UNIT.finditer(template):
+        if unit["stray"]:
+            return f"has a single {unit['stray']} (write {unit['stray'] * 2} for the character itself)"
+        if unit["name"] is not None and unit["name"] not in known:
+            return f"has {{{unit['name']}}}, and known are {', '.join(f'{{{name}}}' for name in known)}"
+    if _template_length(template) > _SOURCE_VALUE_CHARACTERS_MAX:
+        return f"may be longer than {_SOURCE_VALUE_CHARACTERS_MAX} characters, counting {_NAME_CHARACTERS_MAX} a name"
+    return None
+
+
+def _template_length(template: str) -> int:
+    """How long its text may be, whatever the names are."""
+    return len(_TEMPLATE_UNIT.sub(lambda unit: "x" * (1 if unit["name"] is None else _NAME_CHARACTERS_MAX), template))
+
+
+def _template_text(template: str, names: Mapping[str, str]) -> str:
+    return _TEMPLATE_UNIT.sub(lambda unit: unit[0][0] if unit["name"] is None else names[unit["name"]], template)
 
 
 def _is_system_schema(database: str) -> bool:
@@ -883,6 +919,21 @@ class MetadataColumns(Section):
         return value
 
 
+class SourceColumnSettings(Section):
+    """A column that says whose a row is, so that tables may share a target. It comes first in the target's key."""
+
+    name: str = Field(
+        min_length=1, json_schema_extra={"range_text": "name"}, description="What the column is called on every sink."
+    )
+    value: str = Field(
+        default="{database}",
+        json_schema_extra={"range_text": "text with {database}, {table}, {1}, {2} …"},
+        description="What it says of a table's rows: `{database}` and `{table}` are its names at the source, `{1}` is "
+        "what the first `*` or `?` of the route's `tables` stands for, `{2}` the second, and so on (a `*` takes as "
+        "much as it can); `{{` and `}}` are the characters themselves. No two tables of a target may have the same.",
+    )
+
+
 class TableRoute(Section):
     """Where some tables go. Of several entries that match a table the first one counts."""
 
@@ -890,6 +941,7 @@ class TableRoute(Section):
         json_schema_extra={"range_text": "`db.table` pattern"},
         description="The tables this entry is about; patterns are those of `include`.",
     )
+    source_column: SourceColumnSettings | None = Field(default=None)
     target_schema: str | None = Field(
         default=None,
         min_length=1,
@@ -902,15 +954,24 @@ class TableRoute(Section):
         validate_default=True,
         min_length=1,
         json_schema_extra={"range_text": "name", "default_text": "the source's"},
-        description="Name of the table on every sink. Of two tables with one target only one is loaded, the other is "
-        "parked.",
+        description="Name of the table on every sink. Several tables may have one target where a `source_column` tells "
+        "their rows apart; else only one of them is loaded, and the others are parked.",
     )
+
+    @field_validator("source_column")
+    @classmethod
+    def _has_a_value(cls, value: SourceColumnSettings | None, info: ValidationInfo) -> SourceColumnSettings | None:
+        if value is not None and "tables" in info.data:
+            problem = _template_problem(value.value, parse_table_pattern(info.data["tables"]).wildcard_count)
+            if problem:
+                _fail(f"its value {problem}")
+        return value
 
     @field_validator("target_table")
     @classmethod
     def _leads_somewhere(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None and info.data.get("target_schema", "") is None:
-            _fail("a route needs target_schema or target_table")
+        if value is None and info.data.get("target_schema", "") is None and info.data.get("source_column", "") is None:
+            _fail("a route needs target_schema, target_table or source_column")
         return value
 
 
@@ -975,6 +1036,18 @@ class Tables(Section):
     def route_for(self, database: str, table: str) -> TableRoute | None:
         """The entry of `routes` that counts for this table."""
         return next((route for pattern, route in self._routed if pattern.matches(database, table)), None)
+
+    def source_column_for(self, database: str, table: str) -> tuple[str, str, int] | None:
+        """The source column of this table's target: its name, its value for the table, and how long a value may be."""
+        for pattern, routed in self._routed:
+            if pattern.matches(database, table):
+                if routed.source_column is None:
+                    return None
+                template = routed.source_column.value
+                parts = pattern.wildcards(database, table)
+                names = {"database": database, "table": table, **{str(i): part for i, part in enumerate(parts, 1)}}
+                return routed.source_column.name, _template_text(template, names), max(1, _template_length(template))
+        return None
 
     def metadata_for(self, database: str, table: str) -> dict[str, str]:
         """The metadata columns of this table: kind and name."""

@@ -11,6 +11,7 @@
      │   └─ SourceChanged
      ├─ UnsupportedData       the operator decides per table; the table is parked    → the rest goes on
      │   └─ SinkRefused       the sink said no to a value, a key or a definition
+     │       └─ TargetConflict   tables with one target do not fit together; tried again by itself
      ├─ ProtocolError         us or the server                                       → stop, the frame is kept
      │   ├─ MalformedEvent
      │   ├─ ChecksumMismatch
@@ -42,6 +43,7 @@ __all__ = [
     "SourceChanged",
     "SourceUnavailable",
     "Stopping",
+    "TargetConflict",
     "TransientError",
     "UnsupportedData",
     "UnsupportedEvent",
@@ -145,6 +147,10 @@ class UnsupportedData(CdcError):
 
 class SinkRefused(UnsupportedData):
     """The sink refused a value, a row or a definition of one table."""
+
+
+class TargetConflict(SinkRefused):
+    """Tables that go to one target do not fit together. Tried again whenever a session starts: it may have mended."""
 
 
 class ProtocolError(CdcError):

@@ -275,7 +275,13 @@ def _verify_table(settings: SourceSettings, table: TableName, sinks: Sequence[_O
                     results.append(sink.result(table, "parked", source_rows=rows, notes=(error.message,)))
                     continue
                 # Sinks of equal mapping share the canonical rows, which take most of the time.
-                mapping = (sink.sink.kind, target.columns, target.policies, target.row_filter)
+                mapping = (
+                    sink.sink.kind,
+                    target.columns,
+                    target.policies,
+                    target.row_filter,
+                    target.source_column,
+                )
                 shared = expectations.setdefault(mapping, _Expectation(target, sink.sink.kind))
                 planned.append((sink, target, shared))
         row_bytes_max = 1
@@ -365,13 +371,14 @@ def _find_differences(
     for batch, _ in _read_source(settings, target.definition, target.source_key):
         for row in _canonical_rows(transformed_rows(batch, target), target, sink.kind):
             expected[seen.numbered(tuple(row[i] for i in key_at))] = _value_hashes(row)
+    own = len(target.key) - len(target.source_key)  # the source column's value is the same for all
     counts: Counter[str] = Counter()
     samples: dict[Kind, list[Difference]] = {"missing": [], "different": [], "extra": []}
 
     def take(kind: Kind, key: tuple[str | None, ...], columns: tuple[str, ...] = ()) -> None:
         counts[kind] += 1
         if len(samples[kind]) < DIFFERENCES_SHOWN_MAX:
-            samples[kind].append(Difference(dict(zip(target.source_key, key, strict=False)), kind, columns))
+            samples[kind].append(Difference(dict(zip(target.source_key, key[own:], strict=False)), kind, columns))
 
     seen = _Numbering()
     for rows in sink.read_rows(target, batch_rows=batch_rows):

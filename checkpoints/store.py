@@ -34,6 +34,12 @@ _NEWEST_TABLE = "prepared"
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
+_RECORD_COLUMNS = (
+    "source_table, target, state, definition, key_columns, is_complete, loaded_from, ready_at, rows_loaded, "
+    "last_change_us, policy_changes, error"
+)
+
+
 class LeaseHeld(CdcError):
     """Another live instance holds the pipeline."""
 
@@ -448,12 +454,24 @@ class InSinkStore:
         """Every table that this pipeline knows."""
         with self.sink.transaction() as tx:
             rows = tx.execute(
-                f"SELECT source_table, target, state, definition, key_columns, is_complete, loaded_from, ready_at, "
-                f"rows_loaded, last_change_us, policy_changes, error FROM {self._table('tables')} WHERE pipeline = %s",
-                (self.pipeline,),
+                f"SELECT {_RECORD_COLUMNS} FROM {self._table('tables')} WHERE pipeline = %s", (self.pipeline,)
             )
         records = (self._record(row) for row in rows)
         return {record.source: record for record in sorted(records, key=lambda record: record.source)}
+
+    def load_sharing(self, target: str) -> list[tuple[str, TableRecord]]:
+        """Every table that has been loaded into that target, by any pipeline with its metadata here; with the pipeline.
+
+        Those that are dropped at the source are among them: their rows are there.
+        """
+        with self.sink.transaction() as tx:
+            rows = tx.execute(
+                f"SELECT pipeline, {_RECORD_COLUMNS} FROM {self._table('tables')} "
+                f"WHERE target = %s AND definition IS NOT NULL",
+                (target,),
+            )
+        found = [(row[0], self._record(row[1:])) for row in rows]
+        return sorted(found, key=lambda pair: (pair[0], pair[1].source))
 
     @staticmethod
     def _record(row: tuple[Any, ...]) -> TableRecord:

@@ -15,6 +15,7 @@ ones. One that never was is filled chunk by chunk.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -34,6 +35,7 @@ from cdc.source.positions import visible_position, written_file_pos
 from cdc.source.resultset import quote, quote_table
 from checkpoints.store import InSinkStore, TableRecord
 from snapshot.chunks import read_chunks
+from snapshot.shared import SharedTargets
 
 __all__ = ["LoadProgress", "TableLoader"]
 
@@ -90,6 +92,15 @@ class TableLoader:
         self._hook = hook
         self._on_progress = on_progress
         self._written: TableRecord | None = None
+        self.shared = SharedTargets(
+            sink=sink,
+            store=store,
+            read_definition=functools.partial(read_definition, source),
+            make_target=make_target,
+            options=options,
+            record=self._record,
+            hook=hook,
+        )
 
     def load(self, record: TableRecord, *, may_replace: bool) -> TableRecord:
         """Load the table; its new record, already written to the metadata.
@@ -208,23 +219,24 @@ class TableLoader:
         Raises SinkRefused when what is there is not ours to change.
         """
         self._sink.create_namespace(target.namespace)
+        intent = replace(
+            record,
+            target=str(target),
+            state="snapshotting",
+            definition=target.definition,
+            key=target.source_key,
+            options=self._options(record.source),
+            is_complete=False,
+            loaded_from=None,
+            ready_at=None,
+            ready_server=None,
+        )
+        if target.source_column is not None:
+            return self.shared.prepare(record, intent, target, target.source_column, may_replace=may_replace)
         existing = self._sink.inspect(target)
         if existing is None:
             # The intent comes first: a table that is made and not recorded would pass for somebody else's.
-            self._record(
-                replace(
-                    record,
-                    target=str(target),
-                    state="snapshotting",
-                    definition=target.definition,
-                    key=target.source_key,
-                    options=self._options(record.source),
-                    is_complete=False,
-                    loaded_from=None,
-                    ready_at=None,
-                    ready_server=None,
-                )
-            )
+            self._record(intent)
             self._sink.create_table(target)
             self._hook("target_made")
             return False
@@ -234,6 +246,7 @@ class TableLoader:
         if is_ours and record.key and record.key != target.source_key:
             differences.append(f"its key was ({', '.join(record.key)})")
         if differences and is_ours:
+            self.shared.require_alone(record, target)
             self._drop(record, target)
             self._sink.create_table(target)
             return False

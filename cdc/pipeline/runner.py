@@ -26,6 +26,7 @@ from cdc.errors import (
     SourceChanged,
     SourceUnavailable,
     Stopping,
+    TargetConflict,
     TransientError,
     UnsupportedData,
 )
@@ -51,6 +52,7 @@ from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
+from cdc.schema.sharing import conflict
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
 from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
@@ -263,6 +265,10 @@ class Pipeline:
             return bool(self._commands)
 
 
+def _message(record: TableRecord) -> Any:
+    return (record.error or {}).get("message")
+
+
 def _error_fields(error: BaseException) -> dict[str, Any]:
     fields: dict[str, Any] = {"error_class": type(error).__name__, "message": str(error)}
     if isinstance(error, CdcError):
@@ -394,8 +400,15 @@ class _Session:
             if after != before:
                 changed.append(after)
         for record in self._collisions(tables):
+            before = records.get(record.source)
+            is_known = before is not None and before.state == "parked" and _message(before) == _message(record)
+            record = before if before is not None and is_known else record
+            if not is_known:
+                said = record.error or {}
+                fields = {"error_class": said.get("class"), "message": said.get("message"), "hint": said.get("hint")}
+                self._log.error("table_parked", table=str(record.source), **fields)
             tables.put(record)
-            changed[:] = [r for r in changed if r.source != record.source] + [record]
+            changed[:] = [r for r in changed if r.source != record.source] + ([] if is_known else [record])
         commands = self._take_snapshot_commands(tables, changed)
         if changed:
             with self._sink.transaction() as tx:
@@ -423,6 +436,8 @@ class _Session:
         if record.state == "dropped":
             is_elsewhere = record.loaded_from is not None and record.loaded_from.server != server
             return replace(record, loaded_from=None) if is_elsewhere else record
+        if record.state == "parked" and (record.error or {}).get("class") == TargetConflict.__name__:
+            record = replace(record, state="pending", error=None)  # what it met may be otherwise by now
         if record.target != target:
             # The configuration sends it elsewhere now. What is there is not known to be ours; the old target stays.
             self._log.warning("table_routed_elsewhere", table=str(name), before=record.target, now=target)
@@ -442,7 +457,7 @@ class _Session:
         return record
 
     def _collisions(self, tables: TableRegistry) -> list[TableRecord]:
-        """Tables that share their target with another one: all but the one that is there already are parked."""
+        """The tables that may not share a target with another one, which is there already or comes first, parked."""
         by_target: dict[str, list[TableRecord]] = {}
         for record in tables.records():
             if record.state != "dropped":
@@ -450,19 +465,29 @@ class _Session:
         parked = []
         for target, sharing in by_target.items():
             sharing.sort(key=lambda record: (record.definition is None, record.state == "parked", record.source))
+            columns = {record.source: tables.options(record.source).source_column for record in sharing}
+            first = sharing[0].source
+            taken = {column.value: first for column in [columns[first]] if column is not None}
             for record in sharing[1:]:
-                error = UnsupportedData(
-                    f"{record.source} goes to the same target as {sharing[0].source}: {target} on sink "
-                    f"{self._sink.name}",
-                    table=str(record.source),
-                    hint="route them apart (tables.routes; a sink without `schema` or database keeps databases apart), "
-                    "or exclude one",
-                )
-                fields = error.to_dict(since=iso_time(self._clock.now_us()))
-                if record.state != "parked":
-                    self._log.error("table_parked", table=str(record.source), **_error_fields(error))
-                    parked.append(replace(record, state="parked", definition=None, error=fields, ready_at=None))
+                column = columns[record.source]
+                problem = conflict(column, (first, columns[first]), taken)
+                if problem is None and column is not None:
+                    taken[column.value] = record.source
+                elif record.state != "parked":
+                    parked.append(self._in_conflict(record, f"{problem}: {target} on sink {self._sink.name}"))
         return parked
+
+    def _in_conflict(self, record: TableRecord, problem: str) -> TableRecord:
+        error = TargetConflict(
+            f"{record.source} {problem}",
+            table=str(record.source),
+            hint="route them apart, or give the route a source_column by which they differ (tables.routes; a sink "
+            "without `schema` or database keeps databases apart), or exclude one",
+        )
+        fields = error.to_dict(since=iso_time(self._clock.now_us()))
+        # What it has there, if anything, it has under a value of its own; else it is another table's.
+        definition = record.definition if "source_column" in record.options else None
+        return replace(record, state="parked", definition=definition, error=fields, ready_at=None)
 
     def _place(self, name: TableName) -> tuple[str, str]:
         return TableRegistry(self._p._routing, self._sink.kind, ()).place(name)
@@ -532,8 +557,10 @@ class _Session:
             hook=self._hooks,
             on_progress=self._on_load_progress,
         )
-        for record in waiting:
-            name = record.source
+        has_reset = False
+        for one in waiting:
+            name = one.source
+            record = tables.record(name) or one  # it may have lost its rows with a target that it shares
             began = self._clock.monotonic()
             try:
                 loaded = loader.load(record, may_replace=name in self._p._forced)
@@ -542,6 +569,10 @@ class _Session:
                 continue
             finally:
                 self._status.progress_done(str(name))
+                reset = loader.shared.take_reset()
+                has_reset = has_reset or bool(reset)
+                for other in reset:
+                    tables.put(other)
             self._p._forced.discard(name)
             tables.put(loaded)
             self._p.tables = tables.records()
@@ -557,6 +588,8 @@ class _Session:
                 seconds=round(self._clock.monotonic() - began, 2),
             )
         self._finish_commands(tables)
+        if has_reset:  # tables that share a target which was made anew
+            raise _SessionEnd
 
     def _finish_commands(self, tables: TableRegistry) -> None:
         for command in self._running_commands:

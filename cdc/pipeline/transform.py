@@ -27,6 +27,7 @@ from cdc.model import (
     TransactionRun,
     ValueKind,
 )
+from cdc.pipeline.sourced import sourced, sourced_change
 from cdc.rowfilter import Both, Compare, Condition, Either, IsNull, IsTrue, Not, OneOf, Value
 from cdc.schema.target import Masking, TargetColumn, TargetTable
 from cdc.sinks.values import (
@@ -63,7 +64,7 @@ def transformed_rows(rows: pa.RecordBatch, target: TargetTable, stamp: Stamp | N
 
     `stamp` is needed for a target with metadata columns. Raises UnsupportedData with column and key.
     """
-    rows = kept_rows(rows, target)
+    rows = sourced(kept_rows(rows, target), target)
     return _stamped(_masked(rows, target, None), target, stamp, None, None)
 
 
@@ -160,6 +161,7 @@ def _incomplete(target: TargetTable, reason: str, column: str) -> UnsupportedDat
 
 def transformed_change(change: ChangeBatch, target: TargetTable, stamp: Stamp | None = None) -> ChangeBatch:
     """A change as the target takes it; of its images only the values that are upserted are worked out."""
+    change = sourced_change(change, target)
     masked = [column for column in target.columns if column.masking is not None]
     if masked or target.has_metadata:
         if change.updates and target.has_metadata:

@@ -18,9 +18,9 @@ from cdc.model import ColumnDefinition, Flavor, TableDefinition, ValueKind
 from cdc.schema.filters import bind
 from cdc.schema.identifiers import column_name_problem, folded, namespace_problem, table_name_problem
 from cdc.schema.options import TableOptions, kept_columns
-from cdc.schema.target import Masking, MetadataKind, Policies, SinkKind, TargetColumn, TargetTable
+from cdc.schema.target import Masking, MetadataKind, Policies, SinkKind, SourceColumn, TargetColumn, TargetTable
 
-__all__ = ["RULES", "TypeRule", "map_table", "rule_for", "sink_collation", "type_mapping_page"]
+__all__ = ["RULES", "SOURCE_COLUMN", "TypeRule", "map_table", "rule_for", "sink_collation", "type_mapping_page"]
 
 POSTGRES_COLUMNS_MAX = 1600  # MaxHeapAttributeNumber; dropped columns count too
 VARBINARY_VECTOR_BYTES_MAX = 16_384  # a longer VARBINARY would crowd the 65535 bytes that a row may declare
@@ -75,7 +75,7 @@ def map_table(
         kind: of the sink; `mysql` and `mariadb` differ.
         namespace: schema (PostgreSQL) or database (MySQL family).
         key: columns of the primary key, in order, as the source calls them.
-        options: rows left out, columns left out, renamed and masked.
+        options: rows left out, columns left out, renamed and masked; the source column, which comes first.
     Returns:
         Every column of the source that the options keep, generated and invisible ones included, as a plain column:
         nullable where the source's is or where a policy or a mask may put NULL, never in the key.
@@ -94,7 +94,9 @@ def map_table(
     _check_options(definition, options, key)
     kept = kept_columns(definition, options)
     added = [(METADATA_COLUMNS[of], sink_name, of) for of, sink_name in options.metadata]
-    _check_columns(definition, [*kept, *((column, sink_name) for column, sink_name, _ in added)], kind)
+    shared = options.source_column
+    first = [] if shared is None else [(_source_column(definition, shared), shared.name)]
+    _check_columns(definition, [*first, *kept, *((column, sink_name) for column, sink_name, _ in added)], kind)
     _check_key(definition, key)
     names = {column.name: sink_name for column, sink_name in kept}
     columns = tuple(
@@ -105,8 +107,13 @@ def map_table(
         replace(_map_column(definition, column, sink_name, None, kind, (), policies), metadata=of)
         for column, sink_name, of in added
     )
+    columns = (
+        *(_map_column(definition, column, name, None, kind, (SOURCE_COLUMN,), policies) for column, name in first),
+        *columns,
+    )
     row_filter = bind(options.row_filter, definition) if options.row_filter is not None else None
-    return TargetTable(namespace, name, columns, tuple(names[part] for part in key), definition, policies, row_filter)
+    key = (*(name for _, name in first), *(names[part] for part in key))
+    return TargetTable(namespace, name, columns, key, definition, policies, row_filter, shared)
 
 
 def _check_options(definition: TableDefinition, options: TableOptions, key: tuple[str, ...]) -> None:
@@ -245,8 +252,34 @@ METADATA_COLUMNS: dict[MetadataKind, ColumnDefinition] = {
     "operation": _metadata_column("operation", 6, is_nullable=False),
     "position": _metadata_column("position", 300, is_nullable=True),
 }
+# Likewise, for the column that says whose a row is in a target of several tables.
+SOURCE_COLUMN = "(source)"
 HASH_DIGITS = 64
 _UNHASHED = frozenset({ValueKind.FLOAT, ValueKind.DOUBLE, ValueKind.BIT, ValueKind.GEOMETRY, ValueKind.VECTOR})
+
+
+def _source_column(definition: TableDefinition, shared: SourceColumn) -> ColumnDefinition:
+    """The source column as its values come. Raises UnsupportedData for a value that could pass for another's."""
+    problem = None
+    if len(shared.value) > shared.length:
+        problem = f"is longer than the {shared.length} characters that the column holds"
+    elif shared.value.endswith(" ") or "\0" in shared.value:
+        problem = "ends in a space, or holds a NUL: on some sinks it would be the same as another value"
+    if problem:
+        raise UnsupportedData(
+            f"{definition.name}: its value {shared.value!r} of the source column {shared.name} {problem}",
+            table=str(definition.name),
+            hint="write another source_column: value in tables.routes",
+        )
+    return ColumnDefinition(
+        name=SOURCE_COLUMN,
+        kind=ValueKind.TEXT,
+        column_type=f"varchar({shared.length})",
+        is_nullable=False,
+        length=shared.length,
+        charset="utf8mb4",
+        collation="utf8mb4_bin",
+    )
 
 
 def _masked(definition: TableDefinition, column: ColumnDefinition, masking: Masking) -> ColumnDefinition:

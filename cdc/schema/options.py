@@ -14,7 +14,7 @@ from typing import Any
 
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.rowfilter import RowFilter
-from cdc.schema.target import Masking, MetadataKind
+from cdc.schema.target import Masking, MetadataKind, SourceColumn
 
 __all__ = ["ColumnOption", "TableOptions", "kept_columns", "names_made"]
 
@@ -33,7 +33,8 @@ class TableOptions:
     """Options of one table; the default changes nothing. `include` empty means every column.
 
     `metadata` are the columns of that kind that are added, with their names. `target_schema` (a database on the MySQL
-    family) and `target_table` are the place on every sink, where set.
+    family) and `target_table` are the place on every sink, where set; `source_column` tells its rows from those of
+    other tables there.
     """
 
     include: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class TableOptions:
     target_table: str | None = None
     row_filter: RowFilter | None = None
     metadata: tuple[tuple[MetadataKind, str], ...] = ()
+    source_column: SourceColumn | None = None
 
     def of_column(self, name: str) -> ColumnOption:
         """What is said of that column of the source."""
@@ -79,6 +81,8 @@ class TableOptions:
             said["row_filter"] = self.row_filter.text
         if self.metadata:
             said["metadata"] = dict(self.metadata)
+        if self.source_column is not None:
+            said["source_column"] = {"name": self.source_column.name, "value": self.source_column.value}
         return said
 
 
@@ -105,4 +109,5 @@ def kept_columns(definition: TableDefinition, options: TableOptions) -> list[tup
 
 def names_made(description: Mapping[str, Any]) -> set[str]:
     """The names of columns on the sink that only options have made, by what the metadata say of them."""
-    return {*description.get("rename", {}).values(), *description.get("metadata", {}).values()}
+    made = {*description.get("rename", {}).values(), *description.get("metadata", {}).values()}
+    return made | {description["source_column"]["name"]} if "source_column" in description else made

@@ -11,7 +11,7 @@ from typing import Literal
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.rowfilter import RowFilter
 
-__all__ = ["Masking", "MetadataKind", "Policies", "SinkKind", "TargetColumn", "TargetTable"]
+__all__ = ["Masking", "MetadataKind", "Policies", "SinkKind", "SourceColumn", "TargetColumn", "TargetTable"]
 
 SinkKind = Literal["postgresql", "mysql", "mariadb"]
 
@@ -47,6 +47,18 @@ MetadataKind = Literal["load_id", "row_id", "commit_time", "operation", "positio
 
 
 @dataclass(frozen=True, slots=True)
+class SourceColumn:
+    """The column of a target that several tables share which says whose a row is, and what it says of this table's.
+
+    It is the first of the target's key. `length` is how many characters it holds, for every table of the route.
+    """
+
+    name: str
+    value: str
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
 class TargetColumn:
     """One column of the sink table and the source column that feeds it.
 
@@ -68,7 +80,8 @@ class TargetTable:
     """The sink table of one captured table. `namespace` is the schema (PostgreSQL) or database (MySQL family).
 
     `key` has the names that the key's columns have on the sink. `row_filter`, bound to the definition, says which rows
-    of the source are here.
+    of the source are here. Where `source_column` is set, other tables have rows in it, too: those of this one are the
+    rows with its value.
     """
 
     namespace: str
@@ -78,6 +91,7 @@ class TargetTable:
     definition: TableDefinition
     policies: Policies = Policies()
     row_filter: RowFilter | None = None
+    source_column: SourceColumn | None = None
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"
@@ -93,6 +107,6 @@ class TargetTable:
 
     @property
     def source_key(self) -> tuple[str, ...]:
-        """The key's columns as the source calls them."""
+        """The key's columns as the source calls them, without the source column."""
         sources = {column.name: column.source.name for column in self.columns}
-        return tuple(sources[name] for name in self.key)
+        return tuple(sources[name] for name in (self.key if self.source_column is None else self.key[1:]))

@@ -598,7 +598,7 @@ class PostgresTransaction:
     def clear(self, target: TargetTable) -> int:
         with self._cursor(f"empty {target}", target) as cursor:
             self._prepare(cursor, target)
-            return self._change(cursor, f"DELETE FROM {sql.qualified(target.namespace, target.name)}")
+            return self._change(cursor, sql.clear(target))
 
     # ------------------------------------------------------------ which row it was
 

@@ -12,7 +12,7 @@ Errors at this border, translated from the driver's error *number*:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -20,10 +20,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from cdc.errors import CdcError
-from cdc.model import ChangeBatch
+from cdc.model import ChangeBatch, ColumnDefinition
+from cdc.schema.sharing import Alteration, Reshaping
 from cdc.schema.target import SinkKind, TargetTable
 
-__all__ = ["ApplyResult", "ExistingTable", "Sink", "SinkTransaction", "StatementHook"]
+__all__ = ["ApplyResult", "ExistingTable", "Sink", "SinkTransaction", "StatementHook", "mixed_unique_problem"]
 
 
 class StatementHook(Protocol):
@@ -50,6 +51,11 @@ class ExistingTable:
     primary_key: tuple[str, ...]
     has_rows: bool
     problems: tuple[str, ...] = ()  # triggers, PostgreSQL's foreign keys, an engine without transactions
+
+
+def mixed_unique_problem(index: str, column: str) -> str:
+    """Why a target of several tables may not have that unique index."""
+    return f"its unique index {index} lacks {column}: rows of two tables could be one to it"
 
 
 class SinkTransaction(Protocol):
@@ -144,6 +150,25 @@ class Sink(Protocol):
 
     def drop_table(self, target: TargetTable) -> None:
         """Drop it if it exists. Raises SinkRefused when something depends on it."""
+
+    def reshaping(
+        self,
+        target: TargetTable,
+        existing: ExistingTable,
+        *,
+        others: Mapping[str, ColumnDefinition],
+        former: Collection[str],
+    ) -> Reshaping:
+        """How a target of several tables is made to hold `target`'s rows as well (`schema.sharing.reshaping`)."""
+
+    def misfits(self, target: TargetTable, other: TargetTable) -> list[str]:
+        """Why two tables cannot share a target, one sentence a column; [] where they can."""
+
+    def stray_value(self, target: TargetTable, values: Sequence[str]) -> str | None:
+        """A value of the target's source column that rows there have, and that is none of `values`; None without."""
+
+    def alter_table(self, target: TargetTable, alterations: Sequence[Alteration]) -> None:
+        """Alter columns. Commits by itself on the MySQL family. Raises SinkRefused."""
 
     def estimated_rows(self, targets: Sequence[TargetTable]) -> dict[str, int | None]:
         """The server's own estimate by `str(target)`."""

@@ -18,7 +18,7 @@ import secrets
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -36,11 +36,12 @@ from cdc.errors import (
     SinkUnavailable,
     UnsupportedData,
 )
-from cdc.model import ChangeBatch, PartialUpdate, ValueKind
+from cdc.model import ChangeBatch, ColumnDefinition, PartialUpdate, ValueKind
 from cdc.schema.grants import grant_pattern
+from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_mysql as sql
-from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook
+from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_mysql
 from cdc.sinks.encode_mysql import (
     RowPieces,
@@ -462,6 +463,12 @@ class MysqlSink:
         with self._definition_statement(f"drop the table {target}", table=table, grant=self.table_grant(target)):
             self.run(f"DROP TABLE IF EXISTS {sql.qualified(target.namespace, target.name)}")
 
+    def alter_table(self, target: TargetTable, alterations: Sequence[Alteration]) -> None:
+        self._refuse_open_transaction()
+        table = str(target.definition.name)
+        with self._definition_statement(f"alter the table {target}", table=table, grant=self.table_grant(target)):
+            self.run(sql.alter_table(target, alterations, self._kind))
+
     def table_grant(self, target: TargetTable) -> str:
         """The rights on a target's database."""
         rights = "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, ALTER, INDEX, CREATE TEMPORARY TABLES"
@@ -484,17 +491,48 @@ class MysqlSink:
                 has_value = is_nullable == "YES" or row[-1] is not None or default or extra
                 if name.casefold() not in wanted and not has_value:
                     problems.append(f"its column {name} is NOT NULL, has no default and is not in the source")
+            shared = target.source_column
+            if shared is not None:
+                mixed = self._query(_MIXED_UNIQUE, (*place, shared.name))
+                problems += [mixed_unique_problem(_text(row[0]), shared.name) for row in mixed]
             key = self._query(_PRIMARY_KEY, place)
             if any(part is not None for _, part in key):
                 problems.append("its primary key covers only the beginning of a column")
             has_rows = False
             if not problems:
-                table = sql.qualified(*place)
-                has_rows = bool(self._query(f"SELECT EXISTS (SELECT 1 FROM {table})")[0][0])
+                there = {name.casefold() for name in columns}
+                own = sql.own_rows(target) if shared is not None and shared.name.casefold() in there else ""
+                has_rows = bool(self._query(f"SELECT EXISTS (SELECT 1 FROM {sql.qualified(*place)}{own})")[0][0])
         return ExistingTable(columns, tuple(_text(name) for name, _ in key), has_rows, tuple(problems))
 
     def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
         return table_differences(target, existing)
+
+    def reshaping(
+        self,
+        target: TargetTable,
+        existing: ExistingTable,
+        *,
+        others: Mapping[str, ColumnDefinition],
+        former: Collection[str],
+    ) -> Reshaping:
+        return reshaping(
+            target,
+            existing.columns,
+            existing.primary_key,
+            others=others,
+            former=former,
+            holds=sql.holds,
+            fold=str.casefold,
+        )
+
+    def misfits(self, target: TargetTable, other: TargetTable) -> list[str]:
+        return misfits(target, other, holds=sql.holds, fold=str.casefold)
+
+    def stray_value(self, target: TargetTable, values: Sequence[str]) -> str | None:
+        with self._definition_statement(f"look at the table {target}", table=str(target.definition.name)):
+            found = self._query(sql.stray_value(target, values))
+        return _text(found[0][0]) if found else None
 
     def estimated_rows(self, targets: Sequence[TargetTable]) -> dict[str, int | None]:
         estimates: dict[str, int | None] = {str(target): None for target in targets}
@@ -553,8 +591,7 @@ class _MysqlTransaction:
 
     def clear(self, target: TargetTable) -> int:
         with self._border(f"empty {target}", target):
-            statement = f"DELETE FROM {sql.qualified(target.namespace, target.name)}"
-            return self._change(statement.encode()).rowcount
+            return self._change(sql.clear(target).encode()).rowcount
 
     def _apply_many(self, change: ChangeBatch, target: TargetTable, counter: PolicyCounter) -> int:
         """Delete, update, upsert; how many rows were deleted.
@@ -1309,6 +1346,12 @@ _PROBLEMS = (
     "(SELECT ENGINE FROM information_schema.ENGINES WHERE TRANSACTIONS = 'YES') "
     "UNION ALL SELECT CONCAT('it has the trigger ', TRIGGER_NAME) FROM information_schema.TRIGGERS "
     "WHERE EVENT_OBJECT_SCHEMA = %s AND EVENT_OBJECT_TABLE = %s"
+)
+
+# Unique indexes besides the primary key that do not have a column.
+_MIXED_UNIQUE = (
+    "SELECT INDEX_NAME FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s "
+    "AND NON_UNIQUE = 0 AND INDEX_NAME <> 'PRIMARY' GROUP BY INDEX_NAME HAVING SUM(COLUMN_NAME = %s) = 0"
 )
 
 _ESTIMATES = "SELECT TABLE_NAME, TABLE_ROWS FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s"

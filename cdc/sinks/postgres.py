@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,10 +17,12 @@ import psycopg2
 import psycopg2.extensions
 
 from cdc.errors import CdcError, InvariantBroken, SinkUnavailable
+from cdc.model import ColumnDefinition
+from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
 from cdc.schema.target import SinkKind, TargetTable
 from cdc.sinks import sql_postgres as sql
 from cdc.sinks.apply_postgres import BEGIN, PostgresTransaction, Workspace
-from cdc.sinks.base import ExistingTable, StatementHook
+from cdc.sinks.base import ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_postgres
 from cdc.sinks.errors_postgres import translate, translate_connect, translate_set_up
 from cdc.sinks.hang_up import shut_down
@@ -321,11 +323,21 @@ class PostgresSink:
         with self._definition_statement(
             f"drop the table {target}",
             table=str(target.definition.name),
-            grant=f"ALTER TABLE {sql.qualified(target.namespace, target.name)} OWNER TO "
-            f"{sql.quote(self._settings.user)};",
+            grant=self._owner_grant(target),
         ) as cursor:
             cursor.execute(f"DROP TABLE IF EXISTS {sql.qualified(target.namespace, target.name)}")
         self._workspace.forget(target)
+
+    def alter_table(self, target: TargetTable, alterations: Sequence[Alteration]) -> None:
+        with self._definition_statement(
+            f"alter the table {target}", table=str(target.definition.name), grant=self._owner_grant(target)
+        ) as cursor:
+            cursor.execute(sql.alter_table(target, alterations))
+        self._workspace.forget(target)
+
+    def _owner_grant(self, target: TargetTable) -> str:
+        table = sql.qualified(target.namespace, target.name)
+        return f"ALTER TABLE {table} OWNER TO {sql.quote(self._settings.user)};"
 
     def inspect(self, target: TargetTable) -> ExistingTable | None:
         with self._definition_statement(f"look at the table {target}", table=str(target.definition.name)) as cursor:
@@ -343,14 +355,47 @@ class PostgresSink:
             key = tuple(row[0] for row in cursor.fetchall())
             cursor.execute(_PROBLEMS, {"oid": oid})
             problems += [row[0] for row in cursor.fetchall()]
+            if target.source_column is not None:
+                cursor.execute(_MIXED_UNIQUE, (oid, target.source_column.name))
+                problems += [mixed_unique_problem(row[0], target.source_column.name) for row in cursor.fetchall()]
             has_rows = False
             if not problems:
-                cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {sql.qualified(target.namespace, target.name)})")
+                shared = target.source_column
+                own = sql.own_rows(target) if shared is not None and shared.name in columns else ""
+                table = sql.qualified(target.namespace, target.name)
+                cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table}{own})")
                 has_rows = bool(cursor.fetchone()[0])  # type: ignore[index]  # always one row
         return ExistingTable(columns, key, has_rows, tuple(problems))
 
     def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
         return table_differences(target, existing)
+
+    def reshaping(
+        self,
+        target: TargetTable,
+        existing: ExistingTable,
+        *,
+        others: Mapping[str, ColumnDefinition],
+        former: Collection[str],
+    ) -> Reshaping:
+        return reshaping(
+            target,
+            existing.columns,
+            existing.primary_key,
+            others=others,
+            former=former,
+            holds=sql.holds,
+            fold=str,
+        )
+
+    def misfits(self, target: TargetTable, other: TargetTable) -> list[str]:
+        return misfits(target, other, holds=sql.holds, fold=str)
+
+    def stray_value(self, target: TargetTable, values: Sequence[str]) -> str | None:
+        with self._definition_statement(f"look at the table {target}", table=str(target.definition.name)) as cursor:
+            cursor.execute(sql.stray_value(target, values))
+            found = cursor.fetchone()
+        return None if found is None else str(found[0])
 
     def estimated_rows(self, targets: Sequence[TargetTable]) -> dict[str, int | None]:
         estimates: dict[str, int | None] = {str(target): None for target in targets}
@@ -486,6 +531,12 @@ SELECT CASE WHEN k.conrelid = %(oid)s THEN 'it has the foreign key ' || k.connam
                  'ALTER TABLE %%I.%%I DROP CONSTRAINT %%I', n.nspname, c.relname, k.conname)
 FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE (k.conrelid = %(oid)s OR k.confrelid = %(oid)s) AND k.contype = 'f'"""
+
+# Unique indexes besides the primary key that do not have a column.
+_MIXED_UNIQUE = """
+SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = %s AND i.indisunique AND NOT i.indisprimary AND NOT EXISTS (
+    SELECT 1 FROM pg_attribute a WHERE a.attrelid = i.indrelid AND a.attnum = ANY (i.indkey) AND a.attname = %s)"""
 
 _ESTIMATES = """
 SELECT n.nspname, c.relname, pg_stat_get_live_tuples(c.oid), c.reltuples::bigint

@@ -21,8 +21,11 @@ from cdc.schema.identifiers import column_name_problem, namespace_problem, table
 from cdc.schema.mapping import map_table, rule_for
 from cdc.schema.options import TableOptions, kept_columns
 from cdc.schema.routing import route
+from cdc.schema.sharing import conflict, misfits
 from cdc.schema.target import Policies, SinkKind, TargetTable
 from cdc.sinks.base import ExistingTable, Sink
+from cdc.sinks.sql_mysql import holds as mysql_holds
+from cdc.sinks.sql_postgres import holds as postgres_holds
 
 __all__ = [
     "SINK_CHECKS",
@@ -103,13 +106,21 @@ class _Namespace:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A target that is there: what we may not do with it, and (where it was looked at) what it is like."""
+    """A target that is there: what we may not do with it, and (where it was looked at) what it is like.
+
+    `table` is the one it was looked at for: of several that share it, one.
+    """
 
     missing_rights: tuple[str, ...] = ()
     is_owner: bool = True
     existing: ExistingTable | None = None
     differences: tuple[str, ...] = ()
     refusal: CdcError | None = None
+    table: TableName | None = None
+
+    def is_about(self, one: Planned) -> bool:
+        """Was it looked at for that table?"""
+        return one.options.source_column is None or self.table == one.definition.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,7 +342,7 @@ def _read_postgresql(
             for name, can_use, may_create in _query(sink, _POSTGRES_NAMESPACES, (names,))
         },
         found={
-            one.place: _inspect(sink, one, known, missing, is_owner)
+            one.place: _inspect(sink, one, _known_to_share(one, planned, known), missing, is_owner)
             for one in planned
             if (held := rights.get(one.place)) is not None
             for is_owner, missing in [held]
@@ -397,7 +408,11 @@ def _read_mysql(
         clock_offset_seconds=offset,
         clock_error_seconds=uncertainty,
         namespaces={name: _Namespace() for name in there},
-        found={one.place: _inspect(sink, one, known) for one in planned if _folded(one.place, folds) in folded},
+        found={
+            one.place: _inspect(sink, one, _known_to_share(one, planned, known))
+            for one in planned
+            if _folded(one.place, folds) in folded
+        },
         metadata_namespace=metadata_namespace,
         planned=planned,
         known=known,
@@ -407,6 +422,12 @@ def _read_mysql(
 
 def _folded(place: tuple[str, str], folds: bool) -> tuple[str, str]:
     return (place[0].lower(), place[1].lower()) if folds else place
+
+
+def _known_to_share(one: Planned, planned: Sequence[Planned], known: frozenset[TableName]) -> frozenset[TableName]:
+    """`known`, and with it a table whose target this deployment has made for another one: the load makes it fit."""
+    names = {other.definition.name for other in planned if other.place == one.place}
+    return known | {one.definition.name} if one.options.source_column is not None and names & known else known
 
 
 def _inspect(
@@ -420,7 +441,7 @@ def _inspect(
     except (ConfigError, UnsupportedData) as refusal:
         return _Found(missing, is_owner, refusal=refusal)
     differences = tuple(sink.differences(one.target, existing)) if existing is not None else ()
-    return _Found(missing, is_owner, existing, differences)
+    return _Found(missing, is_owner, existing, differences, table=one.definition.name)
 
 
 def check_sink(facts: SinkFacts) -> list[Finding]:
@@ -733,7 +754,9 @@ def _clashes(facts: SinkFacts) -> Iterator[Finding]:
     for one in facts.planned:
         places.setdefault(_folded(one.place, folds), []).append(one)
     for several in places.values():
-        if len(several) > 1:
+        if any(one.options.source_column is not None for one in several):
+            yield from _shared(facts, several)
+        elif len(several) > 1:
             names = [one.definition.name for one in several]
             is_routed = any(one.options.target_table or one.options.target_schema for one in several)
             why = (
@@ -756,6 +779,36 @@ def _clashes(facts: SinkFacts) -> Iterator[Finding]:
                 "would mix",
                 fix,
                 is_configuration=True,
+            )
+
+
+def _shared(facts: SinkFacts, several: Sequence[Planned]) -> Iterator[Finding]:
+    """Tables that share a target by a source column, and those that may not."""
+    first, *others = several
+    name, column = first.definition.name, first.options.source_column
+    taken = {column.value: name} if column is not None else {}
+    holds, fold = (postgres_holds, str) if facts.is_postgresql else (mysql_holds, str.casefold)
+    for other in others:
+        own = other.options.source_column
+        problem = conflict(own, (name, column), taken)
+        if problem is not None:
+            yield error(
+                f"{facts.place.name}: {other.definition.name}",
+                f"it {problem}: {other.namespace}.{other.name}, and their rows would mix",
+                "route them apart in tables.routes, give both a source_column by which they differ, or exclude one",
+                is_configuration=True,
+            )
+            continue
+        if own is not None:
+            taken[own.value] = other.definition.name
+        reasons = []
+        if first.target is not None and other.target is not None:
+            reasons = misfits(other.target, first.target, holds=holds, fold=fold)
+        if reasons:
+            yield error(
+                f"{facts.place.name}: {other.definition.name}",
+                f"it shares {other.namespace}.{other.name} with {name}, and does not fit: {'; '.join(reasons)}",
+                "alter one of them at the source; or route it apart in tables.routes",
             )
 
 
@@ -799,7 +852,7 @@ def _has_name_problem(one: Planned, kind: SinkKind) -> bool:
 def _differences(facts: SinkFacts) -> Iterator[Finding]:
     for one in facts.planned:
         found = facts.found.get(one.place)
-        if found is None:
+        if found is None or not found.is_about(one):
             continue
         subject = f"{facts.place.name}: {one.namespace}.{one.name}"
         if found.refusal is not None:
@@ -816,6 +869,8 @@ def _foreign_rows(facts: SinkFacts) -> Iterator[Finding]:
     for one in facts.planned:
         found = facts.found.get(one.place)
         if found is None or found.existing is None or found.differences or not found.existing.has_rows:
+            continue
+        if not found.is_about(one):
             continue
         yield error(
             f"{facts.place.name}: {one.namespace}.{one.name}",

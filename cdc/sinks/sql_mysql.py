@@ -11,12 +11,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from cdc.model import ColumnDefinition, ValueKind
+from cdc.schema.sharing import Alteration
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 
 __all__ = [
+    "alter_table",
     "can_hold",
     "canonical_type",
     "chunks",
+    "clear",
     "complete_staged",
     "create_stage",
     "create_table",
@@ -26,15 +29,18 @@ __all__ = [
     "delete_staged",
     "delete_staged_keys",
     "drop_stage",
+    "holds",
     "insert_prefix",
     "insert_staged",
     "key_condition",
     "keys_stage_of",
     "load_data",
+    "own_rows",
     "qualified",
     "quote",
     "select_all",
     "stage_of",
+    "stray_value",
     "unmatched_staged",
     "update_row",
     "update_staged",
@@ -62,6 +68,24 @@ def _names(columns: Iterable[TargetColumn]) -> str:
     return ", ".join(quote(column.name) for column in columns)
 
 
+def own_rows(target: TargetTable) -> str:
+    """The condition of the rows that are the source table's, where others have rows in the target, too; else ''."""
+    shared = target.source_column
+    return "" if shared is None else f" WHERE {quote(shared.name)} = {_quoted(shared.value)}"
+
+
+def stray_value(target: TargetTable, values: Sequence[str]) -> str:
+    """A value of the source column that is none of those; at least one is given."""
+    shared = target.source_column
+    name = quote(shared.name if shared is not None else "")
+    return f"SELECT {name} FROM {_table(target)} WHERE {name} NOT IN ({', '.join(map(_quoted, values))}) LIMIT 1"
+
+
+def clear(target: TargetTable) -> str:
+    """Delete every row of the source table's."""
+    return f"DELETE FROM {_table(target)}{own_rows(target)}"
+
+
 def key_columns(target: TargetTable) -> tuple[TargetColumn, ...]:
     """The key's columns, in the key's order."""
     by_name = {column.name: column for column in target.columns}
@@ -77,6 +101,20 @@ def create_table(target: TargetTable, kind: SinkKind) -> str:
         + ",\n    ".join(lines)
         + "\n) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
     )
+
+
+def alter_table(target: TargetTable, alterations: Sequence[Alteration], kind: SinkKind) -> str:
+    """Alter columns of the target, in one statement."""
+    clauses = []
+    for alteration in alterations:
+        match alteration.action:
+            case "add":
+                clauses.append(f"ADD COLUMN {_column(alteration.column, kind)}")
+            case "drop":
+                clauses.append(f"DROP COLUMN {quote(alteration.column.name)}")
+            case "change":
+                clauses.append(f"MODIFY COLUMN {_column(alteration.column, kind)}")
+    return f"ALTER TABLE {_table(target)} {', '.join(clauses)}"
 
 
 def _column(column: TargetColumn, kind: SinkKind) -> str:
@@ -335,9 +373,12 @@ def update_row(target: TargetTable, columns: Sequence[TargetColumn], values: Seq
 
 
 def select_all(target: TargetTable) -> str:
-    """Every row, each column as `canonical.from_mysql` reads it; FLOAT and DOUBLE as number and sign of zero."""
+    """Every row that the source table has, each column as `canonical.from_mysql` reads it.
+
+    FLOAT and DOUBLE come as number and sign of zero.
+    """
     expressions = ", ".join(_expression(column) for column in target.columns)
-    return f"SELECT {expressions} FROM {_table(target)}"
+    return f"SELECT {expressions} FROM {_table(target)}{own_rows(target)}"
 
 
 def _expression(column: TargetColumn) -> str:
@@ -432,6 +473,11 @@ def can_hold(existing: str, wanted: str, *, is_key: bool) -> bool:
     if name in ("varchar", "varbinary", "datetime", "timestamp", "time"):
         return has_size[0] >= wants_size[0]
     return has_size == wants_size
+
+
+def holds(existing: str, wanted: str, is_key: bool) -> bool:
+    """As `schema.sharing` asks it: does a column of the first type hold every value of the second?"""
+    return can_hold(canonical_type(existing), canonical_type(wanted), is_key=is_key)
 
 
 def _without_charset(text: str) -> str:

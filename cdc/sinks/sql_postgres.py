@@ -8,26 +8,33 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from cdc.model import ValueKind
+from cdc.schema.sharing import Alteration
 from cdc.schema.target import TargetColumn, TargetTable
 
 __all__ = [
+    "alter_table",
     "can_hold",
     "canonical_type",
+    "clear",
     "complete_staged",
     "copy_into",
     "create_table",
     "delete_lines",
     "delete_staged",
     "empty_copy",
+    "holds",
     "insert_lines",
     "insert_staged",
     "key_columns",
     "old_key_names",
+    "own_rows",
     "qualified",
     "quote",
     "select_all",
     "stage_old_keys",
     "stage_table",
+    "stray_value",
+    "text_literal",
     "update_lines",
     "update_staged",
     "upsert_staged",
@@ -60,6 +67,29 @@ def key_columns(target: TargetTable) -> tuple[TargetColumn, ...]:
     return tuple(by_name[name] for name in target.key)
 
 
+def own_rows(target: TargetTable) -> str:
+    """The condition of the rows that are the source table's, where others have rows in the target, too; else ''."""
+    shared = target.source_column
+    return "" if shared is None else f" WHERE {quote(shared.name)} = {text_literal(shared.value)}"
+
+
+def text_literal(text: str) -> str:
+    """A text, whatever `standard_conforming_strings` says. It holds no NUL."""
+    return "E'" + text.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def stray_value(target: TargetTable, values: Sequence[str]) -> str:
+    """A value of the source column that is none of those; at least one is given."""
+    shared = target.source_column
+    name = quote(shared.name if shared is not None else "")
+    return f"SELECT {name} FROM {_table(target)} WHERE {name} NOT IN ({', '.join(map(text_literal, values))}) LIMIT 1"
+
+
+def clear(target: TargetTable) -> str:
+    """Delete every row of the source table's."""
+    return f"DELETE FROM {_table(target)}{own_rows(target)}"
+
+
 def create_table(target: TargetTable) -> str:
     """The table with its primary key and nothing else."""
     lines = [
@@ -68,6 +98,27 @@ def create_table(target: TargetTable) -> str:
     ]
     lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
     return f"CREATE TABLE {_table(target)} (\n    " + ",\n    ".join(lines) + "\n)"
+
+
+def alter_table(target: TargetTable, alterations: Sequence[Alteration]) -> str:
+    """Alter columns of the target, in one statement."""
+    clauses: list[str] = []
+    for alteration in alterations:
+        column, name = alteration.column, quote(alteration.column.name)
+        match alteration.action:
+            case "add":
+                clauses.append(f"ADD COLUMN {name} {column.sql_type}")
+            case "drop":
+                clauses.append(f"DROP COLUMN {name}")
+            case "change":
+                clauses += [f"ALTER COLUMN {name} TYPE {column.sql_type}"] if alteration.has_new_type else []
+                clauses += [f"ALTER COLUMN {name} DROP NOT NULL"] if column.is_nullable else []
+    return f"ALTER TABLE {_table(target)} {', '.join(clauses)}"
+
+
+def holds(existing: str, wanted: str, _is_key: bool) -> bool:
+    """As `schema.sharing` asks it: does a column of the first type hold every value of the second?"""
+    return can_hold(canonical_type(existing), canonical_type(wanted))
 
 
 def stage_table(stage: str, columns: Sequence[TargetColumn]) -> str:
@@ -261,8 +312,9 @@ def _update_from_arrays(target: TargetTable, lines: str, columns: Sequence[Targe
 
 
 def select_all(target: TargetTable) -> str:
-    """Every row, each column as `canonical.from_postgres` reads it."""
-    return f"SELECT {', '.join(_expression(column) for column in target.columns)} FROM {_table(target)}"
+    """Every row that the source table has, each column as `canonical.from_postgres` reads it."""
+    columns = ", ".join(_expression(column) for column in target.columns)
+    return f"SELECT {columns} FROM {_table(target)}{own_rows(target)}"
 
 
 def _expression(column: TargetColumn) -> str:

@@ -345,7 +345,16 @@ BAD_FILES = [
      ["config.yaml:10 tables.metadata_columns.position: a is the name of two of these columns",
       "config.yaml:10 tables.metadata_columns.tables[0]: not of the form db.table (for a whole database: db.*)"]),
     ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{tables: shop.*}]",
-     ["config.yaml:10 tables.routes[0].target_table: a route needs target_schema or target_table"]),
+     ["config.yaml:10 tables.routes[0].target_table: a route needs target_schema, target_table or source_column"]),
+    ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{tables: 's*.?', source_column: {name: n, value: '{3}'}}]",
+     ["config.yaml:10 tables.routes[0].source_column: its value has {3}, and known are {database}, {table}, {1}, {2}"]),
+    ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{tables: 's.a', source_column: {name: n, value: 'a}'}}]",
+     [("config.yaml:10 tables.routes[0].source_column: its value has a single } (write }} for the character "
+       "itself)")]),
+    ('include: ["shop.*"]',
+     "include: [shop.*]\n  routes: [{tables: 's.a', source_column: {name: n, value: '{table}{table}{table}{table}'}}]",
+     [("config.yaml:10 tables.routes[0].source_column: its value may be longer than 255 characters, counting 64 a "
+       "name")]),
     ('include: ["shop.*"]', "include: [shop.*]\n  routes: [{target_table: a}, {tables: shop, target_schema: ''}]",
      ["config.yaml:10 tables.routes[0].tables: is required",
       "config.yaml:10 tables.routes[1].tables: not of the form db.table (for a whole database: db.*)",
@@ -952,6 +961,20 @@ def test_the_first_route_that_matches_counts(load: Callable[..., Config]) -> Non
         "users": ("rest", "t"),
     }
     assert load(MINIMAL).tables.route_for("shop", "orders") is None
+
+
+def test_a_source_column_is_made_of_the_names(load: Callable[..., Config]) -> None:
+    tables = load(
+        MINIMAL + "  routes:\n"
+        "    - {tables: 'tenant_*.o?d*', source_column: {name: tenant, value: '{1}-{2}{3}{{}}'}}\n"
+        "    - {tables: 'x.*', target_table: o}\n"
+        "    - {tables: '*.*', source_column: {name: tenant}}\n"
+    ).tables
+
+    assert tables.source_column_for("tenant_7", "orders") == ("tenant", "7-rers{}", 3 * 64 + 3)
+    assert tables.source_column_for("x", "orders") is None
+    assert tables.source_column_for("y", "orders") == ("tenant", "y", 64)
+    assert load(MINIMAL).tables.source_column_for("shop", "orders") is None
 
 
 SALT = "0123456789abcdef"
