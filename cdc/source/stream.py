@@ -43,6 +43,7 @@ _FIRST_POSITION = 4
 LOW_WATER_BYTES = 256 * 1024
 _RUSH_RECEIVES, _RUSH_BYTES_MIN = 64, 4096
 _LOW_WATER_SECONDS = 0.002
+_RECORD_BYTES_MAX = 16 * 1024  # of a TLS record's content
 
 
 class PacketReader:
@@ -57,8 +58,8 @@ class PacketReader:
         self._start = 0
         self._end = 0
         self._timeout: float | None = -1
-        # TLS hands out record by record, whatever waits in the socket.
-        self._has_low_water = isinstance(sock, socket.socket) and not isinstance(sock, ssl.SSLSocket)
+        self._is_tls = isinstance(sock, ssl.SSLSocket)
+        self._has_low_water = isinstance(sock, socket.socket)
         self._is_low_water = False
         self._receives_in_rush = 0
 
@@ -83,6 +84,8 @@ class PacketReader:
             received = self._receive(min(timeout_seconds, _LOW_WATER_SECONDS))
             if not received:
                 self._set_low_water(is_low=False)
+            elif self._is_tls:
+                received += self._receive_records(LOW_WATER_BYTES - received)
         if not received:
             received = self._receive(timeout_seconds)
         self._receives_in_rush = self._receives_in_rush + 1 if received >= _RUSH_BYTES_MIN else 0
@@ -90,10 +93,31 @@ class PacketReader:
             self._set_low_water(is_low=True)
         return received
 
+    def _receive_records(self, wanted: int) -> int:
+        """Receive up to `wanted` bytes more of what is there: TLS hands out a record (16 KiB) a time.
+
+        What is wrong with the connection shows at the next `fill`, behind what has come.
+        """
+        self._set_timeout(0)
+        total = 0
+        while total < wanted and len(self._buffer) - self._end >= _RECORD_BYTES_MAX:
+            try:
+                received: int = self._sock.recv_into(self._buffer[self._end :])
+            except OSError:
+                break
+            if not received:
+                break
+            self._end += received
+            total += received
+        return total
+
+    def _set_timeout(self, seconds: float) -> None:
+        if self._timeout != seconds:
+            self._sock.settimeout(seconds)
+            self._timeout = seconds
+
     def _receive(self, timeout_seconds: float) -> int:
-        if self._timeout != timeout_seconds:
-            self._sock.settimeout(timeout_seconds)
-            self._timeout = timeout_seconds
+        self._set_timeout(timeout_seconds)
         try:
             received: int = self._sock.recv_into(self._buffer[self._end :])
         except TimeoutError:

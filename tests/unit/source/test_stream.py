@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import dataclasses
+import datetime
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator, Sequence
@@ -11,6 +15,9 @@ from typing import Any
 
 import pymysql
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -164,37 +171,118 @@ def _low_water(sock: socket.socket) -> int:
     return sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT)
 
 
-def test_a_source_in_a_rush_is_received_in_large_pieces_and_its_last_packet_comes_all_the_same() -> None:
+@contextlib.contextmanager
+def _connected(tls: TlsPair | None) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Both ends of a connection over loopback, the reader's first."""
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
+        theirs, _ = server.accept()
+        with theirs:
+            if tls is None:
+                yield ours, theirs
+                return
+            with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                shaken = pool.submit(tls.server.wrap_socket, theirs, server_side=True)
+                with tls.client.wrap_socket(ours) as ours_tls, shaken.result() as theirs_tls:
+                    yield ours_tls, theirs_tls
+
+
+@dataclasses.dataclass(frozen=True)
+class TlsPair:
+    client: ssl.SSLContext
+    server: ssl.SSLContext
+
+
+@pytest.fixture(scope="module", params=["plain", "tls"])
+def tls(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> TlsPair | None:
+    if request.param == "plain":
+        return None
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "db.example")])
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC))
+        .not_valid_after(datetime.datetime(2100, 1, 1, tzinfo=datetime.UTC))
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    pem = serialization.Encoding.PEM
+    path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+        + certificate.public_bytes(pem)
+    )
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(path)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname, client.verify_mode = False, ssl.CERT_NONE
+    return TlsPair(client, server)
+
+
+def test_a_source_in_a_rush_is_received_in_large_pieces_and_its_last_packet_comes_all_the_same(
+    tls: TlsPair | None,
+) -> None:
     """The socket holds back what is less than a piece; at the end of the log there is no more to wait for."""
     payload = bytes(60_000)
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
-        theirs, _ = server.accept()
-        with theirs:
-            reader = PacketReader(ours)
-            sender = threading.Thread(target=theirs.sendall, args=(packets(payload) * 1000,))
-            sender.start()
-            largest = 0
-            for _ in range(1000):
-                assert read(reader, 10) == payload
-                largest = max(largest, _low_water(ours))
-            sender.join()
-            assert largest == LOW_WATER_BYTES
-            theirs.sendall(packets(b"last"))
-            assert read(reader, 10) == b"last"
+    with _connected(tls) as (ours, theirs):
+        reader = PacketReader(ours)
+        sender = threading.Thread(target=theirs.sendall, args=(packets(payload) * 1000,))
+        sender.start()
+        largest = 0
+        for _ in range(1000):
+            assert read(reader, 10) == payload
+            largest = max(largest, _low_water(ours))
+        sender.join()
+        assert largest == LOW_WATER_BYTES
+        theirs.sendall(packets(b"last"))
+        assert read(reader, 10) == b"last"
+        assert reader.fill(0.01) == 0
+        assert _low_water(ours) == 1
+        theirs.sendall(packets(b"next"))
+        assert read(reader, 10) == b"next"
+
+
+def test_in_a_rush_much_is_received_at_once_also_where_tls_hands_out_small_records(tls: TlsPair | None) -> None:
+    """What is delivered together costs one call of the assembler, not one a record."""
+    with _connected(tls) as (ours, theirs):
+        reader = PacketReader(ours)
+        size = 40_000_000
+        sender = threading.Thread(target=theirs.sendall, args=(bytes(size),))
+        sender.start()
+        total = largest = 0
+        while total < size:
+            received = reader.fill(10)
+            reader.advance(len(reader.window))
+            total, largest = total + received, max(largest, received)
+        sender.join()
+        assert total == size
+        assert largest >= 10 * 16_384
+
+
+def test_what_a_source_said_before_it_closed_is_read_before_the_end_is_seen(tls: TlsPair | None) -> None:
+    payload = bytes(60_000)
+    with _connected(tls) as (ours, theirs):
+        reader = PacketReader(ours)
+
+        def send() -> None:
+            theirs.sendall(packets(payload) * 300 + packets(b"\xff the last words"))
+            theirs.close()
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        for _ in range(300):
+            assert read(reader, 10) == payload
+        sender.join()
+        assert read(reader, 10) == b"\xff the last words"
+        with pytest.raises(OSError, match=r"closed|EOF"):
+            read(reader, 10)
+
+
+def test_a_trickle_is_never_held_back(tls: TlsPair | None) -> None:
+    with _connected(tls) as (ours, theirs):
+        reader = PacketReader(ours)
+        for _ in range(200):
+            theirs.sendall(packets(b"few"))
+            assert read(reader, 10) == b"few"
             assert _low_water(ours) == 1
-            theirs.sendall(packets(b"next"))
-            assert read(reader, 10) == b"next"
-
-
-def test_a_trickle_is_never_held_back() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as ours:
-        theirs, _ = server.accept()
-        with theirs:
-            reader = PacketReader(ours)
-            for _ in range(200):
-                theirs.sendall(packets(b"few"))
-                assert read(reader, 10) == b"few"
-                assert _low_water(ours) == 1
 
 
 # ---------------------------------------------------------------- the session
