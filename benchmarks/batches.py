@@ -21,7 +21,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from benchmarks.deployment import LogSource, Place
-from benchmarks.reading import OneTable, canonical_text
+from benchmarks.hashing import canonical_text
+from benchmarks.reading import OneTable
 from cdc.errors import InvariantBroken
 from cdc.model import ColumnDefinition, FilePos, Operation, SchemaChange, SourcePosition, TransactionRun
 from cdc.pipeline.compactor import compact

@@ -34,6 +34,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from benchmarks import buffers
 from benchmarks.logs import LOGS, PLACE, SERVERS, Log, Metadata, Site
 from benchmarks.summary import Summary
 from cdc.config import FlushSettings
@@ -90,6 +91,7 @@ class Programs:
             raise ArmUnavailable("no C compiler: apt-get install gcc libc6-dev")
         measure, drain = target / "measure", target / "drain"
         _compile([compiler, "-O2", "-o", str(measure), str(_HERE / "measure.c")])
+        buffers.build()
         source = str(_HERE / "drain.c")
         has_tls = True
         try:
