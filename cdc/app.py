@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 import faulthandler
 import functools
+import itertools
 import os
 import secrets
 import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, cast
 
@@ -29,13 +30,17 @@ from cdc.errors import CdcError, ConfigError, TransientError
 from cdc.log import Logger
 from cdc.metrics import Metrics
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
+from cdc.pipeline.dealing import lane_stores
 from cdc.pipeline.hooks import Hooks
-from cdc.pipeline.report import SinkReport, SourceReport, status_document
+from cdc.pipeline.lanes import LaneRule, lane_name
+from cdc.pipeline.report import SinkReport, SourceReport, merged, status_document, worst_state
 from cdc.pipeline.runner import Pipeline, PipelineSettings
+from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.schema.options import ColumnOption, TableOptions
-from cdc.schema.target import Masking, MetadataKind, Policies, SourceColumn
+from cdc.schema.routing import route
+from cdc.schema.target import Masking, MetadataKind, Policies, SinkKind, SourceColumn
 from cdc.sinks.base import Sink
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
@@ -49,6 +54,7 @@ from checkpoints.store import InSinkStore
 
 __all__ = [
     "Application",
+    "lane_rule",
     "make_sink",
     "parse_table",
     "pipeline_name",
@@ -57,6 +63,7 @@ __all__ = [
     "run_limits",
     "sinks_named",
     "source_settings",
+    "target_place",
 ]
 
 _MONITOR_SECONDS = 1.0
@@ -196,8 +203,42 @@ def run_limits(flush: FlushSettings) -> RunLimits:
 
 
 def pipeline_name(config: Config, sink: SinkSettings) -> str:
-    """The pipeline's identity in the sink's metadata."""
+    """The identity of the sink's pipeline, or its first lane, in the sink's metadata."""
     return f"{config.name}/{sink.name}"
+
+
+def lane_rule(sink: SinkSettings) -> LaneRule:
+    """What the configuration says of the sink's lanes."""
+    if not any(sink.lanes):
+        return LaneRule(len(sink.lanes))
+
+    def names(patterns: Sequence[str]) -> Callable[[str, str], bool]:
+        parsed = [parse_table_pattern(pattern) for pattern in patterns]
+        return lambda database, table: any(pattern.matches(database, table) for pattern in parsed)
+
+    return LaneRule(len(sink.lanes), tuple(map(names, sink.lanes)))
+
+
+def target_place(config: Config, sink: SinkSettings, table: TableName) -> str:
+    """Where a table goes on a sink, as text in one case: servers may not tell names by it."""
+    chosen = routing(config, sink)
+    kind: SinkKind = "postgresql" if sink.url.kind == "postgresql" else "mysql"
+    place = route(
+        kind, table, chosen.options(table.database, table.table), schema=chosen.schema, database=chosen.database
+    )
+    return "\0".join(place).casefold()
+
+
+def lane_server_ids(config: Config) -> dict[str, list[int]]:
+    """The id of each lane's stream, by sink: the first lanes' come first, in the order of the sinks.
+
+    All that are configured count, whichever of them run in this process: the others may run in another one.
+    """
+    ids = {sink.name: [config.source.server_id + n] for n, sink in enumerate(config.sinks)}
+    after = itertools.count(config.source.server_id + len(config.sinks))
+    for sink in config.sinks:
+        ids[sink.name] += [next(after) for _ in sink.lanes[1:]]
+    return ids
 
 
 # ---------------------------------------------------------------- the source's end of log
@@ -314,7 +355,7 @@ class _Monitor:
 class _Estimates:
     """Asks each sink now and then for its own estimate of the targets' rows, in a thread and sessions of its own."""
 
-    def __init__(self, pipelines: dict[str, Pipeline], sinks: dict[str, Callable[[], Sink]]) -> None:
+    def __init__(self, pipelines: dict[str, SinkLanes], sinks: dict[str, Callable[[], Sink]]) -> None:
         self.rows: dict[str, dict[str, int | None]] = {name: {} for name in pipelines}
         self.kinds: dict[str, str] = {}
         self._pipelines = pipelines
@@ -361,9 +402,7 @@ class Application:
         clock: Clock | None = None,
         only_sinks: Collection[str] | None = None,
     ) -> None:
-        # A sink's server_id comes from its place among all that are configured, whichever of them run in this process:
-        # the streams of the others may run in another one.
-        self._server_ids = {sink.name: config.source.server_id + n for n, sink in enumerate(config.sinks)}
+        self._server_ids = lane_server_ids(config)
         if only_sinks is not None:
             chosen = tuple(sink for sink in config.sinks if sink.name in only_sinks)
             config = config.model_copy(update={"sinks": chosen})
@@ -376,7 +415,7 @@ class Application:
         self._monitor = _Monitor(self._source, self._on_tick, log, self._clock)
         self._started_us = self._clock.now_us()
         self._http: HttpServer | None = None
-        self._pipelines: dict[str, Pipeline] = {}
+        self._pipelines: dict[str, SinkLanes] = {}
         self._estimates: _Estimates | None = None
         self._is_stopping = threading.Event()
         self._signalled_at: float | None = None
@@ -402,9 +441,7 @@ class Application:
         factories = {}
         for sink in self.config.sinks:
             factories[sink.name] = self._factory(sink)
-            pipeline = self._make_pipeline(sink, factories[sink.name], until)
-            pipeline.status.lag = functools.partial(self._lag, pipeline)
-            self._pipelines[sink.name] = pipeline
+            self._pipelines[sink.name] = self._make_lanes(sink, factories[sink.name], until)
         plain = {sink.name: self._factory(sink, hooked=False) for sink in self.config.sinks}
         self._estimates = _Estimates(self._pipelines, plain)
         if self.config.http.enabled:
@@ -478,30 +515,68 @@ class Application:
         if len(failures) == len(self.config.sinks):
             raise failures[0]
 
-    def _make_pipeline(self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None) -> Pipeline:
+    def _make_lanes(self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None) -> SinkLanes:
+        return SinkLanes(
+            pipeline=pipeline_name(self.config, sink),
+            rule=lane_rule(sink),
+            make_lane=functools.partial(self._make_pipeline, sink, make, until),
+            captures=self.config.tables.matches,
+            place=functools.partial(target_place, self.config, sink),
+            clock=self._clock,
+            log=self._log,
+        )
+
+    def _make_pipeline(
+        self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None, lane: int, link: LaneLink
+    ) -> Pipeline:
         config = self.config
-        return Pipeline(
+        whole = routing(config, sink)
+        pipeline = Pipeline(
             settings=PipelineSettings(
-                name=pipeline_name(config, sink),
+                name=lane_name(pipeline_name(config, sink), lane),
                 holder=self.holder,
-                server_id=self._server_ids[sink.name],
+                server_id=self._server_id(sink, lane),
                 limits=run_limits(config.flush),
                 age_seconds_max=config.flush.age_ms_max / 1000,
-                queue_bytes_max=config.queue_bytes_max,
+                queue_bytes_max=config.queue_bytes_max // len(sink.lanes),
                 lease_seconds=config.lease.seconds,
                 retry_initial_seconds=config.retry.initial_seconds,
                 retry_seconds_max=config.retry.max_seconds,
                 var_dir=config.var_dir,
+                lane=lane if lane > 1 or len(sink.lanes) > 1 else None,
             ),
             source=self._source,
             make_sink=make,
-            routing=routing(config, sink),
+            routing=replace(
+                whole, matches=lambda database, table: whole.matches(database, table) and link.owns(database, table)
+            ),
             clock=self._clock,
             hooks=self._hooks,
             log=self._log,
             metrics=self.metrics.sink(sink.name),
             until=until,
+            on_lease=link.on_lease,
+            on_end=link.on_end,
         )
+        pipeline.status.lag = functools.partial(self._lag, pipeline)
+        return pipeline
+
+    def _server_id(self, sink: SinkSettings, lane: int) -> int:
+        """Raises ConfigError for a lane that is not configured any more, when the block has no id left for it."""
+        ids = self._server_ids[sink.name]
+        if lane > len(sink.lanes):
+            block = range(self._source.server_id, self._source.server_id + self._source.server_id_count)
+            taken = {number for numbers in self._server_ids.values() for number in numbers}
+            free = [number for number in block if number not in taken]
+            if not free:
+                raise ConfigError(
+                    f"sink {sink.name} has tables in lane {lane}, which is not configured any more, and no server_id "
+                    f"is left in the block {block[0]}..{block[-1]} for its stream",
+                    hint="raise source.server_id_count",
+                )
+            ids.append(free[0])
+            return free[0]
+        return ids[lane - 1]
 
     def wait(self) -> None:
         """Until every pipeline has ended, or `request_stop`."""
@@ -537,7 +612,7 @@ class Application:
             pipeline.join(max(0.0, deadline - self._clock.monotonic()))
         for name, pipeline in self._pipelines.items():
             if not pipeline.join(0):
-                self._log.warning("transaction_cancelled", sink=pipeline.settings.name)
+                self._log.warning("transaction_cancelled", sink=name)
                 threading.Thread(target=self._cancel, args=(name,), name=f"cancel-{name}", daemon=True).start()
         deadline = self._clock.monotonic() + _CANCEL_SECONDS
         for pipeline in self._pipelines.values():
@@ -592,23 +667,27 @@ class Application:
 
     def _sink_reports(self) -> Iterable[SinkReport]:
         for settings in self.config.sinks:
-            pipeline = self._pipelines[settings.name]
-            said = pipeline.status.to_dict()
-            yield SinkReport(
-                name=settings.name,
-                kind=self._kind(settings),
-                state=self._shown_state(pipeline),
-                position=said["position"],
-                lag_seconds=self._lag(pipeline),
-                last_commit=said["last_commit"],
-                error=said["error"],
-                holder=self.holder,
-                tables=pipeline.tables,
-                rows=self._estimates.rows.get(settings.name, {}) if self._estimates else {},
-                progress=said["progress"],
-                recent_errors=said["recent_errors"],
-                prepared=pipeline.status.prepared,
-            )
+            lanes = self._pipelines[settings.name].lanes
+            yield merged([self._lane_report(settings, lane, pipeline) for lane, pipeline in lanes.items()])
+
+    def _lane_report(self, settings: SinkSettings, lane: int, pipeline: Pipeline) -> SinkReport:
+        said = pipeline.status.to_dict()
+        return SinkReport(
+            name=settings.name,
+            kind=self._kind(settings),
+            state=self._shown_state(pipeline),
+            position=pipeline.status.position,
+            lag_seconds=self._lag(pipeline),
+            last_commit=said["last_commit"],
+            error=said["error"],
+            holder=self.holder,
+            tables=pipeline.tables,
+            rows=self._estimates.rows.get(settings.name, {}) if self._estimates else {},
+            progress=said["progress"],
+            recent_errors=said["recent_errors"],
+            prepared=pipeline.status.prepared,
+            lane=lane,
+        )
 
     def _kind(self, settings: SinkSettings) -> str:
         known = self._estimates.kinds.get(settings.name) if self._estimates else None
@@ -645,20 +724,25 @@ class Application:
         commits: list[str] = []
         sinks = {}
         records = []
+        streams = 0
         for settings in self.config.sinks:
-            pipeline = self._pipelines[settings.name]
-            errors.update(pipeline.status.error_counts)
-            said = pipeline.status.to_dict()
-            if said["last_commit"]:
-                commits.append(said["last_commit"])
-            records.extend(pipeline.tables)
-            is_healthy = pipeline.is_sink_healthy
+            lanes = self._pipelines[settings.name]
+            streams += len(lanes.lanes)
+            for pipeline in lanes.lanes.values():
+                errors.update(pipeline.status.error_counts)
+                said = pipeline.status.to_dict()
+                if said["last_commit"]:
+                    commits.append(said["last_commit"])
+            records.extend(lanes.tables)
+            is_healthy = lanes.is_sink_healthy
+            taken = 2 * len(lanes.lanes) if is_healthy else 0
             sinks[settings.name] = SinkHealth(
-                state=self._shown_state(pipeline),
+                state=self._state(lanes),
                 connection=ConnectionHealth(
                     status="unknown" if is_healthy is None else "healthy" if is_healthy else "unhealthy",
                     pool_size=settings.pool_size,
-                    checked_out=2 if is_healthy else 0,
+                    checked_out=taken,
+                    overflow=max(0, taken - settings.pool_size),
                 ),
             )
         reachable = self._monitor.state.is_reachable
@@ -666,8 +750,8 @@ class Application:
             started_us=self._started_us,
             source=ConnectionHealth(
                 status="unknown" if reachable is None else "healthy" if reachable else "unhealthy",
-                pool_size=2 * len(self._pipelines) + 1,
-                checked_out=(2 * len(self._pipelines) + 1) if reachable else 0,
+                pool_size=2 * streams + 1,
+                checked_out=(2 * streams + 1) if reachable else 0,
             ),
             sinks=sinks,
             last_successful_sync=max(commits, default=None),
@@ -679,17 +763,23 @@ class Application:
 
     def is_ready(self) -> bool:
         return bool(self._pipelines) and all(
-            self._shown_state(pipeline) in ("streaming", "caught_up") for pipeline in self._pipelines.values()
+            self._state(lanes) in ("streaming", "caught_up") for lanes in self._pipelines.values()
         )
 
+    def _state(self, lanes: SinkLanes) -> str:
+        return worst_state(map(self._shown_state, lanes.lanes.values()))
+
     def _on_tick(self) -> None:
-        for name, pipeline in self._pipelines.items():
+        for name, lanes in self._pipelines.items():
             sink = self.metrics.sink(name)
-            sink.state(self._shown_state(pipeline))
-            sink.lag(self._lag(pipeline))
-            sink.queued(pipeline.queue_bytes())
-            sink.tables(Counter(record.state for record in pipeline.tables))
-            sink.prepared(pipeline.status.prepared["count"])
+            lags = {lane: self._lag(pipeline) for lane, pipeline in lanes.lanes.items()}
+            known = [lag for lag in lags.values() if lag is not None]
+            sink.state(self._state(lanes))
+            sink.lag(max(known) if len(known) == len(lags) else None)
+            sink.lane_lags(lags if len(lags) > 1 else {})
+            sink.queued(lanes.queue_bytes())
+            sink.tables(Counter(record.state for record in lanes.tables))
+            sink.prepared(sum(pipeline.status.prepared["count"] for pipeline in lanes.lanes.values()))
 
 
 # ---------------------------------------------------------------- without a running service
@@ -726,44 +816,52 @@ def _read_sink(config: Config, settings: SinkSettings, source: _SourceState) -> 
     sink = make_sink(settings)
     try:
         sink.open()
-        store = InSinkStore(sink, pipeline_name(config, settings))
-        if not store.exists():
-            return SinkReport(name=settings.name, kind=sink.kind, state="stopped")
-        lease = store.read_lease()
-        checkpoint, committed_us = store.load_checkpoint()
-        tables = list(store.load_tables().values())
-        said = lease.status if lease is not None else {}
-        is_live = lease is not None and store.is_holder_alive(lease)
-        last_state = str(said.get("state", "starting"))
-        state = last_state if is_live else "failed" if last_state == "failed" else "stopped"
-        lag: float | None = None
-        if is_live and lease is not None:
-            # What was said before the service began to hang is no news; the pages of such a service tell nothing.
-            said_seconds_ago = config.lease.seconds - (lease.expires_us - lease.now_us) / 1e6
-            lag = said.get("lag_seconds") if said_seconds_ago <= _SAID_SECONDS_MAX else None
-        elif checkpoint is not None:
-            lag = _lag_at_rest(checkpoint.position, said.get("seen"), source)
-        if is_live and state == "streaming" and lag == 0:
-            state = "caught_up"
-        return SinkReport(
-            name=settings.name,
-            kind=sink.kind,
-            state=state,
-            position=checkpoint.position.to_dict() if checkpoint else None,
-            lag_seconds=lag,
-            last_commit=said.get("last_commit") if is_live else iso_time(committed_us if checkpoint else None),
-            error=said.get("error"),
-            holder=lease.holder if is_live and lease is not None else None,
-            tables=tables,
-            rows=sink.estimated_rows(_targets(config, settings, sink, tables)),
-            progress=said.get("progress", {}) if is_live else {},
-            recent_errors=said.get("recent_errors", ()),
-            prepared=_prepared(store),
-        )
+        stores = lane_stores(sink, pipeline_name(config, settings))
+        if not stores[1].exists():
+            return merged([SinkReport(name=settings.name, kind=sink.kind, state="stopped")])
+        return merged([_read_lane(config, settings, source, lane, store) for lane, store in stores.items()])
     except CdcError as error:
-        return SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())
+        return merged([SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())])
     finally:
         sink.close()
+
+
+def _read_lane(
+    config: Config, settings: SinkSettings, source: _SourceState, lane: int, store: InSinkStore
+) -> SinkReport:
+    sink: Sink = store.sink
+    lease = store.read_lease()
+    checkpoint, committed_us = store.load_checkpoint()
+    tables = list(store.load_tables().values())
+    said = lease.status if lease is not None else {}
+    is_live = lease is not None and store.is_holder_alive(lease)
+    last_state = str(said.get("state", "starting"))
+    state = last_state if is_live else "failed" if last_state == "failed" else "stopped"
+    lag: float | None = None
+    if is_live and lease is not None:
+        # What was said before the service began to hang is no news; the pages of such a service tell nothing.
+        said_seconds_ago = config.lease.seconds - (lease.expires_us - lease.now_us) / 1e6
+        lag = said.get("lag_seconds") if said_seconds_ago <= _SAID_SECONDS_MAX else None
+    elif checkpoint is not None:
+        lag = _lag_at_rest(checkpoint.position, said.get("seen"), source)
+    if is_live and state == "streaming" and lag == 0:
+        state = "caught_up"
+    return SinkReport(
+        name=settings.name,
+        kind=sink.kind,
+        state=state,
+        position=checkpoint.position if checkpoint else None,
+        lag_seconds=lag,
+        last_commit=said.get("last_commit") if is_live else iso_time(committed_us if checkpoint else None),
+        error=said.get("error"),
+        holder=lease.holder if is_live and lease is not None else None,
+        tables=tables,
+        rows=sink.estimated_rows(_targets(config, settings, sink, tables)),
+        progress=said.get("progress", {}) if is_live else {},
+        recent_errors=said.get("recent_errors", ()),
+        prepared=_prepared(store),
+        lane=lane,
+    )
 
 
 def _prepared(store: InSinkStore) -> dict[str, Any]:

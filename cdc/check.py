@@ -17,12 +17,14 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from cdc.app import make_sink, pipeline_name, routing, source_settings
+from cdc.app import lane_rule, make_sink, pipeline_name, routing, source_settings
 from cdc.clock import Clock, SystemClock
 from cdc.config import Config, SinkSettings, parse_table_name, parse_table_pattern
 from cdc.errors import CdcError, ConfigError, UnsupportedData
 from cdc.model import TableDefinition, TableName
-from cdc.schema.findings import Check, Finding, Severity, error
+from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.tables import TableRegistry
+from cdc.schema.findings import Check, Finding, Severity, error, listed, warning
 from cdc.schema.grants import account_text, quoted
 from cdc.schema.keys import choose_key
 from cdc.sinks.base import Sink
@@ -48,7 +50,6 @@ from cdc.source.preflight import (
     check_tables,
     read_source,
 )
-from checkpoints.store import InSinkStore
 
 __all__ = ["CheckReport", "check_page", "grants_sql", "render", "run_check_command", "run_checks", "to_json"]
 
@@ -146,7 +147,14 @@ def _check_reached(
             findings += check_sink(facts[settings.name])
         except CdcError as failure:
             findings.append(_unreached("sink.connection", f"sink {settings.name}", failure))
+    for settings, sink in zip(config.sinks, sinks, strict=True):
+        if not isinstance(sink, Finding) and len(settings.lanes) > 1:
+            try:
+                findings += _sink_lanes(config, settings, sink, source, histories[settings.name])
+            except CdcError as failure:
+                findings.append(_unreached("sink.connection", f"sink {settings.name}", failure))
     findings += _shared_targets(config)
+    findings += _streams(config, source, is_running=any(history.is_running for history in histories.values()))
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     return CheckReport(tuple(findings), source, facts)
 
@@ -196,21 +204,28 @@ class _History:
 
     known: frozenset[TableName] = frozenset()
     is_running: bool = False
+    lanes: dict[TableName, int] = field(default_factory=dict)
 
 
 def _read_history(config: Config, settings: SinkSettings, sink: Sink, findings: list[Finding]) -> _History:
-    store = InSinkStore(sink, pipeline_name(config, settings))
     try:
-        if not store.exists():
+        stores = lane_stores(sink, pipeline_name(config, settings))
+        if not stores[1].exists():
             return _History()
-        lease = store.read_lease()
-        records = store.load_tables()
+        leases = [store.read_lease() for store in stores.values()]
+        found = {lane: store.load_tables() for lane, store in stores.items()}
     except CdcError as failure:
         text = f"this deployment's metadata could not be read: {failure.message}"
         findings.append(replace(error(f"sink {settings.name}", text, failure.hint), check="sink.metadata"))
         return _History()
-    known = frozenset(name for name, record in records.items() if record.definition is not None)
-    return _History(known, lease is not None and lease.is_live)
+    known = frozenset(
+        name for records in found.values() for name, record in records.items() if record.definition is not None
+    )
+    return _History(
+        known,
+        any(lease is not None and lease.is_live for lease in leases),
+        {name: lane for lane, records in found.items() for name in records},
+    )
 
 
 def _read_sink(
@@ -273,6 +288,92 @@ def _shared_targets(config: Config) -> Iterator[Finding]:
             )
             yield replace(finding, check="sink.shared_target")
         seen.setdefault(place, settings.name)
+
+
+# ---------------------------------------------------------------- several lanes
+
+
+def _streams(config: Config, source: SourceFacts | None, *, is_running: bool) -> Iterator[Finding]:
+    """Every lane of every sink streams from the source at once, with an id of its own."""
+    count = sum(len(sink.lanes) for sink in config.sinks)
+    block = config.source.server_id_count
+    if count > block:
+        text = f"{count} streams (one a lane of a sink) need an id each, and the block has {block}: two with one id "
+        text += "cut each other's stream, and ids beyond the block may be another replica's"
+        fix = f"source.server_id_count: {count + 2} (`cdc tail` needs one, too), and as many free from server_id on"
+        yield replace(error("source", text, fix, is_configuration=True), check="source.lanes")
+    if source is None or is_running or count == len(config.sinks):
+        return
+    needed = 2 * count + 1
+    most = source.number("max_connections")
+    if most and needed >= most:
+        text = f"{count} streams keep {needed} connections to the source, whose max_connections is {most}"
+        yield replace(
+            error(source.subject, text, "fewer `lanes`, or a larger max_connections at the source"),
+            check="source.lanes",
+        )
+
+
+def _sink_lanes(
+    config: Config, settings: SinkSettings, sink: Sink, source: SourceFacts | None, history: _History
+) -> Iterator[Finding]:
+    subject, needed = f"sink {settings.name}", 2 * len(settings.lanes) + 1
+    free = _free_connections(sink)
+    if not history.is_running and free < needed:
+        text = f"{len(settings.lanes)} lanes keep {needed} connections, and {free} are free"
+        yield replace(
+            error(subject, text, "fewer `lanes`, or a larger max_connections on the sink"), check="sink.lanes"
+        )
+    if source is None:
+        return
+    apart = _apart(config, settings, sink, source, history)
+    if apart:
+        text = f"foreign keys of the targets lead from one lane to another ({listed(apart)}): "
+        text += "readers of the sink may see a row before the one that it refers to"
+        fix = "name tables that are changed together in one lane: `lanes` as lists of patterns"
+        yield replace(warning(subject, text, fix), check="sink.lanes")
+
+
+def _free_connections(sink: Sink) -> int:
+    with sink.transaction() as tx:
+        if sink.kind == "postgresql":
+            rows = tx.execute(
+                "SELECT current_setting('max_connections')::int "
+                "- current_setting('superuser_reserved_connections')::int "
+                "- (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend')"
+            )
+            return int(rows[0][0])
+        most = int(tx.execute("SELECT @@GLOBAL.max_connections")[0][0])
+        return most - int(tx.execute("SHOW GLOBAL STATUS LIKE 'Threads_connected'")[0][1])
+
+
+def _apart(config: Config, settings: SinkSettings, sink: Sink, source: SourceFacts, history: _History) -> list[str]:
+    """Foreign keys between targets whose tables are not known to be in one lane, as texts."""
+    if sink.kind == "postgresql":
+        return []  # targets with foreign keys are refused there
+    rule = lane_rule(settings)
+    registry = TableRegistry(routing(config, settings), sink.kind, ())
+    lanes = {
+        registry.place(definition.name): rule.named(definition.name) or history.lanes.get(definition.name)
+        for definition in source.definitions
+    }
+    namespaces = sorted({namespace for namespace, _ in lanes})
+    if not namespaces:
+        return []
+    with sink.transaction() as tx:
+        rows = tx.execute(
+            "SELECT DISTINCT TABLE_SCHEMA, TABLE_NAME, REFERENCED_TABLE_SCHEMA, REFERENCED_TABLE_NAME "
+            "FROM information_schema.KEY_COLUMN_USAGE WHERE REFERENCED_TABLE_NAME IS NOT NULL "
+            f"AND TABLE_SCHEMA IN ({', '.join(['%s'] * len(namespaces))})",
+            namespaces,
+        )
+    pairs = sorted(((str(row[0]), str(row[1])), (str(row[2]), str(row[3]))) for row in rows)
+    return [
+        f"{'.'.join(child)} to {'.'.join(parent)}"
+        for child, parent in pairs
+        if child != parent and child in lanes and parent in lanes
+        if lanes[child] is None or lanes[child] != lanes[parent]
+    ]
 
 
 # ---------------------------------------------------------------- saying it
@@ -438,6 +539,21 @@ CONNECTION_CHECKS: tuple[Check[Any], ...] = (
         looks="two sinks of the configuration with the same server, database and schema",
         breaks="the two would take turns with the same rows",
         mends="a database or schema of its own for each",
+    ),
+    Check(
+        "source.lanes",
+        _nothing,
+        looks="whether each lane of each sink has an id of the block `server_id`..`server_id` + `server_id_count` - 1, "
+        "and the source enough connections for all of them",
+        breaks="two streams with one id cut each other; lanes that are refused a connection wait",
+        mends="`source.server_id_count` or `sinks[].lanes` in the configuration",
+    ),
+    Check(
+        "sink.lanes",
+        _nothing,
+        looks="with several lanes: the connections that are free, and foreign keys of the targets from lane to lane",
+        breaks="lanes that are refused a connection wait; readers may see a row before the one that it refers to",
+        mends="`sinks[].lanes` in the configuration, as lists that keep tables together",
     ),
 )
 

@@ -453,6 +453,31 @@ def _one_or_many(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
+LANES_MAX: Final = 16
+
+
+def _lanes(value: Any) -> Any:
+    """Lanes as one list of patterns each; a number is as many lanes without patterns."""
+    if isinstance(value, str) and re.fullmatch(r"\s*[0-9]{1,9}\s*", value):
+        value = int(value)
+    if isinstance(value, int):
+        count = _no_bool(value)
+        if not 1 <= count <= LANES_MAX:
+            _fail(f"{count} is not in 1..{LANES_MAX}")
+        return ((),) * count
+    if not isinstance(value, list | tuple):
+        _fail('is neither a number nor a list of lists of patterns, such as [["shop.orders"], ["*.*"]]')
+    if not 1 <= len(value) <= LANES_MAX:
+        _fail(f"{len(value)} lanes are not in 1..{LANES_MAX}")
+    if any(value) and any(isinstance(lane, list | tuple) and not lane for lane in value):
+        _fail("a lane is empty: name its tables, or give the number of lanes alone")
+    return tuple(("*.*",) if lane in (["*"], ("*",)) else lane for lane in value)
+
+
+def _shown_lanes(lanes: tuple[tuple[str, ...], ...]) -> Any:
+    return [list(lane) for lane in lanes] if any(lanes) else len(lanes)
+
+
 def _checked(check: Callable[[str], object]) -> AfterValidator:
     """Keep the text, refuse it when `check` raises ValueError."""
     validate = _refusing(check)
@@ -535,6 +560,19 @@ Integer = Annotated[int, BeforeValidator(_no_bool)]
 Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
 Size = Annotated[int, BeforeValidator(_parse_size), _SIZE_SCHEMA]
 Pattern = Annotated[str, _checked(parse_table_pattern)]
+_Lanes = Annotated[
+    tuple[tuple[Pattern, ...], ...],
+    BeforeValidator(_lanes),
+    PlainSerializer(_shown_lanes),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "minimum": 1, "maximum": LANES_MAX},
+                {"type": "array", "items": {"type": "array", "items": {"type": "string"}, "minItems": 1}},
+            ]
+        }
+    ),
+]
 _Columns = Annotated[tuple[str, ...], Field(min_length=1), AfterValidator(_distinct)]
 _OptionalColumns = Annotated[_Columns | None, BeforeValidator(_one_or_many), _COLUMNS_SCHEMA]
 Salt = Annotated[
@@ -717,7 +755,21 @@ class SinkSettings(Section):
         ge=1,
         le=64,
         json_schema_extra={"unit": "connections"},
-        description="Connections kept to the sink: one applies, one renews the lease, one answers the status page.",
+        description="Connections kept to the sink: one applies and one renews the lease, for each of its `lanes`; one "
+        "answers the status page.",
+    )
+
+    lanes: _Lanes = Field(
+        default=((),),
+        json_schema_extra={
+            "range_text": f"1..{LANES_MAX}, or a list of lists of `db.table` patterns",
+            "default_text": "`1`",
+        },
+        description="Pipelines that feed the sink at once, each with a stream (and a `server_id`), a checkpoint and "
+        "two connections to either server. A table belongs to one of them. More than one loads and applies several "
+        "tables at a time; a transaction that spans lanes is then seen in parts by the sink's readers. A number deals "
+        "the tables by size; lists say which tables stay together, the first that matches counts, and what none "
+        "names goes with the last. May be changed at any restart.",
     )
 
     @field_validator("schema_name")
@@ -1212,8 +1264,8 @@ class Config(Section):
         ge=MIB,
         le=64 * GIB,
         json_schema_extra={"unit": "bytes"},
-        description="Decoded changes that may wait between reading and applying, per sink. Reading is faster than "
-        "every sink, so that more than two batches (`flush.bytes_max`) only take memory.",
+        description="Decoded changes that may wait between reading and applying, per sink; its lanes share it evenly. "
+        "Reading is faster than every sink, so that more than two batches (`flush.bytes_max`) a lane only take memory.",
     )
     snapshot: SnapshotSettings = SnapshotSettings()
     policies: Policies = Policies()
@@ -1248,12 +1300,12 @@ class SourceConfig(Config):
     """The configuration of a command that opens no sink: those that it names may be incomplete, or none at all."""
 
     sinks: tuple[SinkSettings, ...] = ()
-    _sink_count: int = PrivateAttr(default=0)
+    _stream_count: int = PrivateAttr(default=0)
 
     @property
-    def sink_count(self) -> int:
-        """How many sinks the service has: each takes one id of the source's block."""
-        return self._sink_count
+    def stream_count(self) -> int:
+        """How many lanes the service's sinks have: each takes one id of the source's block."""
+        return self._stream_count
 
 
 def config_schema() -> dict[str, Any]:
@@ -1372,17 +1424,17 @@ class _Loader:
         return None if root is None else self.checked_tree(root, Config)
 
     def load_source(self, path: Path | None, env_file: Path | None) -> SourceConfig | None:
-        """The configuration without its sinks; they are counted, and not looked at."""
+        """The configuration without its sinks; their lanes are counted, and nothing else is looked at."""
         root = self.read(path, env_file)
         if root is None:
             return None
-        sink_count = len(_list_at(root, ("sinks",)))
+        stream_count = sum(_lane_count(sink) for sink in _list_at(root, ("sinks",)))
         if isinstance(root.value, dict):
             root.value.pop("sinks", None)
         self.problems = [problem for problem in self.problems if problem.section != "sinks"]
         config = self.checked_tree(root, SourceConfig)
         if config is not None:
-            config._sink_count = sink_count
+            config._stream_count = stream_count
         return config
 
     def read(self, path: Path | None, env_file: Path | None) -> _Node | None:
@@ -1398,6 +1450,8 @@ class _Loader:
 
     def checked_tree(self, root: _Node, model: type[_AnyConfig]) -> _AnyConfig | None:
         config = self.validated(root, model)
+        if config is not None:
+            self.check_server_ids(root, config)
         self.check_lists(root)
         self.check_files(root)
         return None if self.problems else config
@@ -1671,6 +1725,16 @@ class _Loader:
                 seen.setdefault(member.value, (*path, index, key))
         self.check_overrides(root)
 
+    def check_server_ids(self, root: _Node, config: Config) -> None:
+        """Each lane takes an id; a second stream with one id would cut the first."""
+        needed, count = sum(len(sink.lanes) for sink in config.sinks), config.source.server_id_count
+        several = [index for index, sink in enumerate(config.sinks) if len(sink.lanes) > 1]
+        if several and needed > count:
+            path: _Path = ("sinks", several[-1], "lanes")
+            node, _ = _deepest(root, path)
+            text = f"the sinks have {needed} lanes, each takes an id, and source.server_id_count is {count}"
+            self.note(node.origin, path, text)
+
     def check_overrides(self, root: _Node) -> None:
         tables, found = _deepest(root, ("tables",))
         if not found or not isinstance(tables.value, dict):
@@ -1845,6 +1909,15 @@ def _deepest(node: _Node, path: _Path) -> tuple[_Node, bool]:
 def _list_at(root: _Node, path: _Path) -> list[_Node]:
     node, found = _deepest(root, path)
     return node.value if found and isinstance(node.value, list) else []
+
+
+def _lane_count(sink: _Node) -> int:
+    """How many lanes a sink has that is not checked; 1 where they are wrong."""
+    node, found = _deepest(sink, ("lanes",))
+    if found and isinstance(node.value, list):
+        return max(1, len(node.value))
+    text = str(node.value).strip() if found else ""
+    return max(1, min(int(text), LANES_MAX)) if re.fullmatch(r"[0-9]{1,9}", text) else 1
 
 
 # -- the model, seen from a path

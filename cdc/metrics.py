@@ -93,13 +93,22 @@ class Metrics:
             "oldest transaction not yet applied, by the source's clock. No series while it is not known.",
             "sink",
         )
+        self.lane_lag = self._gauge(
+            "cdc_lane_lag_seconds",
+            "As `cdc_sink_lag_seconds`, of one lane of a sink that has several (`sinks[].lanes`): the sink's is the "
+            "largest of them. No series for a sink with one lane.",
+            "sink",
+            "lane",
+        )
         self.last_commit = self._gauge(
             "cdc_last_commit_timestamp_seconds",
             "When the last transaction was committed on the sink, in seconds since 1970. No series before the first.",
             "sink",
         )
         self.transactions = self._counter(
-            "cdc_transactions_total", "Source transactions committed on the sink.", "sink"
+            "cdc_transactions_total",
+            "Source transactions committed on the sink; each lane counts all that it passes.",
+            "sink",
         )
         self.commits = self._counter(
             "cdc_commits_total", "Sink transactions committed; each holds one or more source transactions.", "sink"
@@ -117,8 +126,10 @@ class Metrics:
             "operation",
         )
         self.rows_loaded = self._counter("cdc_rows_loaded_total", "Rows written by snapshots.", "sink")
-        self.events = self._counter("cdc_events_total", "Binlog events read for the sink.", "sink")
-        self.source_bytes = self._counter("cdc_source_bytes_total", "Bytes of binlog read for the sink.", "sink")
+        self.events = self._counter("cdc_events_total", "Binlog events read for the sink, by each lane.", "sink")
+        self.source_bytes = self._counter(
+            "cdc_source_bytes_total", "Bytes of binlog read for the sink, by each lane.", "sink"
+        )
         self.queue_bytes = self._gauge(
             "cdc_queue_bytes", "Decoded changes that wait in memory for the sink (limit: `queue_bytes_max`).", "sink"
         )
@@ -192,6 +203,7 @@ class SinkMetrics:
         self._queue_bytes = metrics.queue_bytes.labels(name)
         self._restarts = metrics.restarts.labels(name)
         self._prepared = metrics.prepared.labels(name)
+        self._lanes: set[int] = set()
         self.state("starting")
         self.tables({})
 
@@ -226,6 +238,16 @@ class SinkMetrics:
             self._metrics.sink_lag.remove(self.name)
         else:
             self._metrics.sink_lag.labels(self.name).set(seconds)
+
+    def lane_lags(self, seconds: Mapping[int, float | None]) -> None:
+        """How far behind each lane is, where there are several; a lane that is not named, or not known, has none."""
+        for lane in self._lanes - {lane for lane, lag in seconds.items() if lag is not None}:
+            self._metrics.lane_lag.remove(self.name, str(lane))
+        self._lanes = set()
+        for lane, lag in seconds.items():
+            if lag is not None:
+                self._lanes.add(lane)
+                self._metrics.lane_lag.labels(self.name, str(lane)).set(lag)
 
     def state(self, state: str) -> None:
         """The state it is in from now on."""

@@ -31,6 +31,7 @@ from cdc.config import Config, SinkSettings
 from cdc.errors import ConfigError, SinkRefused, UnsupportedData
 from cdc.gtid import MysqlGtidSet
 from cdc.model import SourcePosition, TableDefinition, TableName
+from cdc.pipeline.dealing import lane_stores
 from cdc.pipeline.tables import TableRegistry
 from cdc.pipeline.transform import kept_rows, transformed_rows
 from cdc.schema.target import SinkKind, TargetTable
@@ -41,7 +42,7 @@ from cdc.source.connection import SourceConnection, SourceSettings, TableGone, c
 from cdc.source.definitions import list_tables, read_definition
 from cdc.source.positions import visible_position, written_file_pos
 from cdc.source.resultset import quote_table, select_list, to_record_batch
-from checkpoints.store import InSinkStore, TableRecord
+from checkpoints.store import TableRecord
 from snapshot.chunks import read_chunks
 
 __all__ = ["Difference", "RowSum", "TableResult", "results_text", "run_verify_command", "verify_tables"]
@@ -502,8 +503,9 @@ def _open_sink(stack: contextlib.ExitStack, config: Config, settings: SinkSettin
     sink = make_sink(settings)
     stack.callback(sink.close)
     sink.open()
-    store = InSinkStore(sink, pipeline_name(config, settings))
-    records = store.load_tables() if store.exists() else {}
+    stores = lane_stores(sink, pipeline_name(config, settings))
+    is_there = stores[1].exists()
+    records = {t: record for store in stores.values() for t, record in store.load_tables().items()} if is_there else {}
     return _OpenSink(settings, sink, TableRegistry(routing(config, settings), sink.kind, ()), records)
 
 
@@ -511,17 +513,17 @@ def _in_flight(config: Config, sinks: Sequence[_OpenSink], source: SourceConnect
     """Why a sink may not be where the source is."""
     reasons = []
     for sink in sinks:
-        store = InSinkStore(sink.sink, pipeline_name(config, sink.settings))
-        if not store.exists():
+        stores = lane_stores(sink.sink, pipeline_name(config, sink.settings))
+        if not stores[1].exists():
             reasons.append(f"sink {sink.name} has never been written to by this deployment")
             continue
-        lease = store.read_lease()
-        checkpoint, _ = store.load_checkpoint()
-        if checkpoint is None:
+        leases = {lane: store.read_lease() for lane, store in stores.items()}
+        checkpoints = [store.load_checkpoint()[0] for store in stores.values()]
+        if checkpoints[0] is None:
             reasons.append(f"sink {sink.name} has no checkpoint yet")
-        elif lease is not None and store.is_holder_alive(lease):
+        elif any(lease is not None and stores[lane].is_holder_alive(lease) for lane, lease in leases.items()):
             reasons.append(f"`cdc run` is at work on sink {sink.name}: a difference may be changes in flight")
-        elif _is_behind(checkpoint.position, source):
+        elif any(checkpoint is not None and _is_behind(checkpoint.position, source) for checkpoint in checkpoints):
             reasons.append(f"sink {sink.name} is behind the source: a difference may be changes not yet applied")
     return reasons
 

@@ -21,7 +21,8 @@ from cdc.config import Config, SinkSettings
 from cdc.errors import CdcError, ConfigError, SinkUnavailable
 from cdc.log import configure_logging
 from cdc.model import TableName
-from checkpoints.store import InSinkStore
+from cdc.pipeline.dealing import lane_stores
+from checkpoints.store import Command, InSinkStore, LeaseRow, TableRecord
 
 __all__ = ["snapshot_tables"]
 
@@ -87,15 +88,15 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
         sink = make_sink(settings)
         try:
             sink.open()
-            store = InSinkStore(sink, pipeline_name(config, settings))
-            store.create()
-            wanted = tables or _unsettled(store)
-            if not wanted and store.load_checkpoint()[0] is not None:
+            InSinkStore(sink, pipeline_name(config, settings)).create()
+            stores = lane_stores(sink, pipeline_name(config, settings))
+            wanted = tables or _unsettled(stores)
+            if not wanted and stores[1].load_checkpoint()[0] is not None:
                 sys.stdout.write(f"{settings.name}: no table is pending or parked; name the tables to load again\n")
                 continue
-            command = store.add_command("snapshot", orjson.dumps([[t.database, t.table] for t in wanted]).decode())
-            if _is_live(store):
-                exit_code |= _follow(settings.name, store, command, wanted)
+            asked = _ask(stores, wanted)
+            if _is_live(stores[1]):
+                exit_code |= _follow(settings.name, stores, asked, wanted)
             else:
                 alone[settings.name] = (settings, wanted)
         finally:
@@ -105,8 +106,25 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
     return exit_code
 
 
-def _unsettled(store: InSinkStore) -> list[TableName]:
-    return [r.source for r in store.load_tables().values() if r.state in ("pending", "snapshotting", "parked")]
+def _records(stores: Mapping[int, InSinkStore]) -> dict[TableName, TableRecord]:
+    """The tables of every lane."""
+    return {table: record for store in stores.values() for table, record in store.load_tables().items()}
+
+
+def _unsettled(stores: Mapping[int, InSinkStore]) -> list[TableName]:
+    return [r.source for r in _records(stores).values() if r.state in ("pending", "snapshotting", "parked")]
+
+
+def _ask(stores: Mapping[int, InSinkStore], wanted: list[TableName]) -> dict[int, int]:
+    """Ask each lane for its tables, and every one for those that none has yet; the command's id by lane."""
+    recorded = {lane: set(store.load_tables()) for lane, store in stores.items()}
+    known = set[TableName]().union(*recorded.values())
+    asked = {}
+    for lane, store in stores.items():
+        tables = [table for table in wanted if table in recorded[lane] or table not in known]
+        if tables or not wanted:
+            asked[lane] = store.add_command("snapshot", orjson.dumps([[t.database, t.table] for t in tables]).decode())
+    return asked
 
 
 def _is_live(store: InSinkStore) -> bool:
@@ -114,32 +132,51 @@ def _is_live(store: InSinkStore) -> bool:
     return lease is not None and store.is_holder_alive(lease)
 
 
-def _follow(name: str, store: InSinkStore, command_id: int, wanted: list[TableName]) -> int:
-    """Watch the running service carry the command out; 1 when it ends before it has."""
+def _follow(name: str, stores: Mapping[int, InSinkStore], asked: Mapping[int, int], wanted: list[TableName]) -> int:
+    """Watch the running service carry the commands out, one after the other; 1 when it ends before it has."""
     deadline = time.monotonic() + _TAKE_UP_SECONDS_MAX
-    well_at = time.monotonic()
     with _Bars() as bars:
-        while True:
-            command = store.read_command(command_id)
-            lease = store.read_lease()
-            for table, progress in (lease.status.get("progress", {}) if lease else {}).items():
-                bars.show(f"{name}: {table}", int(progress["rows"] or 0), progress["rows_estimate"])
-            if command is None or command.state in ("done", "failed"):
-                break
-            is_alive = lease is not None and store.is_holder_alive(lease)
-            has_failed = lease is not None and lease.status.get("state") == "failed"
-            if is_alive and not has_failed:
-                well_at = time.monotonic()
-            # A live lease with an old instance's failure in it belongs to one that has just begun: it gets its time.
-            elif (has_failed and not is_alive) or time.monotonic() - well_at > _GONE_SECONDS_MAX:
-                return _say_gone(name, (lease.status.get("error") if lease and has_failed else None) or {})
-            if command.state == "queued" and time.monotonic() > deadline:
-                raise SinkUnavailable(
-                    f"{name}: the running service has not taken the command up within {_TAKE_UP_SECONDS_MAX:.0f} s",
-                    hint="`cdc status` shows what it does",
-                )
-            time.sleep(_POLL_SECONDS)
-    return _report(name, store, wanted)
+        for lane, command_id in asked.items():
+            error = _follow_one(name, stores, lane, command_id, bars, deadline)
+            if error is not None:
+                return _say_gone(name, error)
+    return _report(name, stores, wanted)
+
+
+def _follow_one(
+    name: str, stores: Mapping[int, InSinkStore], lane: int, command_id: int, bars: _Bars, deadline: float
+) -> Mapping[str, Any] | None:
+    """None once the command is done; what the pipeline said last ({}: nothing) when it is gone."""
+    well_at = time.monotonic()
+    while True:
+        command = stores[lane].read_command(command_id)
+        for store in stores.values():
+            _show_progress(name, store.read_lease(), bars)
+        if command is None or command.state in ("done", "failed"):
+            return None
+        lease = stores[lane].read_lease()
+        is_alive = lease is not None and stores[lane].is_holder_alive(lease)
+        has_failed = lease is not None and lease.status.get("state") == "failed"
+        if is_alive and not has_failed:
+            well_at = time.monotonic()
+        # A live lease with an old instance's failure in it belongs to one that has just begun: it gets its time.
+        elif (has_failed and not is_alive) or time.monotonic() - well_at > _GONE_SECONDS_MAX:
+            return (lease.status.get("error") if lease and has_failed else None) or {}
+        _require_taken_up(name, command, deadline)
+        time.sleep(_POLL_SECONDS)
+
+
+def _show_progress(name: str, lease: LeaseRow | None, bars: _Bars) -> None:
+    for table, progress in (lease.status.get("progress", {}) if lease else {}).items():
+        bars.show(f"{name}: {table}", int(progress["rows"] or 0), progress["rows_estimate"])
+
+
+def _require_taken_up(name: str, command: Command, deadline: float) -> None:
+    if command.state == "queued" and time.monotonic() > deadline:
+        raise SinkUnavailable(
+            f"{name}: the running service has not taken the command up within {_TAKE_UP_SECONDS_MAX:.0f} s",
+            hint="`cdc status` shows what it does",
+        )
 
 
 def _say_gone(name: str, error: Mapping[str, Any]) -> int:
@@ -150,17 +187,19 @@ def _say_gone(name: str, error: Mapping[str, Any]) -> int:
     return 1
 
 
-def _report(name: str, store: InSinkStore, wanted: list[TableName]) -> int:
-    records = store.load_tables()
+def _report(name: str, stores: Mapping[int, InSinkStore], wanted: list[TableName]) -> int:
+    records = _records(stores)
     code = 0
     for table in wanted or list(records):
         record = records.get(table)
-        if record is None or record.state in ("parked", "dropped"):
+        if record is None or record.state in ("pending", "parked", "dropped"):
             code = 1
             why = (record.error or {}).get("message", "") if record else ""
             state = record.state if record else "not at the source"
             sys.stderr.write(f"cdc: {name}: {table} is {state}{': ' if why else ''}{why}\n")
             hint = (record.error or {}).get("hint", "") if record else "check its spelling and our SELECT right on it"
+            if record is not None and record.state == "pending":
+                hint = hint or "it is loaded once the stream has passed what happened to it: `cdc status` shows it"
             if hint:
                 sys.stderr.write(f"  hint: {hint}\n")
         else:
@@ -189,7 +228,7 @@ def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]
         sink = make_sink(settings)
         try:
             sink.open()
-            code |= _report(settings.name, InSinkStore(sink, pipeline_name(config, settings)), wanted)
+            code |= _report(settings.name, lane_stores(sink, pipeline_name(config, settings)), wanted)
         finally:
             sink.close()
     return code

@@ -68,6 +68,16 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
             _number(sink["lag_seconds"], " s"),
             (sink["last_commit"] or "-")[:19],
         )
+        several = sink.get("lanes") or []
+        for lane in several if len(several) > 1 else []:
+            sinks.add_row(
+                f"  lane {lane['lane']}",
+                f"{lane['tables']} tables",
+                _state(lane["state"]),
+                _position(lane["position"]),
+                _number(lane["lag_seconds"], " s"),
+                (lane["last_commit"] or "-")[:19],
+            )
     console.print(sinks)
     for sink in document["sinks"]:
         prepared = sink.get("prepared") or {"count": 0}

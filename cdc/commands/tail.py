@@ -254,7 +254,7 @@ def _from_files(options: TailOptions, config: SourceConfig | None, matcher: _Mat
 def _from_server(options: TailOptions, config: SourceConfig | None, matcher: _Matcher) -> _Parts:
     assert config is not None, "the caller loads it"
     with connect(source_settings(config)) as connection:
-        source = LiveSource(connection, taken_ids=config.sink_count)
+        source = LiveSource(connection, taken_ids=config.stream_count)
         end = source.end(connection)
         start = _live_start(options, source, connection, end)
     until: Until | None = None

@@ -200,6 +200,13 @@ function showSummary(status) {
   document.title = `${text(status.name)}: ${word}`;
 }
 
+// Of several lanes each one's state, and its lag where it has one. One lane is the sink itself: nothing to add.
+function lanesText(lanes) {
+  if (lanes.length < 2) return "";
+  return lanes.map(({ lane, state, lag_seconds: behind }) =>
+    `${lane}: ${text(state)}${behind > 0 ? ` ${lag(behind)}` : ""}`).join(" · ");
+}
+
 function showSinks(status, now) {
   sync(byId("sinks"), status.sinks, (sink) => text(sink.name), () => {
     const node = element("article", "sink");
@@ -213,11 +220,12 @@ function showSinks(status, now) {
     const commit = fact(facts, "Last commit");
     const place = fact(facts, "File and position");
     const gtid = fact(facts, "GTID");
+    const lanes = fact(facts, "Lanes");
     place.value.className = "mono";
     gtid.value.className = "mono scroll";
     const trouble = makeTrouble(false);
     node.append(head, facts, trouble);
-    node.parts = { name, state, kind, lagging, commit, place, gtid, trouble };
+    node.parts = { name, state, kind, lagging, commit, place, gtid, lanes, trouble };
     return node;
   }, (parts, sink) => {
     setText(parts.name, text(sink.name));
@@ -227,6 +235,7 @@ function showSinks(status, now) {
     setFact(parts.commit, sink.last_commit ? ago(sink.last_commit, now) : "none yet", localTime(sink.last_commit));
     setFact(parts.place, filePos(sink.position));
     setFact(parts.gtid, text(sink.position && sink.position.gtid));
+    setFact(parts.lanes, lanesText(sink.lanes ?? []));
     parts.trouble.hidden = !sink.error;
     if (sink.error) {
       setClass(parts.trouble, sink.state === "failed" ? "trouble" : "trouble warn");

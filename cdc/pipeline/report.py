@@ -6,14 +6,31 @@ renamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cdc.model import SourcePosition, TableName
+from cdc.pipeline.dealing import CannotDeal, least
 from cdc.pipeline.text import iso_time
 from checkpoints.store import TableRecord
 
-__all__ = ["SinkReport", "SourceReport", "status_document"]
+__all__ = ["SinkReport", "SourceReport", "merged", "status_document", "worst_state"]
+
+# What is shown of lanes that differ is the first of these that one of them is in: what needs somebody, then what is
+# still on its way, then what flows. `stopped` is one that has finished before the others.
+_WORST_FIRST = (
+    "failed",
+    "retrying",
+    "paused",
+    "snapshotting",
+    "starting",
+    "standby",
+    "streaming",
+    "caught_up",
+    "stopped",
+)
+_RECENT_ERRORS_MAX = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,21 +44,74 @@ class SourceReport:
 
 @dataclass(frozen=True, slots=True)
 class SinkReport:
-    """One sink's pipeline. `rows` has the sink's own estimates by target; `progress` the loads under way."""
+    """One sink, or one of its lanes. `rows` has the sink's own estimates by target; `progress` the loads under way.
+
+    `lanes`: what was merged into this one, in order; empty for a lane.
+    """
 
     name: str
     kind: str | None
     state: str
-    position: Mapping[str, Any] | None = None
+    position: SourcePosition | None = None
     lag_seconds: float | None = None
     last_commit: str | None = None
     error: Mapping[str, Any] | None = None
     holder: str | None = None
-    tables: Iterable[TableRecord] = ()
+    tables: Sequence[TableRecord] = ()
     rows: Mapping[str, int | None] = field(default_factory=dict)
     progress: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recent_errors: Iterable[Mapping[str, Any]] = ()
     prepared: Mapping[str, Any] = field(default_factory=lambda: {"count": 0, "oldest": None})
+    lane: int = 1
+    lanes: tuple[SinkReport, ...] = ()
+
+
+def worst_state(states: Iterable[str]) -> str:
+    """The state of a sink whose lanes are in these."""
+    return min(states, key=_WORST_FIRST.index)
+
+
+def merged(lanes: Sequence[SinkReport]) -> SinkReport:
+    """One sink out of its lanes: the worst state, the least position, the largest lag, everything else together.
+
+    `prepared` counts a transaction once for each lane that has rows of it.
+    """
+    first = lanes[0]
+    if len(lanes) == 1:
+        return replace(first, lanes=(first,))
+    state = worst_state(lane.state for lane in lanes)
+    lags = [lane.lag_seconds for lane in lanes]
+    errors = [lane.error for lane in lanes if lane.state == state and lane.error]
+    errors += [lane.error for lane in lanes if lane.error]
+    recent = sorted((error for lane in lanes for error in lane.recent_errors), key=lambda error: str(error["since"]))
+    return SinkReport(
+        name=first.name,
+        kind=next((lane.kind for lane in lanes if lane.kind), None),
+        state=state,
+        position=_least_position(lanes),
+        lag_seconds=None if None in lags else max(lag for lag in lags if lag is not None),
+        last_commit=max((lane.last_commit for lane in lanes if lane.last_commit), default=None),
+        error=errors[0] if errors else None,
+        holder=next((lane.holder for lane in lanes if lane.holder), None),
+        tables=sorted((record for lane in lanes for record in lane.tables), key=lambda record: record.source),
+        rows={target: rows for lane in lanes for target, rows in lane.rows.items()},
+        progress={table: progress for lane in lanes for table, progress in lane.progress.items()},
+        recent_errors=recent[-_RECENT_ERRORS_MAX:],
+        prepared={
+            "count": sum(lane.prepared["count"] for lane in lanes),
+            "oldest": min((lane.prepared["oldest"] for lane in lanes if lane.prepared["oldest"]), default=None),
+        },
+        lanes=tuple(lanes),
+    )
+
+
+def _least_position(lanes: Sequence[SinkReport]) -> SourcePosition | None:
+    """None while one of them has none, or where they follow different servers, as for a moment after a failover."""
+    positions = [lane.position for lane in lanes]
+    try:
+        return None if None in positions else least(position for position in positions if position is not None)
+    except CannotDeal:
+        return None
 
 
 _NOWHERE = {"gtid": None, "file": None, "pos": None}
@@ -66,23 +136,50 @@ def status_document(
                 "name": sink.name,
                 "kind": sink.kind,
                 "state": sink.state,
-                "position": dict(sink.position or _NOWHERE),
+                "position": _position(sink),
                 "lag_seconds": sink.lag_seconds,
                 "last_commit": sink.last_commit,
                 "error": sink.error,
                 "holder": sink.holder,
                 "recent_errors": list(sink.recent_errors),
                 "prepared": dict(sink.prepared),
+                "lanes": [_lane(lane) for lane in sink.lanes],
             }
             for sink in reports
         ],
-        "tables": [_table(sink, record) for sink in reports for record in sink.tables],
+        "tables": [
+            _table(sink, record, lanes.get(record.source, 1))
+            for sink in reports
+            for lanes in [_lanes_by_table(sink)]
+            for record in sink.tables
+        ],
     }
 
 
-def _table(sink: SinkReport, record: TableRecord) -> dict[str, Any]:
+def _position(sink: SinkReport) -> dict[str, Any]:
+    return dict(sink.position.to_dict() if sink.position is not None else _NOWHERE)
+
+
+def _lane(lane: SinkReport) -> dict[str, Any]:
+    return {
+        "lane": lane.lane,
+        "state": lane.state,
+        "position": _position(lane),
+        "lag_seconds": lane.lag_seconds,
+        "last_commit": lane.last_commit,
+        "tables": len(lane.tables),
+        "error": lane.error,
+    }
+
+
+def _lanes_by_table(sink: SinkReport) -> dict[TableName, int]:
+    return {record.source: lane.lane for lane in sink.lanes for record in lane.tables}
+
+
+def _table(sink: SinkReport, record: TableRecord, lane: int) -> dict[str, Any]:
     return {
         "sink": sink.name,
+        "lane": lane,
         "table": str(record.source),
         "target": record.target,
         "state": record.state,

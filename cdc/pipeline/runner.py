@@ -46,6 +46,7 @@ from cdc.model import (
 from cdc.pipeline.applier import Applier
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.reader import Reader
 from cdc.pipeline.status import PipelineStatus
@@ -89,10 +90,16 @@ class PipelineSettings:
     retry_initial_seconds: float
     retry_seconds_max: float
     var_dir: Path
+    lane: int | None = None
+    """Which of the sink's lanes it is, None for the only one."""
 
 
 class _SessionEnd(Exception):
     """Start the next session at once."""
+
+
+def _nothing(*_: object) -> None:
+    """Nobody wants to know."""
 
 
 class Pipeline:
@@ -110,7 +117,11 @@ class Pipeline:
         log: Logger,
         metrics: SinkMetrics,
         until: FilePos | None = None,
+        on_lease: Callable[[InSinkStore, SourceConnection], None] = _nothing,
+        on_end: Callable[[BaseException | None], None] = _nothing,
     ) -> None:
+        """`on_lease` is called in each session that has the lease, before it reads anything; `on_end` once, with the
+        error if there was one."""
         self.settings = settings
         self.status = PipelineStatus(clock)
         self.error: BaseException | None = None
@@ -122,9 +133,13 @@ class Pipeline:
         self._routing = routing
         self._clock = clock
         self._hooks = hooks
-        self._log = log.bind(sink=settings.name.rpartition("/")[2])
+        self._log = log.bind(sink=sink_of(settings.name))
+        if settings.lane is not None:
+            self._log = self._log.bind(lane=settings.lane)
         self._metrics = metrics
         self._until = until
+        self._on_lease = on_lease
+        self._on_end = on_end
         self._is_stopping = threading.Event()
         self._commands: list[Command] = []
         self._commands_lock = threading.Lock()
@@ -153,6 +168,23 @@ class Pipeline:
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+
+    @property
+    def is_started(self) -> bool:
+        """Has it begun (and perhaps ended)?"""
+        return self._thread.ident is not None
+
+    def take_lease(self, is_stopping: threading.Event, applier_session: str) -> int:
+        """Become the holder before the first session, for whoever writes in `applier_session`; the epoch.
+
+        Raises as `LeaseKeeper.acquire`. `release` ends it where `start` does not follow.
+        """
+        return self._keeper.acquire(is_stopping, applier_session)
+
+    def release(self) -> None:
+        """It is not going to be started: let the lease go."""
+        self.status.set_state("stopped")
+        self._keeper.stop()
 
     def request_stop(self) -> None:
         """Finish the open sink transaction, then leave."""
@@ -210,6 +242,7 @@ class Pipeline:
             self._log.error("pipeline_failed", **_error_fields(error), exc_info=not isinstance(error, CdcError))
         finally:
             self._keeper.stop()
+            self._on_end(self.error)
 
     def _keep_frame(self, error: BaseException) -> None:
         """Keep the event that was not understood, for inspection."""
@@ -301,6 +334,7 @@ class _Session:
             self._store.epoch = self._keeper.acquire(self._p._is_stopping, self._sink.session())
             self._hooks("after_lease")
             with connect(self._p._source_settings) as source:
+                self._p._on_lease(self._store, source)
                 checkpoint = self._checkpoint(source)
                 tables = self._tables(source)
                 self._load_pending(source, tables, checkpoint.position)

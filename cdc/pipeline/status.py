@@ -48,6 +48,11 @@ class PipelineStatus:
         with self._lock:
             self._state = state
 
+    @property
+    def position(self) -> SourcePosition | None:
+        """What the sink has durably."""
+        return self._position
+
     def set_checkpoint(self, position: SourcePosition, committed_us: int | None, *, is_same_server: bool) -> None:
         """What the sink has durably; its file position says where the stream is only on the same server."""
         with self._lock:

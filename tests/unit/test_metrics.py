@@ -159,7 +159,7 @@ def test_no_label_is_a_table_or_a_column() -> None:
 
     labels = {label for described in metrics.described() for label in described.labels}
 
-    assert labels == {"version", "path", "code", "sink", "state", "operation", "class", "policy"}
+    assert labels == {"version", "path", "code", "sink", "lane", "state", "operation", "class", "policy"}
 
 
 def test_counters_from_many_threads_lose_nothing() -> None:
@@ -181,3 +181,15 @@ def test_counters_from_many_threads_lose_nothing() -> None:
 def test_the_documentation_is_in_step() -> None:
     """docs/metrics.md is `python -m cdc.metrics`."""
     assert (ROOT / "docs/metrics.md").read_text() == metrics_markdown()
+
+
+def test_a_lanes_lag_is_there_only_while_there_are_several_and_it_is_known() -> None:
+    metrics = Metrics()
+    sink = metrics.sink("replica")
+    sink.lane_lags({1: 0.0, 2: 4.5})
+    assert value(metrics, "cdc_lane_lag_seconds", sink="replica", lane="2") == 4.5
+    sink.lane_lags({1: 1.0, 2: None})
+    assert value(metrics, "cdc_lane_lag_seconds", sink="replica", lane="1") == 1.0
+    assert value(metrics, "cdc_lane_lag_seconds", sink="replica", lane="2") is None
+    sink.lane_lags({})
+    assert not [name for name, _ in samples(metrics) if name == "cdc_lane_lag_seconds"]

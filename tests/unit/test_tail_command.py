@@ -56,7 +56,7 @@ def test_sinks_may_be_missing_or_wrong_and_are_counted(tmp_path: Path, sinks: st
     path = tmp_path / "config.yaml"
     path.write_text(f"name: shop\n{SOURCE}{TABLES}{sinks}")
     config = load_source_config(path, environ={})
-    assert (config.name, config.sinks, config.sink_count) == ("shop", (), sinks.count("name:"))
+    assert (config.name, config.sinks, config.stream_count) == ("shop", (), sinks.count("name:"))
     with pytest.raises(ConfigError):
         load_config(path, environ={})
 

@@ -1,0 +1,239 @@
+"""The pipelines of one sink: a group that starts, stops and fails as one.
+
+The first lane's lease stands for the sink: in its first session the first lane takes the leases of all others, deals
+the tables (`pipeline.dealing`) and only then starts the others. What ends one lane for good ends them all, so that no
+other instance can take some of them over while this one runs the rest.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from cdc.clock import Clock
+from cdc.errors import ConfigError
+from cdc.log import Logger
+from cdc.model import TableName
+from cdc.pipeline.dealing import CannotDeal, Dealing, LaneState, carry_out, lane_stores, plan_dealing, read_lane
+from cdc.pipeline.lanes import LaneMap, LaneRule, Placed, choose_lanes, lane_name, sink_of
+from cdc.pipeline.runner import Pipeline
+from cdc.schema.target import TargetTable
+from cdc.source.connection import SourceConnection
+from cdc.source.definitions import list_tables
+from checkpoints.store import InSinkStore, TableRecord
+
+__all__ = ["LaneLink", "SinkLanes"]
+
+
+@dataclass(frozen=True, slots=True)
+class LaneLink:
+    """What a lane's pipeline is given to be one of several."""
+
+    owns: Callable[[str, str], bool]
+    """Is the table of this lane?"""
+    on_lease: Callable[[InSinkStore, SourceConnection], None]
+    on_end: Callable[[BaseException | None], None]
+
+
+class SinkLanes:
+    """Every pipeline of one sink.
+
+    Args:
+        pipeline: the name of the first lane in the metadata.
+        make_lane: a lane's pipeline, not started.
+        captures: does the configuration want the table?
+        place: a table's target on this sink.
+    """
+
+    def __init__(
+        self,
+        *,
+        pipeline: str,
+        rule: LaneRule,
+        make_lane: Callable[[int, LaneLink], Pipeline],
+        captures: Callable[[str, str], bool],
+        place: Callable[[TableName], str],
+        clock: Clock,
+        log: Logger,
+    ) -> None:
+        self.error: BaseException | None = None
+        """Why the lanes ended, None while they run, and when they were stopped or have finished."""
+        self._pipeline = pipeline
+        self._rule = rule
+        self._make_lane = make_lane
+        self._captures = captures
+        self._place = place
+        self._clock = clock
+        self._log = log.bind(sink=sink_of(pipeline))
+        self._is_stopping = threading.Event()
+        self._map: LaneMap | None = None
+        self._lanes: Mapping[int, Pipeline] = {}  # replaced, never changed: other threads go through it
+        for lane in range(1, rule.count + 1):
+            self._add(lane)
+
+    # ------------------------------------------------------------ from outside
+
+    def start(self) -> None:
+        """Begin with the first lane; it starts the others."""
+        self._lanes[1].start()
+
+    def request_stop(self) -> None:
+        """Finish the open sink transactions, then leave."""
+        self._is_stopping.set()
+        for pipeline in self._lanes.values():
+            pipeline.request_stop()
+
+    def cancel(self) -> None:
+        """Do not wait for the running statements: they are rolled back."""
+        for pipeline in self._lanes.values():
+            pipeline.cancel()
+
+    def join(self, timeout_seconds: float) -> bool:
+        """Wait for the end of all; True when it has come."""
+        deadline = self._clock.monotonic() + timeout_seconds
+        # Only the first lane starts others: once it has ended, none is added.
+        if not self._lanes[1].join(timeout_seconds):
+            return False
+        started = [pipeline for pipeline in self._lanes.values() if pipeline.is_started]
+        return all(pipeline.join(max(0.0, deadline - self._clock.monotonic())) for pipeline in started)
+
+    @property
+    def lanes(self) -> Mapping[int, Pipeline]:
+        """The pipelines by lane, in order."""
+        return self._lanes
+
+    @property
+    def tables(self) -> list[TableRecord]:
+        """The tables of all lanes, sorted by name."""
+        found = [record for pipeline in self._lanes.values() for record in pipeline.tables]
+        return sorted(found, key=lambda record: record.source)
+
+    def targets(self) -> list[TargetTable]:
+        """The targets of the tables that are loaded."""
+        return [target for pipeline in self._lanes.values() for target in pipeline.targets()]
+
+    def queue_bytes(self) -> int:
+        """Decoded bytes that wait for the sink."""
+        return sum(pipeline.queue_bytes() for pipeline in self._lanes.values())
+
+    @property
+    def is_sink_healthy(self) -> bool | None:
+        """Did the sink answer every lane the last time it was asked? None before the first."""
+        found = {pipeline.is_sink_healthy for pipeline in self._lanes.values()} - {None}
+        return None if not found else False not in found
+
+    # ------------------------------------------------------------ the first lane's first session
+
+    def _add(self, lane: int) -> Pipeline:
+        link = LaneLink(
+            owns=lambda database, table: self._is_of(lane, TableName(database, table)),
+            on_lease=self._on_first_lease if lane == 1 else _nothing,
+            on_end=self._on_end,
+        )
+        pipeline = self._make_lane(lane, link)
+        self._lanes = dict(sorted({**self._lanes, lane: pipeline}.items()))
+        return pipeline
+
+    def _is_of(self, lane: int, table: TableName) -> bool:
+        if len(self._lanes) == 1:
+            return True
+        assert self._map is not None, "tables are asked for before they are dealt"
+        return self._map.lane(table) == lane
+
+    def _on_first_lease(self, store: InSinkStore, source: SourceConnection) -> None:
+        if self._map is not None:
+            return
+        stores = {**lane_stores(store.sink, self._pipeline), 1: store}
+        for lane in range(2, self._rule.count + 1):
+            stores.setdefault(lane, InSinkStore(store.sink, lane_name(self._pipeline, lane)))
+        for lane in sorted(stores.keys() - {1}):
+            pipeline = self._lanes.get(lane) or self._add(lane)
+            stores[lane].epoch = pipeline.take_lease(self._is_stopping, store.sink.session())
+        lanes: Mapping[TableName, int] = {}
+        if len(stores) > 1:
+            lanes = self._deal(source, {lane: read_lane(stores[lane]) for lane in sorted(stores)})
+        self._map = LaneMap(self._rule, self._place, lanes)
+        wanted = {*lanes.values(), *range(1, self._rule.count + 1)}
+        for lane, pipeline in self._lanes.items():
+            if lane not in wanted:
+                pipeline.release()
+            elif lane > 1:
+                pipeline.start()
+        self._lanes = {lane: pipeline for lane, pipeline in self._lanes.items() if lane in wanted}
+
+    def _deal(self, source: SourceConnection, states: Mapping[int, LaneState]) -> Mapping[TableName, int]:
+        """Bring every table to its lane; the lanes of all that are recorded."""
+        here = {table: lane for lane, state in states.items() for table in state.records}
+        lanes = choose_lanes(self._rule, self._placed(source, states))
+        try:
+            dealing = plan_dealing(states, lanes, source.identity())
+        except CannotDeal as error:
+            self._log.warning(
+                "lanes_not_dealt",
+                message=str(error),
+                hint="the tables stay in the lanes that they are in; the next start deals them as configured",
+            )
+            self._require_together(here, str(error))
+            dealing, lanes = Dealing(), here
+        retired = [lane for lane in states if lane > self._rule.count and lane not in lanes.values()]
+        carry_out(states[1].store.sink, states, lanes, dealing, retired=retired)
+        if dealing.moved or retired:
+            self._log.info(
+                "lanes_dealt",
+                lanes=self._rule.count,
+                moved=len(dealing.moved),
+                retired=retired,
+                positions={lane: str(position) for lane, position in dealing.checkpoints.items()},
+            )
+        return lanes
+
+    def _placed(self, source: SourceConnection, states: Mapping[int, LaneState]) -> list[Placed]:
+        """Every table that is recorded, or that the source has and the configuration wants."""
+        weights = self._weights(source)
+        found: dict[TableName, Placed] = {}
+        for table in list_tables(source, self._captures)[0]:
+            found[table] = Placed(table, self._place(table), None, weights.get(table, 0))
+        for lane, state in states.items():
+            for table, record in state.records.items():
+                is_idle = record.state == "dropped" or not self._captures(table.database, table.table)
+                found[table] = Placed(table, self._place(table), lane, weights.get(table, 0), is_idle)
+        return list(found.values())
+
+    def _weights(self, source: SourceConnection) -> dict[TableName, int]:
+        """The tables' bytes by the source's own estimate: what is large is mostly changed much, too."""
+        if self._rule.count == 1 or self._rule.chosen:
+            return {}
+        rows = source.query_text("SELECT TABLE_SCHEMA, TABLE_NAME, DATA_LENGTH FROM information_schema.TABLES")
+        return {
+            TableName(database, table): int(size or 0)
+            for database, table, size in rows
+            if database and table and self._captures(database, table)
+        }
+
+    def _require_together(self, lanes: Mapping[TableName, int], why: str) -> None:
+        """Two lanes never write to one target."""
+        seen: dict[str, TableName] = {}
+        for table, lane in lanes.items():
+            if not self._captures(table.database, table.table):
+                continue
+            other = seen.setdefault(self._place(table), table)
+            if lanes[other] != lane:
+                raise ConfigError(
+                    f"{other} and {table} have one target now and are in lanes {lanes[other]} and {lane}, "
+                    f"which cannot be changed now: {why}",
+                    hint="route them as before until then",
+                )
+
+    def _on_end(self, error: BaseException | None) -> None:
+        """In the thread of a lane that has ended."""
+        if error is not None:
+            self.error = self.error or error
+            self.request_stop()
+        for pipeline in self._lanes.values():
+            if self._map is None and not pipeline.is_started:  # the first lane came to its end before it dealt
+                pipeline.release()
+
+
+def _nothing(*_: object) -> None:
+    """Only the first lane deals."""

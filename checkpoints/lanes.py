@@ -1,0 +1,68 @@
+"""What the lanes of a sink need of each other's metadata: who there is, and moving a table from one to another.
+
+Each lane is a pipeline with rows of its own (checkpoints/store.py). What is written here touches the rows of two lanes
+in one transaction, which has to end with the fence of both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from cdc.model import TableName
+from checkpoints.store import InSinkStore, MetadataSink
+
+__all__ = ["hand_over", "pipeline_names", "retire", "set_command_tables", "tables_of_tables"]
+
+# What is kept by pipeline and source table. Older metadata may lack some of them.
+_BY_TABLE = ("tables", "chunks", "marks")
+
+
+def pipeline_names(sink: MetadataSink) -> list[str]:
+    """Every pipeline of every deployment that has ever run on this sink, whose metadata tables have to be there."""
+    with sink.transaction() as tx:
+        return [str(row[0]) for row in tx.execute(f"SELECT pipeline FROM {sink.metadata_table('checkpoint')}")]
+
+
+def tables_of_tables(store: InSinkStore) -> list[str]:
+    """The metadata tables that have rows by source table."""
+    return [name for name in _BY_TABLE if store.exists(name)]
+
+
+def hand_over(store: InSinkStore, to: InSinkStore, tx: Any, table: TableName, *, kept_in: Iterable[str]) -> None:
+    """All that `store`'s pipeline knows of the table is known to that of `to` instead.
+
+    `kept_in`: what `tables_of_tables` says.
+    """
+    source = orjson.dumps([table.database, table.table]).decode()
+    for name in kept_in:
+        tx.execute_count(
+            f"UPDATE {store.sink.metadata_table(name)} SET pipeline = %s WHERE pipeline = %s AND source_table = %s",
+            (to.pipeline, store.pipeline, source),
+        )
+
+
+def retire(store: InSinkStore, tx: Any) -> None:
+    """The pipeline has no tables and is not run any more: should it be again, it begins where the source is then.
+
+    Its epoch stays: an instance that slept must not find its own number again.
+    """
+    tx.execute_count(
+        f"UPDATE {store.sink.metadata_table('checkpoint')} SET position = '' WHERE pipeline = %s AND epoch = %s",
+        (store.pipeline, store.epoch),
+    )
+
+
+def set_command_tables(store: InSinkStore, tx: Any, command_id: int, tables: Iterable[TableName]) -> None:
+    """The command is about these tables only; with none left it is done."""
+    argument = _argument(tables)
+    tx.execute_count(
+        f"UPDATE {store.sink.metadata_table('commands')} SET argument = %s, state = %s WHERE id = %s",
+        (argument, "done" if argument == "[]" else "queued", command_id),
+    )
+
+
+def _argument(tables: Iterable[TableName]) -> str:
+    return orjson.dumps([[table.database, table.table] for table in tables]).decode()

@@ -1,0 +1,162 @@
+"""How tables come to another lane: each lane begins at the least position of its tables, and passes over what the
+others have. Positions only; tests/integration/test_lanes.py has the servers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cdc.gtid import MysqlGtidSet
+from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
+from cdc.pipeline.dealing import CannotDeal, Dealing, LaneState, compare, least, plan_dealing
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.store import InSinkStore, TableRecord
+
+HERE = ServerIdentity("mariadb", "here")
+THERE = ServerIdentity("mariadb", "there")
+
+
+def at(pos: int, server: ServerIdentity = HERE) -> SourcePosition:
+    return SourcePosition(server, FilePos.of("binlog.000001", pos), None)
+
+
+def by_gtid(text: str, pos: int | None = None, uuid: str = "here") -> SourcePosition:
+    file = FilePos.of("binlog.000001", pos) if pos is not None else None
+    numbers = MysqlGtidSet.parse(f"11111111-1111-1111-1111-111111111111:{text}")
+    return SourcePosition(ServerIdentity("mysql", uuid), file, numbers)
+
+
+def table(name: str) -> TableName:
+    return TableName("shop", name)
+
+
+def record(name: str, state: str = "ready", **fields: Any) -> TableRecord:
+    return TableRecord(source=table(name), target=name, state=state, **fields)
+
+
+def lane(position: SourcePosition | None, *records: TableRecord, prepared: int = 0) -> LaneState:
+    store = InSinkStore(None, "shop/replica")
+    checkpoint = Checkpoint(position, 7) if position is not None else None
+    return LaneState(store, checkpoint, 7, {one.source: one for one in records}, prepared)
+
+
+def plan(states: dict[int, LaneState], **lanes: int) -> Dealing:
+    return plan_dealing(states, {table(name): number for name, number in lanes.items()}, HERE)
+
+
+def by_name(dealing: Dealing) -> dict[str, tuple[int, TableRecord]]:
+    return {one.source.table: (number, one) for number, one in dealing.records}
+
+
+def test_nothing_is_written_where_every_table_is_in_its_lane() -> None:
+    dealing = plan({1: lane(at(10), record("a")), 2: lane(at(20), record("b"), prepared=3)}, a=1, b=2)
+    assert (dealing.checkpoints, dealing.records, dealing.moved) == ({}, [], {})
+
+
+def test_a_lane_that_gets_a_table_from_behind_begins_there_and_passes_over_what_its_own_have() -> None:
+    dealing = plan({1: lane(at(10), record("a"), record("c")), 2: lane(at(20), record("b"))}, a=2, b=2, c=1)
+    assert dealing.checkpoints == {2: at(10)}
+    assert dealing.moved == {table("a"): (1, 2)}
+    found = by_name(dealing)
+    assert found["a"] == (2, record("a"))
+    ahead = record("b", "snapshotting", loaded_from=at(20), ready_at=at(20).file, ready_server=HERE)
+    assert found["b"] == (2, ahead)
+    assert "c" not in found
+
+
+def test_a_table_from_further_on_is_passed_over_up_to_where_it_is() -> None:
+    dealing = plan({1: lane(at(10), record("a")), 2: lane(at(20), record("b"), record("c"))}, a=1, b=1, c=2)
+    assert dealing.checkpoints == {}
+    lane_number, moved = by_name(dealing)["b"]
+    assert (lane_number, moved.state, moved.loaded_from, moved.ready_at) == (1, "snapshotting", at(20), at(20).file)
+    assert "a" not in by_name(dealing)
+
+
+def test_tables_that_change_places_both_come_to_the_least_position() -> None:
+    dealing = plan({1: lane(at(10), record("a")), 2: lane(at(20), record("b"))}, a=2, b=1)
+    assert dealing.checkpoints == {2: at(10), 1: at(20)}
+    assert by_name(dealing) == {"a": (2, record("a")), "b": (1, record("b"))}
+
+
+def test_a_new_lane_begins_where_its_tables_are() -> None:
+    dealing = plan({1: lane(at(10), record("a"), record("b")), 2: lane(None)}, a=1, b=2)
+    assert dealing.checkpoints == {2: at(10)}
+    assert by_name(dealing) == {"b": (2, record("b"))}
+
+
+def test_what_is_not_loaded_yet_needs_no_position() -> None:
+    parked = record("p", "parked", error={"message": "no"})
+    dealing = plan({1: lane(at(10), record("a"), record("b", "pending"), parked), 2: lane(None)}, a=1, b=2, p=2)
+    assert dealing.checkpoints == {}
+    assert by_name(dealing) == {"b": (2, record("b", "pending")), "p": (2, parked)}
+
+
+def test_a_load_that_is_catching_up_keeps_what_it_has_and_where_it_is_ready() -> None:
+    loaded = record("b", "snapshotting", loaded_from=at(15), ready_at=at(30).file, ready_server=HERE)
+    dealing = plan({1: lane(at(10), record("a")), 2: lane(at(20), loaded)}, a=1, b=1)
+    assert by_name(dealing)["b"][1].loaded_from == at(20)  # applied that far since
+    assert by_name(dealing)["b"][1].ready_at == at(30).file
+    dealing = plan({1: lane(at(10), record("a")), 2: lane(at(12), loaded)}, a=1, b=1)
+    assert by_name(dealing)["b"][1].loaded_from == at(15)  # the load is further on than its lane
+
+
+def test_a_dropped_table_is_absent_up_to_where_its_lane_is() -> None:
+    dealing = plan({1: lane(at(10), record("a")), 2: lane(at(20), record("b", "dropped"))}, a=1, b=1)
+    assert by_name(dealing)["b"] == (1, record("b", "dropped", loaded_from=at(20)))
+
+
+@pytest.mark.parametrize("prepared", [(1, 0), (0, 1)])
+def test_nothing_moves_while_a_prepared_transaction_waits(prepared: tuple[int, int]) -> None:
+    states = {
+        1: lane(at(10), record("a"), prepared=prepared[0]),
+        2: lane(at(20), record("b"), prepared=prepared[1]),
+    }
+    with pytest.raises(CannotDeal, match="prepared XA"):
+        plan(states, a=2, b=2)
+
+
+def test_positions_of_two_servers_are_not_compared() -> None:
+    states = {1: lane(at(10), record("a")), 2: lane(at(20, THERE), record("b"))}
+    with pytest.raises(CannotDeal, match="nobody can tell"):
+        plan(states, a=2, b=2)
+
+
+def test_a_place_of_another_server_is_none_in_this_ones_log() -> None:
+    states = {1: lane(at(10, THERE), record("a")), 2: lane(at(20, THERE), record("b"))}
+    with pytest.raises(CannotDeal, match="no place in the source's log"):
+        plan(states, a=2, b=2)
+    assert plan({1: lane(at(10, THERE), record("a"), record("b")), 2: lane(None)}, a=1, b=2).checkpoints
+
+
+def test_a_loaded_table_of_a_lane_without_a_checkpoint_does_not_move() -> None:
+    with pytest.raises(CannotDeal, match="no checkpoint"):
+        plan({1: lane(None, record("a")), 2: lane(None)}, a=2)
+
+
+@pytest.mark.parametrize(
+    "one, other, order",
+    [
+        (at(10), at(20), -1),
+        (at(20), at(20), 0),
+        (at(21), at(20), 1),
+        (at(10), at(20, THERE), None),
+        (by_gtid("1-5"), by_gtid("1-9", 400), -1),
+        (by_gtid("1-9"), by_gtid("1-9", 400, "there"), 0),
+        (by_gtid("1-9", 400), by_gtid("1-5", 200), 1),
+        (by_gtid("1-5"), by_gtid("3-9"), None),
+        (by_gtid("1-5:7"), by_gtid("1-5", 200, "there"), 1),
+    ],
+)
+def test_positions_are_compared_by_file_or_by_gtid_set(
+    one: SourcePosition, other: SourcePosition, order: int | None
+) -> None:
+    assert compare(one, other) == order
+
+
+def test_the_least_of_several() -> None:
+    assert least([at(30), at(10), at(20)]) == at(10)
+    with pytest.raises(CannotDeal):
+        least([at(30), at(10, THERE)])
+    with pytest.raises(ValueError, match="no positions"):
+        least([])
