@@ -60,6 +60,7 @@ __all__ = [
     "Xa",
     "XaAction",
     "XaStep",
+    "is_before",
 ]
 
 Flavor = Literal["mysql", "mariadb"]
@@ -277,6 +278,19 @@ class SourcePosition:
             "file": self.file.file if self.file else None,
             "pos": self.file.pos if self.file else None,
         }
+
+
+def is_before(position: SourcePosition, other: SourcePosition) -> bool:
+    """Does `other` lie ahead of `position`? False where that cannot be told.
+
+    On one server by the files; after a failover, whose files are named and numbered otherwise, by MySQL's GTID sets.
+    MariaDB's lists have no transactions in them, and say nothing of the other server's order.
+    """
+    if position.server == other.server:
+        return position.file is not None and other.file is not None and position.file < other.file
+    if isinstance(position.gtid, MysqlGtidSet) and isinstance(other.gtid, MysqlGtidSet):
+        return not other.gtid.is_subset_of(position.gtid)
+    return False
 
 
 # ---------------------------------------------------------------- the stream

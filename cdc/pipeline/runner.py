@@ -42,6 +42,7 @@ from cdc.model import (
     TableName,
     TransactionRun,
     Xa,
+    is_before,
 )
 from cdc.pipeline.applier import Applier
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
@@ -149,7 +150,7 @@ class Pipeline:
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
         self._attempt = 0
-        self._stuck_at: FilePos | None = None
+        self._stuck_at: SourcePosition | None = None
         """The end of what the sink could not take the last time."""
         self._keeper = LeaseKeeper(
             sink=make_sink(),
@@ -278,7 +279,7 @@ class Pipeline:
 
     def recovered(self, position: SourcePosition) -> bool:
         """The stream has come to `position`: the next trouble is a new one, unless the sink was stuck further on."""
-        if self._stuck_at is not None and position.file is not None and position.file < self._stuck_at:
+        if self._stuck_at is not None and is_before(position, self._stuck_at):
             return False
         self._attempt, self._stuck_at = 0, None
         return True
@@ -783,7 +784,7 @@ class _Session:
             applier.close()
             self._park_and_restart(tables, error)
         except SinkUnavailable:
-            self._p._stuck_at = run.end.file
+            self._p._stuck_at = run.end
             raise
         if not applied.is_committed:
             return
