@@ -484,6 +484,9 @@ class ChangeBatch:
     of the sink, but where `may_lack_rows` (a table that is catching up with its load: what lacks a row now is about
     to lose it for good). A key is in one of upserts, deletes and updates at most. No
     update moves a row to a key that another image has, or had before: they may be applied in any order.
+
+    `inserts` are those of `upserts` that are new: the sink has no row of their key, but on a replay, or while the table
+    catches up. Empty where that is not known.
     """
 
     definition: TableDefinition
@@ -494,6 +497,7 @@ class ChangeBatch:
     counts: Mapping[str, int] = field(default_factory=dict)
     updates: tuple[PartialUpdate, ...] = ()
     may_lack_rows: bool = False
+    inserts: tuple[pa.Int32Array, ...] = ()
 
     @property
     def upsert_count(self) -> int:

@@ -9,6 +9,9 @@ A key is the bits of its columns, not what some server takes for equal. -0.0 and
 and 'A' are to some; told apart here, the old spelling is deleted before the new one is upserted, and the sink holds the
 new one. NULL is a value of its own.
 
+A row whose key's first image is an INSERT is new: where the sink is as the source was before the run, it has no such
+row. (It may have it after all: on a replay, or while it catches up with a load.)
+
 The work is done in kernel/compact.pyx. `compact_in_python` is its twin: it does what the kernel leaves, and says what
 is wrong with what the kernel refuses.
 """
@@ -49,12 +52,13 @@ def compact(
     found = last_images(columns, os.urandom(SEED_BYTES) if seed is None else seed)
     if found is None:
         return compact_in_python(definition, key, batches)
-    upserts, deletes, counts = found
+    upserts, inserts, deletes, counts = found
     return ChangeBatch(
         definition=definition,
         key=key,
         batches=tuple(batches),
         upserts=upserts,
+        inserts=inserts,
         deletes=deletes,
         counts={name: count for name, count in zip(OPERATION_NAMES.values(), counts, strict=True) if count},
     )
@@ -65,11 +69,13 @@ def compact_in_python(definition: TableDefinition, key: tuple[str, ...], batches
     _check(definition, key, batches)
     live: dict[Any, tuple[int, int]] = {}
     gone: dict[Any, tuple[int, int]] = {}
+    first: dict[Any, int] = {}
     counts: Counter[int] = Counter()
     for batch_index, batch in enumerate(batches):
         operations = batch.operation.to_pylist()
         values = key_values(definition, key, [batch.images.column(name) for name in key])
         for row, (operation, value) in enumerate(zip(operations, values, strict=True)):
+            first.setdefault(value, operation)
             if operation in _PUTS:
                 live[value] = (batch_index, row)
             else:
@@ -79,12 +85,14 @@ def compact_in_python(definition: TableDefinition, key: tuple[str, ...], batches
     unknown = [operation for operation in counts if operation not in list(Operation)]
     if unknown:
         raise InvariantBroken(f"images of {definition.name} with the operations {unknown}")
+    inserts = [place for value, place in live.items() if first[value] == Operation.INSERT]
     deletes = [place for value, place in gone.items() if value not in live]
     return ChangeBatch(
         definition=definition,
         key=key,
         batches=tuple(batches),
         upserts=_selections(list(live.values()), len(batches)),
+        inserts=_selections(inserts, len(batches)),
         deletes=_selections(deletes, len(batches)),
         counts={OPERATION_NAMES[Operation(op)]: n for op, n in counts.items() if op in OPERATION_NAMES},
     )

@@ -1,7 +1,7 @@
 """Rows into PostgreSQL's tables: one open transaction, and three ways to apply a change (docs/decisions/0011).
 
     at once   a few rows: literals in the text of the statements, one round trip a kind of change
-    direct    nothing but new rows: COPY straight into the table
+    direct    new rows: COPY straight into the table, after what else there is has been merged
     merged    everything else: COPY into the session's staging tables, then UPDATE, DELETE and INSERT from there
 
 The first two are tries. What the server refuses is undone within the transaction and the change is merged, which ends
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -26,11 +26,11 @@ from cdc.model import ChangeBatch, PartialUpdate
 from cdc.schema.target import TargetColumn, TargetTable
 from cdc.sinks import sql_postgres as sql
 from cdc.sinks.base import ApplyResult, StatementHook
-from cdc.sinks.encode_postgres import CopyText, copy_text
+from cdc.sinks.encode_postgres import CopyReader, copy_pieces
 from cdc.sinks.errors_postgres import is_integrity_error, is_refusal, translate
 from cdc.sinks.kernel.copy_text import PIECE_BYTES
 from cdc.sinks.narrowing import first_refused
-from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text
+from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text, new_and_other
 
 __all__ = ["BEGIN", "PostgresTransaction", "Workspace"]
 
@@ -128,23 +128,58 @@ def _place(target: TargetTable) -> Place:
 # ---------------------------------------------------------------- a change, encoded
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
-    """Selected rows (None: all of them) and their COPY text, line by line."""
+@dataclass(slots=True, eq=False)
+class _Lines:
+    """Selected rows (None: all of them) of a batch as COPY text of those columns, a line a row.
+
+    The text is made while it is sent, each time anew; `policies` and `byte_count` are of the last time. Of few rows,
+    `short_text` is kept.
+    """
 
     rows: pa.RecordBatch
     selection: pa.Int32Array | None
-    text: CopyText
+    target: TargetTable
+    columns: Sequence[TargetColumn]
+    policies: PolicyCounter = field(default_factory=PolicyCounter)
+    byte_count: int = 0
+    short_text: bytes = b""
+
+    @property
+    def row_count(self) -> int:
+        return self.rows.num_rows if self.selection is None else len(self.selection)
 
     def row_of(self, line: int) -> int:
         return line if self.selection is None else int(self.selection[line].as_py())
+
+    def pieces(self) -> Iterator[memoryview]:
+        """Raises UnsupportedData for a value that cannot be written."""
+        self.policies, self.byte_count = PolicyCounter(), 0
+        for piece, _ in copy_pieces(self.rows, self.target, self.columns, self.policies, self.selection):
+            self.byte_count += len(piece)
+            yield piece
+
+    def is_short(self, bytes_max: int) -> bool:
+        """Has the text no more bytes? Then it is kept."""
+        pieces = []
+        for piece in self.pieces():
+            pieces.append(piece)
+            if self.byte_count > bytes_max:
+                return False
+        self.short_text = b"".join(pieces)
+        return True
+
+    def beginning(self, row_count: int) -> _Lines:
+        """The first rows."""
+        if self.selection is None:
+            return replace(self, rows=self.rows.slice(0, row_count))
+        return replace(self, selection=self.selection[:row_count])
 
 
 @dataclass(frozen=True, slots=True)
 class _Part:
     """Changed columns of rows. `columns` are those of the target that the text holds, key first, then the old key's."""
 
-    encoded: _Encoded
+    lines: _Lines
     columns: tuple[TargetColumn, ...]
     old_key: tuple[TargetColumn, ...]
 
@@ -155,49 +190,63 @@ class _Part:
 
 @dataclass(frozen=True, slots=True)
 class _Work:
-    """What one `apply` puts into one target."""
+    """What one `apply` puts into one target. `new`: rows that are not there, as far as is known."""
 
     target: TargetTable
-    gone: Sequence[_Encoded]
-    there: Sequence[_Encoded]
+    gone: Sequence[_Lines]
+    there: Sequence[_Lines]
     parts: Sequence[_Part]
-    is_new: bool
-    may_lack_rows: bool
+    new: Sequence[_Lines] = ()
+    may_lack_rows: bool = False
+
+    @property
+    def all_lines(self) -> Sequence[_Lines]:
+        return [*self.gone, *self.there, *self.new, *(part.lines for part in self.parts)]
 
     @property
     def row_count(self) -> int:
-        return sum(encoded.text.row_count for encoded in self._all())
-
-    @property
-    def byte_count(self) -> int:
-        return sum(len(piece) for encoded in self._all() for piece, _ in encoded.text.pieces)
-
-    @property
-    def is_small(self) -> bool:
-        rows = self.row_count
-        return (
-            rows <= AT_ONCE_ROWS_MAX
-            and rows * len(self.target.columns) <= AT_ONCE_CELLS_MAX
-            and self.byte_count <= AT_ONCE_BYTES_MAX
-        )
-
-    def _all(self) -> Iterable[_Encoded]:
-        return itertools.chain(self.gone, self.there, (part.encoded for part in self.parts))
+        return _row_count(self.all_lines)
 
     @property
     def changed_count(self) -> int:
         """Rows that are there afterwards and differ."""
-        texts = itertools.chain(self.there, (part.encoded for part in self.parts))
-        return sum(encoded.text.row_count for encoded in texts)
+        return self.row_count - _row_count(self.gone)
+
+    @property
+    def byte_count(self) -> int:
+        """Of what has been sent."""
+        return sum(lines.byte_count for lines in self.all_lines)
+
+    def is_small(self) -> bool:
+        """Can it go at once? Then its texts are kept."""
+        rows, left = self.row_count, AT_ONCE_BYTES_MAX
+        if rows > AT_ONCE_ROWS_MAX or rows * len(self.target.columns) > AT_ONCE_CELLS_MAX:
+            return False
+        for lines in self.all_lines:
+            if not lines.is_short(left):
+                return False
+            left -= lines.byte_count
+        return True
+
+    def merged(self) -> _Work:
+        """All of it for the merge, which asks nobody whether a row is there."""
+        return replace(self, there=[*self.there, *self.new], new=())
+
+    def policy_changes(self) -> Counter[tuple[str, str]]:
+        changes: Counter[tuple[str, str]] = Counter()
+        for lines in self.all_lines:
+            changes.update(lines.policies.changes)
+        return changes
 
 
-def _work_of(change: ChangeBatch, target: TargetTable, counter: PolicyCounter) -> _Work:
+def _work_of(change: ChangeBatch, target: TargetTable) -> _Work:
+    new, other = new_and_other(change)
     return _Work(
         target,
-        _selected(change, change.deletes, target, sql.key_columns(target), counter),
-        _selected(change, change.upserts, target, target.columns, counter),
-        [_part(update, target, counter) for update in change.updates if update.images.num_rows],
-        is_new=set(change.counts) == {"insert"},
+        _selected(change, change.deletes, target, sql.key_columns(target)),
+        _selected(change, other, target, target.columns),
+        [_part(update, target) for update in change.updates if update.images.num_rows],
+        _selected(change, new, target, target.columns),
         may_lack_rows=change.may_lack_rows,
     )
 
@@ -207,17 +256,16 @@ def _selected(
     selections: Sequence[pa.Int32Array],
     target: TargetTable,
     columns: Sequence[TargetColumn],
-    counter: PolicyCounter,
-) -> list[_Encoded]:
+) -> list[_Lines]:
     """The selected rows of each of the change's batches, without those of which none are."""
     return [
-        _Encoded(batch.images, selection, copy_text(batch.images, target, columns, counter, selection))
+        _Lines(batch.images, selection, target, columns)
         for batch, selection in zip(change.batches, selections, strict=True)
         if len(selection)
     ]
 
 
-def _part(update: PartialUpdate, target: TargetTable, counter: PolicyCounter) -> _Part:
+def _part(update: PartialUpdate, target: TargetTable) -> _Part:
     columns = [*sql.key_columns(target)]
     columns += [column for column in target.columns if column.source.name in update.columns and not column.is_key]
     old_key: list[TargetColumn] = []
@@ -230,8 +278,7 @@ def _part(update: PartialUpdate, target: TargetTable, counter: PolicyCounter) ->
             names.append(name)
             old_key.append(replace(column, name=name, source=replace(column.source, name=name)))
         images = pa.RecordBatch.from_arrays(arrays, names=names)
-    text = copy_text(images, target, [*columns, *old_key], counter)
-    return _Part(_Encoded(update.images, None, text), tuple(columns), tuple(old_key))
+    return _Part(_Lines(images, None, target, [*columns, *old_key]), tuple(columns), tuple(old_key))
 
 
 class _RowMissing(Exception):
@@ -334,30 +381,31 @@ class PostgresTransaction:
     # ------------------------------------------------------------ rows
 
     def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
-        counter = PolicyCounter()
-        work = _work_of(change, target, counter)
+        work = _work_of(change, target)
         if not work.row_count:
             return ApplyResult()
         with self._cursor(f"apply changes to {target}", target) as cursor:
             deleted = self._try(cursor, work, self._prepare(cursor, target))
             if deleted is None:
+                work = work.merged()
                 deleted = self._merged(cursor, work)
-        return ApplyResult(work.changed_count, deleted, counter.changes)
+        return ApplyResult(work.changed_count, deleted, work.policy_changes())
 
     def _try(self, cursor: psycopg2.extensions.cursor, work: _Work, facts: _Facts) -> int | None:
         """The cheap way for that change; how many rows it deleted, or None: it has to be merged."""
-        if work.is_small:
+        way: Callable[[psycopg2.extensions.cursor, _Work, _Facts], int]
+        if work.is_small():
             if any(not _is_plain(part, facts) for part in work.parts):
                 return None
-            way: Callable[[psycopg2.extensions.cursor, _Work, _Facts], int] = self._at_once
-        elif work.is_new and not facts.has_late_unique and self._workspace.may_go_direct(work.target):
+            way = self._at_once
+        elif _is_worth_direct(work) and not facts.has_late_unique and self._workspace.may_go_direct(work.target):
             way = self._direct
         else:
             return None
         try:
             return way(cursor, work, facts)
-        except psycopg2.Error as error:
-            if not is_refusal(error):
+        except (psycopg2.Error, _RowMissing) as error:
+            if isinstance(error, psycopg2.Error) and not is_refusal(error):
                 raise
             self._undo(cursor)
             self._prepare(cursor, work.target)
@@ -366,41 +414,49 @@ class PostgresTransaction:
     def _at_once(self, cursor: psycopg2.extensions.cursor, work: _Work, facts: _Facts) -> int:
         """By literals: the deletes, then the updates and upserts."""
         target, statements, deleted = work.target, self._mark(), 0
+        there = [*work.there, *work.new]
         if work.gone:
-            deleted = self._change(cursor, *statements, sql.delete_lines(target, _lines(work.gone)))
+            deleted = self._change(cursor, *statements, sql.delete_lines(target, _short_text(work.gone)))
             statements = []
         for part in work.parts:
-            lines = _lines([part.encoded])
-            statements += sql.update_lines(target, lines, part.columns, must_hit=not work.may_lack_rows)
-        if work.there:
+            text = _short_text([part.lines])
+            statements += sql.update_lines(target, text, part.columns, must_hit=not work.may_lack_rows)
+        if there:
             if facts.must_replace:
-                statements.append(sql.delete_lines(target, _key_lines(work)))
-            statements.append(sql.insert_lines(target, _lines(work.there), is_upsert=not facts.must_replace))
+                statements.append(sql.delete_lines(target, _key_text(there)))
+            statements.append(sql.insert_lines(target, _short_text(there), is_upsert=not facts.must_replace))
         if statements:
             taken = self._change(cursor, *statements)
-            if work.there:
-                self._require_taken(target, facts, taken, sum(encoded.text.row_count for encoded in work.there))
+            if there:
+                self._require_taken(target, facts, taken, _row_count(there))
         return deleted
 
-    def _direct(self, cursor: psycopg2.extensions.cursor, work: _Work, _facts: _Facts) -> int:
-        """By COPY into the table itself."""
-        target = work.target
-        self._send(cursor, *self._mark())
+    def _direct(self, cursor: psycopg2.extensions.cursor, work: _Work, facts: _Facts) -> int:
+        """By COPY into the table itself: the new rows, after the others have been merged."""
+        target, deleted = work.target, 0
+        others = replace(work, new=())
+        stage = self._staged(cursor, others) if others.row_count else None
+        if stage is not None:
+            deleted = self._merge(cursor, others, stage, facts)
+        else:
+            self._send(cursor, *self._mark())
         try:
-            self._copy_in(cursor, target, _joined(work.there))
+            self._copy_in(cursor, target, work.new)
         except psycopg2.Error:
             self._workspace.missed(target)
             raise
         self._workspace.hit(target)
-        return 0
+        if stage is not None:
+            self._tidy(cursor, others, stage)
+        return deleted
 
-    def _copy_in(self, cursor: psycopg2.extensions.cursor, target: TargetTable, text: CopyText) -> None:
+    def _copy_in(self, cursor: psycopg2.extensions.cursor, target: TargetTable, texts: Sequence[_Lines]) -> None:
         self._hook("before_statement")
         self._has_changed = True
-        _copy(cursor, sql.copy_into(sql.qualified(target.namespace, target.name), target.columns), text)
+        _copy(cursor, sql.copy_into(sql.qualified(target.namespace, target.name), target.columns), texts)
         self._hook("after_statement")
-        if cursor.rowcount != text.row_count:
-            raise self._swallowed(target, cursor.rowcount, text.row_count)
+        if cursor.rowcount != _row_count(texts):
+            raise self._swallowed(target, cursor.rowcount, _row_count(texts))
 
     def _require_taken(self, target: TargetTable, facts: _Facts, taken: int, given: int) -> None:
         """Every row that is inserted or overwritten counts; one that is all key, and there, does not."""
@@ -420,10 +476,7 @@ class PostgresTransaction:
         """By way of the staging tables; how many rows were deleted."""
         target = work.target
         facts = self._prepare(cursor, target)
-        stage = self._stage(cursor, work)
-        self._empty(cursor, *_used(work, stage))
-        self._has_changed = True  # what follows goes back to a savepoint: the staging tables stay
-        self._send(cursor, *self._guidance(), *self._mark())
+        stage = self._staged(cursor, work)
         while True:
             try:
                 deleted = self._merge(cursor, work, stage, facts)
@@ -438,9 +491,20 @@ class PostgresTransaction:
                     raise self._refused(cursor, error, work, stage, facts) from error
                 facts = fresh
             else:
-                if work.byte_count > STAGED_BYTES_KEPT_MAX:
-                    self._empty(cursor, *_used(work, stage))
+                self._tidy(cursor, work, stage)
                 return deleted
+
+    def _staged(self, cursor: psycopg2.extensions.cursor, work: _Work) -> _Stage:
+        """The staging tables for a merge, made and empty; and the mark to go back to, after which they stay."""
+        stage = self._stage(cursor, work)
+        self._empty(cursor, *_used(work, stage))
+        self._has_changed = True
+        self._send(cursor, *self._guidance(), *self._mark())
+        return stage
+
+    def _tidy(self, cursor: psycopg2.extensions.cursor, work: _Work, stage: _Stage) -> None:
+        if work.byte_count > STAGED_BYTES_KEPT_MAX:
+            self._empty(cursor, *_used(work, stage))
 
     def _guidance(self) -> Sequence[str]:
         """Settings by which every join with a staging table looks its rows up by the target's key.
@@ -483,15 +547,15 @@ class PostgresTransaction:
             if _is_plain(part, facts):
                 self._update(cursor, work, stage, part)
         if work.gone:
-            self._stage_copy(cursor, stage.keys, sql.key_columns(target), _joined(work.gone))
+            self._stage_copy(cursor, stage.keys, sql.key_columns(target), work.gone)
         for part in whole:
             completed, left = self._complete(cursor, work, stage, part)
             given, moved = given + completed, moved + left
         if work.gone or moved:
             deleted = self._change(cursor, sql.delete_staged(target, stage.keys)) - moved
         if work.there:
-            self._stage_copy(cursor, stage.rows, target.columns, _joined(work.there))
-            given += sum(encoded.text.row_count for encoded in work.there)
+            self._stage_copy(cursor, stage.rows, target.columns, work.there)
+            given += _row_count(work.there)
         if work.there or whole:
             if facts.must_replace:
                 self._change(cursor, sql.delete_staged(target, stage.rows))
@@ -521,18 +585,18 @@ class PostgresTransaction:
 
     def _stage_part(self, cursor: psycopg2.extensions.cursor, stage: _Stage, part: _Part) -> None:
         self._empty(cursor, stage.parts)
-        self._stage_copy(cursor, stage.parts, [*part.columns, *part.old_key], part.encoded.text)
+        self._stage_copy(cursor, stage.parts, [*part.columns, *part.old_key], [part.lines])
 
     @staticmethod
     def _require_rows(work: _Work, part: _Part, found: int) -> None:
-        if found != part.encoded.text.row_count and (part.old_key or not work.may_lack_rows):
+        if found != part.lines.row_count and (part.old_key or not work.may_lack_rows):
             raise _RowMissing
 
     def _stage_copy(
-        self, cursor: psycopg2.extensions.cursor, table: str, columns: Sequence[TargetColumn], text: CopyText
+        self, cursor: psycopg2.extensions.cursor, table: str, columns: Sequence[TargetColumn], texts: Sequence[_Lines]
     ) -> None:
         self._workspace.dirty.add(table)
-        _copy(cursor, sql.copy_into(f"pg_temp.{sql.quote(table)}", columns), text)
+        _copy(cursor, sql.copy_into(f"pg_temp.{sql.quote(table)}", columns), texts)
 
     def _empty(self, cursor: psycopg2.extensions.cursor, *tables: str) -> None:
         """Take out what an earlier use has left. It counts as there until the commit, after a rollback it is there."""
@@ -579,21 +643,20 @@ class PostgresTransaction:
     # ------------------------------------------------------------ loads
 
     def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
-        counter = PolicyCounter()
-        text = copy_text(rows, target, target.columns, counter)
+        lines = _Lines(rows, None, target, target.columns)
         with self._cursor(f"load rows into {target}", target) as cursor:
             self._prepare(cursor, target)
             self._has_changed = True
             self._send(cursor, *self._mark())
             try:
-                self._copy_in(cursor, target, text)
+                self._copy_in(cursor, target, [lines])
             except psycopg2.Error as error:
                 if not is_refusal(error):
                     raise
                 self._undo(cursor)
-                index = self._first_refused(cursor, text, lambda part: self._copy_in(cursor, target, part))
+                index = self._first_refused(cursor, lines, lambda part: self._copy_in(cursor, target, [part]))
                 raise self._blamed(cursor, error, target, rows, index) from error
-        return ApplyResult(upserted=rows.num_rows, policy_changes=counter.changes)
+        return ApplyResult(upserted=rows.num_rows, policy_changes=lines.policies.changes)
 
     def clear(self, target: TargetTable) -> int:
         with self._cursor(f"empty {target}", target) as cursor:
@@ -611,23 +674,23 @@ class PostgresTransaction:
         facts: _Facts,
     ) -> CdcError:
         """Apply ever shorter beginnings of the updates, then of the upserts, to name the row that was refused."""
-        steps = [part.encoded for part in work.parts] + list(work.there)
-        for position, encoded in enumerate(steps):
+        steps = [part.lines for part in work.parts] + list(work.there)
+        for position, lines in enumerate(steps):
 
-            def attempt(text: CopyText, position: int = position, encoded: _Encoded = encoded) -> None:
-                self._merge(cursor, _beginning(work, position, replace(encoded, text=text)), stage, facts)
+            def attempt(first: _Lines, position: int = position) -> None:
+                self._merge(cursor, _beginning(work, position, first), stage, facts)
 
-            index = self._first_refused(cursor, encoded.text, attempt)
+            index = self._first_refused(cursor, lines, attempt)
             if index is not None:
-                return self._blamed(cursor, error, work.target, encoded.rows, encoded.row_of(index))
+                return self._blamed(cursor, error, work.target, lines.rows, lines.row_of(index))
         return self._blamed(cursor, error, work.target, None, None)
 
     def _first_refused(
-        self, cursor: psycopg2.extensions.cursor, text: CopyText, attempt: Callable[[CopyText], None]
+        self, cursor: psycopg2.extensions.cursor, lines: _Lines, attempt: Callable[[_Lines], None]
     ) -> int | None:
         def is_refused(count: int) -> bool:
             try:
-                attempt(text.beginning(count))
+                attempt(lines.beginning(count))
             except (psycopg2.Error, _RowMissing) as error:
                 if isinstance(error, psycopg2.Error) and not is_refusal(error):
                     raise
@@ -637,7 +700,7 @@ class PostgresTransaction:
                     self._undo(cursor)
             return False
 
-        return first_refused(text.row_count, is_refused)
+        return first_refused(lines.row_count, is_refused)
 
     def _blamed(
         self,
@@ -672,9 +735,9 @@ class PostgresTransaction:
         name, refused = "_cdc_column", None
         self._send(cursor, sql.empty_copy(target, name))
         for column in target.columns:
-            text = copy_text(row, target, (column,), PolicyCounter())
+            lines = _Lines(row, None, target, (column,))
             try:
-                _copy(cursor, sql.copy_into(f"pg_temp.{sql.quote(name)}", (column,)), text)
+                _copy(cursor, sql.copy_into(f"pg_temp.{sql.quote(name)}", (column,)), [lines])
             except psycopg2.Error as error:
                 if not is_refusal(error):
                     raise
@@ -788,33 +851,42 @@ def _used(work: _Work, stage: _Stage) -> list[str]:
     return [*tables, stage.parts] if work.parts else tables
 
 
-def _beginning(work: _Work, position: int, last: _Encoded) -> _Work:
+def _beginning(work: _Work, position: int, last: _Lines) -> _Work:
     """The work up to the update, or upsert, at `position` among both, which is `last`."""
     count = len(work.parts)
     if position < count:
-        return replace(work, parts=[*work.parts[:position], replace(work.parts[position], encoded=last)], there=[])
+        return replace(work, parts=[*work.parts[:position], replace(work.parts[position], lines=last)], there=[])
     return replace(work, there=[*work.there[: position - count], last])
 
 
-def _joined(texts: Sequence[_Encoded]) -> CopyText:
-    return CopyText(tuple(itertools.chain.from_iterable(encoded.text.pieces for encoded in texts)))
+def _is_worth_direct(work: _Work) -> bool:
+    """Are the new rows all there is, or enough of it to go by themselves?"""
+    new = _row_count(work.new)
+    return new > AT_ONCE_ROWS_MAX or 0 < new == work.row_count
 
 
-def _lines(texts: Sequence[_Encoded]) -> str:
-    return bytes(_joined(texts)).decode()
+def _row_count(texts: Iterable[_Lines]) -> int:
+    return sum(lines.row_count for lines in texts)
 
 
-def _key_lines(work: _Work) -> str:
-    """The keys of the upserts. No policy changes a key, so there is nothing to count."""
-    columns = sql.key_columns(work.target)
-    return "".join(
-        bytes(copy_text(encoded.rows, work.target, columns, PolicyCounter(), encoded.selection)).decode()
-        for encoded in work.there
-    )
+def _short_text(texts: Sequence[_Lines]) -> str:
+    return b"".join(lines.short_text for lines in texts).decode()
 
 
-def _copy(cursor: psycopg2.extensions.cursor, statement: str, text: CopyText) -> None:
-    cursor.copy_expert(statement, text.reader(), size=PIECE_BYTES)  # type: ignore[arg-type]  # it asks for no readline
+def _key_text(there: Sequence[_Lines]) -> str:
+    """The keys of those rows. No policy changes a key, so there is nothing to count."""
+    pieces = (replace(lines, columns=sql.key_columns(lines.target)).pieces() for lines in there)
+    return b"".join(itertools.chain.from_iterable(pieces)).decode()
+
+
+def _copy(cursor: psycopg2.extensions.cursor, statement: str, texts: Sequence[_Lines]) -> None:
+    reader = CopyReader(itertools.chain.from_iterable(lines.pieces() for lines in texts))
+    try:
+        cursor.copy_expert(statement, reader, size=PIECE_BYTES)  # type: ignore[arg-type]  # it asks for no readline
+    except psycopg2.Error:
+        if reader.error is not None:
+            raise reader.error from None
+        raise
 
 
 def _mogrified(cursor: psycopg2.extensions.cursor, statement: str, parameters: Sequence[Any]) -> bytes:

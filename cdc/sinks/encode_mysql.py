@@ -4,7 +4,7 @@ One function a kind of value, chosen once per column; each takes the whole colum
 backslash escapes whose character set is utf8mb4: in that one no character holds a quote or backslash as a byte, so
 escaping is safe (EDGE_CASES G2). Knows no connection.
 
-`load_text`, `value_text` and `key_pieces` write rows by the compiled encoder (kernel/load_text.pyx), as far as their
+`load_lines`, `value_text` and `key_pieces` write rows by the compiled encoder (kernel/load_text.pyx), as far as their
 values are usual ones: they give the numbers of the rows that are not, which are written by `row_literals` and
 `key_literals`. Both write the same literals (tests/unit/sinks/test_kernel_load_text.py).
 """
@@ -14,7 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -43,12 +43,13 @@ from cdc.sinks.values import (
 
 __all__ = [
     "Cell",
+    "LoadLines",
     "RowPieces",
     "encode_column",
     "error_members",
     "key_literals",
     "key_pieces",
-    "load_text",
+    "load_lines",
     "row_literals",
     "text_literal",
     "update_statements",
@@ -58,6 +59,8 @@ __all__ = [
 _ESCAPES = str.maketrans({"\\": "\\\\", "'": "\\'", "\0": "\\0", "\x1a": "\\Z"})
 # A number of at most 15 digits is as good as a double; longer ones are looked at.
 _MAY_BE_INEXACT = re.compile(r"\d[\d.]{15}|[eE][+-]?\d{3}")
+# Written while the server reads the last one, within a core's cache.
+LOAD_PIECE_BYTES = 256 << 10
 _DECIMAL_DIGITS_MAX = 65
 _DECIMAL_SCALE_MAX = 30
 
@@ -92,7 +95,36 @@ class RowPieces:
         return sum(count for _, count in self.pieces)
 
 
-def load_text(
+class LoadLines:
+    """Rows as the lines of `sql_mysql.load_data`, written while they are sent: the server reads one piece while the
+    next one is made, and no more than one is in memory. Iterate once; what is said of the rows is true afterwards.
+    """
+
+    def __init__(self, text: RowText) -> None:
+        self._text = text
+        self._next = text.next_piece()
+        self.row_count = 0
+        """How many lines there have been."""
+
+    @property
+    def is_over(self) -> bool:
+        """Is there no line to come?"""
+        return self._next is None
+
+    def __iter__(self) -> Iterator[memoryview]:
+        while self._next is not None:
+            block, count = self._next
+            self.row_count += count
+            yield memoryview(block)
+            del block
+            self._next = self._text.next_piece()
+
+    def take_left(self) -> pa.Int32Array:
+        """The numbers of the rows that are not among the lines."""
+        return self._text.take_left()
+
+
+def load_lines(
     rows: pa.RecordBatch,
     columns: Sequence[TargetColumn],
     kind: SinkKind,
@@ -100,11 +132,19 @@ def load_text(
     *,
     row_bytes_max: int,
     keeps_negative_zero: bool,
-) -> RowPieces:
-    """The selected rows (None: all of them) as the lines of `sql_mysql.load_data`."""
+) -> LoadLines:
+    """The selected rows (None: all of them)."""
     cells = [_cell(column, kind, "load", keeps_negative_zero=keeps_negative_zero) for column in columns]
-    has_odd_zero = kind == "mariadb"
-    return _pieces(rows, columns, cells, selection, form="load", row_bytes_max=row_bytes_max, has_odd_zero=has_odd_zero)
+    return LoadLines(
+        RowText(
+            list(zip(cells, [column_of(rows, column) for column in columns], strict=True)),
+            selection,
+            form="load",
+            piece_bytes=min(LOAD_PIECE_BYTES, row_bytes_max),
+            row_bytes_max=row_bytes_max,
+            has_odd_zero=kind == "mariadb",
+        )
+    )
 
 
 def value_text(
@@ -157,7 +197,7 @@ def _pieces(
     cells: Sequence[Cell],
     selection: pa.Int32Array | None,
     *,
-    form: Literal["load", "values", "keys"],
+    form: Literal["values", "keys"],
     row_bytes_max: int,
     rows_max: int = 1 << 31,
     has_odd_zero: bool = False,
@@ -172,8 +212,11 @@ def _pieces(
         row_bytes_max=row_bytes_max,
         has_odd_zero=has_odd_zero,
     )
-    pieces, left = text.write()
-    return RowPieces(tuple((memoryview(block), count) for block, count in pieces), left)
+    pieces = []
+    while (piece := text.next_piece()) is not None:
+        block, count = piece
+        pieces.append((memoryview(block), count))
+    return RowPieces(tuple(pieces), text.take_left())
 
 
 def row_literals(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -43,7 +43,7 @@ from cdc.sinks.values import (
     uuid_text,
 )
 
-__all__ = ["CopyReader", "CopyText", "copy_text", "encode_column", "float_text", "plain_values"]
+__all__ = ["CopyReader", "CopyText", "copy_pieces", "copy_text", "encode_column", "float_text", "plain_values"]
 
 _COPY_ESCAPES = str.maketrans({"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"})
 # Kinds whose text holds none of the characters that COPY escapes.
@@ -63,44 +63,37 @@ class CopyText:
     def row_count(self) -> int:
         return sum(count for _, count in self.pieces)
 
-    def beginning(self, row_count: int) -> CopyText:
-        """The first rows."""
-        pieces = []
-        for piece, count in self.pieces:
-            if row_count <= 0:
-                break
-            if row_count < count:
-                end = 0
-                content = bytes(piece)
-                for _ in range(row_count):  # text holds no newline but those that end lines
-                    end = content.index(b"\n", end) + 1
-                pieces.append((piece[:end], row_count))
-            else:
-                pieces.append((piece, count))
-            row_count -= count
-        return CopyText(tuple(pieces))
-
     def reader(self) -> CopyReader:
         """The text from its begin, for psycopg2's copy_expert."""
-        return CopyReader(self)
+        return CopyReader(piece for piece, _ in self.pieces)
 
     def __bytes__(self) -> bytes:
         return b"".join(piece for piece, _ in self.pieces)
 
 
 class CopyReader:
-    """What of a file copy_expert asks for. A piece goes out as it is, or in parts where it is larger than asked for."""
+    """What of a file psycopg2's copy_expert asks for. A piece is made when it is asked for, so that the server reads
+    one while the next is made; it goes out as it is, or in parts where it is larger than asked for.
+    """
 
-    def __init__(self, text: CopyText) -> None:
-        self._pieces = [piece for piece, _ in reversed(text.pieces)]
+    def __init__(self, pieces: Iterable[memoryview]) -> None:
+        self._pieces = iter(pieces)
+        self._rest: memoryview | None = None
+        self.error: BaseException | None = None
+        """What making a piece has raised: the driver turns it into an error of the server, and says no more of it."""
 
     def read(self, size: int, /) -> bytes:
         """At most `size` > 0 bytes, none at the end."""
-        if not self._pieces:
-            return b""
-        piece = self._pieces.pop()
-        if len(piece) > size:
-            self._pieces.append(piece[size:])
+        piece = self._rest
+        if piece is None:
+            try:
+                piece = next(self._pieces, None)
+            except BaseException as error:
+                self.error = error
+                raise
+            if piece is None:
+                return b""
+        self._rest = piece[size:] if len(piece) > size else None
         return bytes(piece[:size])
 
 
@@ -111,26 +104,44 @@ def copy_text(
     counter: PolicyCounter,
     selection: pa.Int32Array | None = None,
 ) -> CopyText:
-    """The rows of that selection (None: all of them) as COPY text for those columns, one line a row.
+    """All of `copy_pieces` at once."""
+    return CopyText(tuple(copy_pieces(rows, target, columns, counter, selection)))
+
+
+def copy_pieces(
+    rows: pa.RecordBatch,
+    target: TargetTable,
+    columns: Sequence[TargetColumn],
+    counter: PolicyCounter,
+    selection: pa.Int32Array | None = None,
+) -> Iterator[tuple[memoryview, int]]:
+    """The rows of that selection (None: all of them) as COPY text for those columns, one line a row: pieces of whole
+    lines, and how many lines each holds, made as they are asked for.
 
     Raises UnsupportedData with table, column and key for a value that neither the sink nor a policy takes.
     """
     arrays = [column_of(rows, column) for column in columns]
     lines = CopyLines(list(zip(columns, arrays, strict=True)), selection)
-    if not lines.write():
-        for index, (column, array) in enumerate(zip(columns, arrays, strict=True)):
-            left = lines.left(index)
-            if not len(left):
-                continue
-            try:
-                texts = encode_column(array.take(left), column, target.policies, counter)
-            except ValueRefused as refused:
-                refused.index = left[refused.index].as_py()
-                raise refusal(refused, rows, target, column) from refused
-            lines.give(index, pa.array(texts, pa.large_string()))
-        if not lines.write():
-            raise InvariantBroken(f"{target.definition.name}: a value is neither written nor left")
-    return CopyText(tuple((memoryview(block), count) for block, count in lines.take()))
+    has_given = is_written = False
+    while not is_written:
+        is_written = lines.write(1)
+        if lines.is_left:
+            if has_given:
+                raise InvariantBroken(f"{target.definition.name}: a value is neither written nor left")
+            has_given = True
+            for index, (column, array) in enumerate(zip(columns, arrays, strict=True)):
+                left = lines.left(index)
+                if not len(left):
+                    continue
+                try:
+                    texts = encode_column(array.take(left), column, target.policies, counter)
+                except ValueRefused as refused:
+                    refused.index = left[refused.index].as_py()
+                    raise refusal(refused, rows, target, column) from refused
+                lines.give(index, pa.array(texts, pa.large_string()))
+        else:
+            for block, count in lines.take():
+                yield memoryview(block), count
 
 
 def encode_column(

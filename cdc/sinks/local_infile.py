@@ -47,9 +47,11 @@ def load_local(
 
     Args:
         statement: the statement for a file name: one that nobody can know before.
+        pieces: may be made while they are asked for; the server works on those that it has in the meantime.
     Raises:
         ForeignRequest: the answer is none to this statement; the connection is closed.
         The driver's errors, those of the server among them.
+        What `pieces` raises: the connection is closed, for the server would take the beginning for the whole.
     """
     token = f"_cdc_{secrets.token_hex(16)}"
     connection._execute_command(COMMAND.COM_QUERY, statement(token))
@@ -61,9 +63,15 @@ def load_local(
         connection._force_close()
         raise ForeignRequest("the server asked for a file that it was not offered")
     size = max(1, min(PIECE_BYTES_MAX, packet_bytes_max))
-    for piece in pieces:
-        for start in range(0, len(piece), size):
-            connection.write_packet(piece[start : start + size])
+    is_sent = False
+    try:
+        for piece in pieces:
+            for start in range(0, len(piece), size):
+                connection.write_packet(piece[start : start + size])
+        is_sent = True
+    finally:
+        if not is_sent:
+            connection._force_close()
     connection.write_packet(b"")
     return _reply(connection)
 

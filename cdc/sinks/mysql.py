@@ -44,11 +44,12 @@ from cdc.sinks import sql_mysql as sql
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_mysql
 from cdc.sinks.encode_mysql import (
+    LoadLines,
     RowPieces,
     error_members,
     key_literals,
     key_pieces,
-    load_text,
+    load_lines,
     row_literals,
     update_statements,
     value_text,
@@ -57,7 +58,7 @@ from cdc.sinks.errors_mysql import LOCAL_INFILE_IS_OFF, NO_TEMPORARY_TABLE, erro
 from cdc.sinks.hang_up import shut_down
 from cdc.sinks.local_infile import ForeignRequest, LoadReply, load_local
 from cdc.sinks.narrowing import first_refused
-from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text
+from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text, new_and_other
 
 __all__ = ["MysqlSettings", "MysqlSink", "SslMode", "session_is_alive"]
 
@@ -395,11 +396,10 @@ class MysqlSink:
                 raise ProtocolError(f"sink {self.name}: a result is missing", hint="is this MySQL or MariaDB?")
             yield cursor
 
-    def load(self, statement: Callable[[str], str], text: RowPieces) -> LoadReply:
-        """LOAD DATA LOCAL of `text`. Raises the driver's errors."""
-        pieces = (piece for piece, _ in text.pieces)
+    def load(self, statement: Callable[[str], str], lines: LoadLines) -> LoadReply:
+        """LOAD DATA LOCAL of `lines`. Raises the driver's errors."""
         try:
-            return load_local(self._live(), statement, pieces, packet_bytes_max=self.packet_bytes_max // 2)
+            return load_local(self._live(), statement, lines, packet_bytes_max=self.packet_bytes_max // 2)
         except ForeignRequest as error:
             self.close()
             raise ProtocolError(f"sink {self.name}: {error}", hint="find out what answers at that address") from error
@@ -597,13 +597,16 @@ class _MysqlTransaction:
         """Delete, update, upsert; how many rows were deleted.
 
         Of a table with another unique index all rows touched are deleted before any is inserted: a value may go from
-        one to the other.
+        one to the other. Rows that are new at the source are tried without.
         """
         gone, there = _selected(change, change.deletes), _selected(change, change.upserts)
         if not there and not change.updates:
             return sum(self._delete_rows(rows, target) for rows in gone)
         facts = self._facts(target)
         must_replace = facts.must_replace
+        new: list[_Rows] = []
+        if must_replace and not change.updates and not change.may_lack_rows:
+            new, there = (_selected(change, selections) for selections in new_and_other(change))
         whole = [update for update in change.updates if must_replace or update.old_keys is not None]
         if not must_replace:  # rows that keep their keys, in a table with no other index, are in nobody's way
             for update in change.updates:
@@ -612,11 +615,13 @@ class _MysqlTransaction:
         if whole:
             self._stage_whole(whole, change, target, counter)
         deleted = sum(self._delete_rows(rows, target) for rows in gone)
-        if must_replace and not change.updates and _has_only_inserts(change) and self._put_new(there, target, counter):
-            return deleted
         if must_replace:
             for rows in there:
                 self._delete_rows(rows, target)
+        if new and not self._put_new(new, target, counter):
+            for rows in new:
+                self._delete_rows(rows, target)
+            there = [*there, *new]
         if whole:
             self._change(sql.insert_staged(target).encode())
             self._sink.run(sql.drop_stage(sql.stage_of(target, ())))
@@ -847,7 +852,7 @@ class _MysqlTransaction:
         """
         sink, (batch, selection) = self._sink, rows
         if sink.can_load and mode != "upsert":
-            text = load_text(
+            lines = load_lines(
                 batch,
                 target.columns,
                 sink.kind,
@@ -855,8 +860,8 @@ class _MysqlTransaction:
                 row_bytes_max=(sink.packet_bytes_max - PACKET_HEAD_BYTES) // 2,  # its literals fit a statement
                 keeps_negative_zero=sink.keeps_negative_zero,
             )
-            if self._load(text, target, replaces=mode == "replace"):
-                return text.left
+            if self._load(lines, target, replaces=mode == "replace"):
+                return lines.take_left()
         text = self._value_text(rows, target)
         head = sql.insert_prefix(target).encode()
         tail = b""
@@ -877,17 +882,17 @@ class _MysqlTransaction:
             keeps_negative_zero=sink.keeps_negative_zero,
         )
 
-    def _load(self, text: RowPieces, target: TargetTable, *, replaces: bool) -> bool:
+    def _load(self, lines: LoadLines, target: TargetTable, *, replaces: bool) -> bool:
         """LOAD DATA; False where the server turns out not to take it. Raises DataError unless it took all as it is.
 
         Without REPLACE, LOCAL means IGNORE even in strict mode: cut values and skipped rows are warnings.
         """
-        if not text.pieces:
+        if lines.is_over:
             return True
         table = sql.qualified(target.namespace, target.name)
         self._sink.hook("before_statement")
         try:
-            reply = self._sink.load(lambda token: sql.load_data(token, table, target.columns, replaces=replaces), text)
+            reply = self._sink.load(lambda token: sql.load_data(token, table, target.columns, replaces=replaces), lines)
         except pymysql.err.MySQLError as error:
             if error_number(error) in LOCAL_INFILE_IS_OFF:
                 self._sink.can_load = False
@@ -896,9 +901,9 @@ class _MysqlTransaction:
         self._sink.hook("after_statement")
         if reply.warnings:
             self._require_expected(reply.warnings)
-        if reply.skipped or reply.records != text.row_count:
+        if reply.skipped or reply.records != lines.row_count:
             raise pymysql.err.DataError(
-                1105, f"of {text.row_count} rows {reply.records} were read and {reply.skipped} of these skipped"
+                1105, f"of {lines.row_count} rows {reply.records} were read and {reply.skipped} of these skipped"
             )
         return True
 
@@ -1183,10 +1188,6 @@ def _row_is_missing(update: PartialUpdate, target: TargetTable, index: int) -> U
         key=key,
         hint=f"the sink's table was changed by somebody else: load it again, cdc snapshot {table}",
     )
-
-
-def _has_only_inserts(change: ChangeBatch) -> bool:
-    return bool(change.counts.get("insert")) and len(change.counts) == 1
 
 
 @dataclass(slots=True)

@@ -207,7 +207,7 @@ def load_data(
     replaces: bool = False,
     more: Sequence[str] = (),
 ) -> str:
-    """LOAD DATA LOCAL of the lines that `encode_mysql.load_text` writes for those columns.
+    """LOAD DATA LOCAL of the lines that `encode_mysql.load_lines` writes for those columns.
 
     Args:
         token: what the server is to ask for: the name of no file.

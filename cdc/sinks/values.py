@@ -18,9 +18,10 @@ from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from cdc.errors import CdcError, UnsupportedData
-from cdc.model import ValueKind
+from cdc.model import ChangeBatch, ValueKind
 from cdc.schema.target import Policies, TargetColumn, TargetTable
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "is_calendar_date",
     "keep_refused_row",
     "key_text",
+    "new_and_other",
     "python_values",
     "refusal",
     "set_labels",
@@ -70,6 +72,30 @@ class PolicyCounter:
 
     def add(self, column: TargetColumn, policy: str) -> None:
         self.changes[column.source.name, policy] += 1
+
+
+# ---------------------------------------------------------------- new rows
+
+Selections = tuple[pa.Int32Array, ...]
+
+
+def new_and_other(change: ChangeBatch) -> tuple[Selections, Selections]:
+    """The change's upserts, batch by batch: of rows that are new, as far as is known, and the others."""
+    if not change.inserts:
+        none = tuple(selection[:0] for selection in change.upserts)
+        return (change.upserts, none) if set(change.counts) == {"insert"} else (none, change.upserts)
+    pairs = [_parted(*pair) for pair in zip(change.upserts, change.inserts, strict=True)]
+    return tuple(new for new, _ in pairs), tuple(other for _, other in pairs)
+
+
+def _parted(selection: pa.Int32Array, part: pa.Int32Array) -> tuple[pa.Int32Array, pa.Int32Array]:
+    """What of a selection is in `part`, and what is not."""
+    if part is selection:
+        return selection, selection[:0]
+    if not len(part):
+        return part, selection
+    is_in = pc.is_in(selection, part)
+    return selection.filter(is_in), selection.filter(pc.invert(is_in))
 
 
 # ---------------------------------------------------------------- Arrow to Python

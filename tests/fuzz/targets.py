@@ -31,6 +31,7 @@ from cdc.model import FilePos, Flavor, RowBatch, ServerIdentity, SourcePosition,
 from cdc.schema.statements import classify_statement
 from cdc.source.assembler import EVENTS, PACKETS, Assembler, CapturedTable, RunLimits
 from cdc.source.binlog_files import STDIN, BinlogFiles
+from tests.fuzz import batches
 from tests.fuzz.corpus import Capture, captures, definitions_from_json, definitions_to_json, pack, unpack
 from tests.fuzz.guarded import guarded
 from tests.fuzz.mutate import damage, damage_event, damage_events
@@ -878,5 +879,8 @@ TARGETS: Mapping[str, Target] = {
         Target("files", _file_seeds, _damage_file, _run_file),
         Target("statements", _statement_seeds, _damage_bytes, _run_statement),
         Target("gtids", lambda: _GTID_SEEDS, _damage_bytes, _run_gtid),
+        Target("compact", batches.compact_seeds, batches.damage_batch, batches.run_compact),
+        Target("copy_text", batches.text_seeds, batches.damage_batch, batches.run_copy_text),
+        Target("load_text", batches.text_seeds, batches.damage_batch, batches.run_load_text),
     )
 }

@@ -31,6 +31,9 @@ _RUNS = {
     "files": 500,
     "statements": 4_000,
     "gtids": 10_000,
+    "compact": 1_500,
+    "copy_text": 700,
+    "load_text": 250,
 }
 
 
@@ -80,7 +83,7 @@ def test_what_once_was_a_crasher_is_none(path: Path) -> None:
 def test_damage_leaves_no_memory_behind() -> None:
     gc.collect()
     before = memory.live_bytes()
-    for name in ("rows", "stream", "diffs"):
+    for name in ("rows", "stream", "diffs", "compact", "copy_text", "load_text"):
         rng = random.Random(7)
         for _ in range(50):
             TARGETS[name].run(TARGETS[name].input(rng))

@@ -19,6 +19,7 @@ from cdc.errors import ConfigError, SinkRefused, SinkUnavailable, UnsupportedDat
 from cdc.model import ChangeBatch, PartialUpdate, TableDefinition
 from cdc.schema.target import TargetTable
 from cdc.sinks import mysql
+from cdc.sinks.encode_mysql import LoadLines
 from cdc.sinks.mysql import MysqlSink
 from cdc.sinks.values import PolicyCounter
 from tests.integration.test_sinks import INT, MYSQL_FAMILY, Place, account, canonical_rows, place_on
@@ -307,6 +308,54 @@ def test_new_rows_of_a_table_with_a_unique_index_are_inserted_without_deletes(
     assert place.rows(target) == canonical_rows(rows_of(source, rows), target, place)
     apply(place, changed(change_of(source, upserts=[(n, 99 - n) for n in range(100)]), insert=100), target)
     assert place.rows(target) == canonical_rows(rows_of(source, [(n, 99 - n) for n in range(100)]), target, place)
+
+
+def test_only_rows_that_are_not_new_are_deleted_before(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new row takes the unique value of one that changes, or goes; some that are there after all end the same."""
+    source, target = unique_table(place)
+    place.load(source, target, [(n, n) for n in range(100)])
+    new, others = [(1000 + n, n) for n in range(50)], [(n, 2000 + n) for n in range(40)]
+    change = change_of(source, upserts=[*new, *others], deletes=[(n, n) for n in range(40, 50)])
+    change = changed(replace(change, inserts=(change.upserts[0].slice(0, 50),)), insert=50, update=40, delete=10)
+    expected = canonical_rows(rows_of(source, [*new, *others, *((n, n) for n in range(50, 100))]), target, place)
+    for deleted in ([10, 40], [10, 40, 50]):
+        with spied(monkeypatch, "_delete_rows") as deletes:
+            apply(place, change, target)
+        assert [len(rows[1]) for rows, _ in deletes] == deleted
+        assert place.rows(target) == sorted(expected, key=repr)
+
+
+def test_a_table_that_is_catching_up_is_not_tried(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, target = unique_table(place)
+    change = replace(changed(change_of(source, upserts=[(n, n) for n in range(60)]), insert=60), may_lack_rows=True)
+    with spied(monkeypatch, "_put_new") as tries:
+        apply(place, change, target)
+    assert tries == []
+    assert len(place.rows(target)) == 60
+
+
+def test_lines_that_cannot_be_made_end_the_connection_and_leave_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server has a beginning by then, and would take it for the whole."""
+    assert isinstance(place.sink, MysqlSink)
+    if not place.sink.can_load:
+        return
+    source = table(ID, TEXT)
+    target = place.create(source)
+    original = LoadLines.__iter__
+
+    def lines(self: LoadLines) -> Iterator[memoryview]:
+        yield next(original(self))
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LoadLines, "__iter__", lines)
+        with pytest.raises(MemoryError):
+            place.load(source, target, [(n, "x" * 100) for n in range(10_000)])
+    assert not place.sink.is_open()
+    place.sink.open()
+    assert place.rows(target) == []
 
 
 def test_auto_increment_takes_the_value_0(place: Place) -> None:

@@ -230,6 +230,103 @@ def test_what_is_not_all_new_is_not_copied_straight(here: Here) -> None:
     assert not any(is_direct(s) for s in here.sent)
 
 
+def mixed(definition: TableDefinition, new: Rows, *, others: Rows = (), deletes: Rows = ()) -> ChangeBatch:
+    """New rows among other changes, every second upsert, as the compactor says it."""
+    upserts: list[Sequence[Any]] = []
+    is_new: list[bool] = []
+    for index in range(max(len(new), len(others))):
+        for rows, kind in ((new, True), (others, False)):
+            if index < len(rows):
+                upserts.append(rows[index])
+                is_new.append(kind)
+    change = change_of(definition, upserts=upserts, deletes=deletes)
+    inserts = change.upserts[0].filter(pa.array(is_new))
+    return replace(change, inserts=(inserts,), counts={"insert": len(new), "update": len(others)})
+
+
+def copies(here: Here) -> list[tuple[bool, str]]:
+    """Whether each COPY went straight into the table."""
+    return [(is_direct(s), s) for s in here.sent if s.startswith("COPY")]
+
+
+def test_new_rows_among_others_go_straight_in_after_the_others_are_merged(here: Here) -> None:
+    target = here.create(PLAIN)
+    here.put(target, [(index, -1, "old") for index in range(50)])
+    here.sent.clear()
+    change = mixed(PLAIN, numbered(100, 200), others=numbered(0, 30), deletes=[(index, 0, "") for index in (40, 41)])
+    with here.sink.transaction() as transaction:
+        result = transaction.apply(change, target)
+        transaction.commit()
+    assert (result.upserted, result.deleted) == (230, 2)
+    assert [direct for direct, _ in copies(here)] == [False, False, True]
+    expected = numbered(100, 200) + numbered(0, 30) + [(i, -1, "old") for i in range(30, 50) if i not in (40, 41)]
+    assert here.rows(target) == sorted([tuple(map(str, row)) for row in expected], key=repr)
+
+
+def test_a_few_new_rows_among_others_are_merged_with_them(here: Here) -> None:
+    target = here.create(PLAIN)
+    here.apply(target, mixed(PLAIN, numbered(1000, 100), others=numbered(0, 101)))
+    assert not any(direct for direct, _ in copies(here))
+    assert len(here.rows(target)) == 201
+
+
+def test_new_rows_among_others_that_are_there_already_undo_the_merge_and_are_merged(here: Here) -> None:
+    """Whatever the merge did before is done once: what came before in the transaction stays."""
+    target = here.create(PLAIN)
+    here.put(target, [(150, -1, "old"), (5, -1, "old"), (40, -1, "old")])
+    before = change_of(PLAIN, upserts=[(3000, 1, "first")])
+    here.apply(target, before, mixed(PLAIN, numbered(100, 200), others=numbered(0, 30), deletes=[(40, 0, "")]))
+    assert any(direct for direct, _ in copies(here))
+    assert here.ids(target) == [*range(30), *range(100, 300), 3000]
+    assert ("150", "150", "row 150") in here.rows(target)
+    here.sent.clear()
+    here.apply(target, mixed(PLAIN, numbered(400, 200), others=numbered(0, 30)))
+    assert not any(direct for direct, _ in copies(here))  # waits, as any other
+
+
+def test_a_new_row_takes_the_unique_value_of_one_that_goes_or_changes(here: Here) -> None:
+    target = unique_table(here)
+    here.put(target, [(index, index, "old") for index in range(400)])
+    here.sent.clear()
+    new = [(1000 + index, index, "new") for index in range(200)]
+    others = [(index, 1000 + index, "changed") for index in range(100)]
+    here.apply(target, mixed(UNIQUE, new, others=others, deletes=[(i, i, "") for i in range(100, 200)]))
+    assert any(direct for direct, _ in copies(here))
+    expected = new + others + [(index, index, "old") for index in range(200, 400)]
+    assert here.rows(target) == sorted([tuple(map(str, row)) for row in expected], key=repr)
+
+
+def test_a_missing_row_of_an_update_beside_new_rows_is_named(here: Here) -> None:
+    target = here.create(PLAIN)
+    update = part(PLAIN, ["v"], [(7, 1, None)])
+    change = replace(mixed(PLAIN, numbered(100, 200)), updates=(update,), counts={"insert": 200, "update": 1})
+    with pytest.raises(UnsupportedData) as caught:
+        here.apply(target, change)
+    assert caught.value.key == "id=7"
+    assert here.rows(target) == []
+
+
+def test_policies_are_counted_once_although_a_try_is_undone(here: Here) -> None:
+    """And one text that is made while it is sent is refused with its key, on every way."""
+    source = table(ID, column("d", K.DATE, "date"))
+    target = here.create(source)
+    here.put(target, [(150, None)])
+    change = replace(change_of(source, upserts=[(index, 0) for index in range(200)]), counts={"insert": 200})
+    with here.sink.transaction() as transaction:
+        result = transaction.apply(change, target)
+        transaction.commit()
+    assert result.policy_changes == {("d", "zero_dates"): 200}
+    assert any(direct for direct, _ in copies(here))
+    strict = target_of(source, "postgresql", here.namespace, zero_dates="error")
+    for rows in (150, 30_000):
+        refused = change_of(source, upserts=[(1000 + index, None) for index in range(rows)] + [(999_999, 0)])
+        for counts in ({"insert": 1}, {"update": 1}):
+            with pytest.raises(UnsupportedData, match="no date 0000-00-00") as caught:
+                here.apply(strict, replace(refused, counts=counts))
+            assert (caught.value.column, caught.value.key) == ("d", "id=999999")
+    assert len(here.rows(target)) == 200
+
+
 @pytest.mark.parametrize("when", ["DEFERRABLE", "DEFERRABLE INITIALLY DEFERRED"])
 def test_a_table_whose_unique_constraint_is_checked_late_is_merged(here: Here, when: str) -> None:
     """A direct COPY would find out at the commit, where there is no way back."""
@@ -858,10 +955,15 @@ def net_change(rng: random.Random, before: State, after: State) -> ChangeBatch:
     ]
     deletes = [(key, row.u, row.w) for key, row in before.items() if key not in after and key not in left]
     is_new = upserts and not deletes and not parts  # though some may be there: as when a log is replayed
-    return replace(
+    change = replace(
         updates_of(UNIQUE, *parts, upserts=upserts, deletes=deletes),
         counts={"insert": len(upserts)} if is_new else {"update": 1},
     )
+    if rng.random() < 0.5:
+        return change
+    # Said of rows that are, and now and then of others.
+    born = [after[row[0]].origin is None or rng.random() < 0.05 for row in upserts]
+    return replace(change, inserts=(change.upserts[0].filter(pa.array(born, pa.bool_())),))
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -880,7 +982,7 @@ def test_random_changes_however_they_are_split_end_as_the_model_says(
                     row.origin = key
                 for _ in range(rng.choice((1, 2, 8))):
                     step(rng, rows)
-                monkeypatch.setattr(apply_postgres, "AT_ONCE_ROWS_MAX", rng.choice((0, 100)))
+                monkeypatch.setattr(apply_postgres, "AT_ONCE_ROWS_MAX", rng.choice((0, 0, 100)))
                 transaction.apply(net_change(rng, before, rows), target)
             transaction.commit()
         expected = [(str(key), None if row.u is None else str(row.u), row.w) for key, row in rows.items()]

@@ -1,42 +1,18 @@
-/* What rows.pyx needs and Cython has no words for: unaligned loads, copies in blocks of 32 bytes, the automaton of
+/* What rows.pyx needs and Cython has no words for: copies in blocks of 32 bytes, the automaton of
  * UTF-8, numbers of 128 bits, and the loop over values of fixed size, which jumps from value to value.
  */
 #ifndef CDC_KERNEL_ROWS_H
 #define CDC_KERNEL_ROWS_H
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
+#include "loads.h"
 
 #if defined(__SSE2__)
 #include <emmintrin.h>
 #endif
 
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "Arrow's buffers and the binlog are little-endian; so must the machine be"
-#endif
-
 typedef unsigned __int128 uint128_t;
 
 #define HIGH_BITS 0x8080808080808080u
-
-static inline uint64_t load_64(const uint8_t* at) {
-    uint64_t value;
-    memcpy(&value, at, 8);
-    return value;
-}
-
-static inline uint32_t load_32(const uint8_t* at) {
-    uint32_t value;
-    memcpy(&value, at, 4);
-    return value;
-}
-
-static inline uint16_t load_16(const uint8_t* at) {
-    uint16_t value;
-    memcpy(&value, at, 2);
-    return value;
-}
 
 static inline uint32_t swap_32(uint32_t value) { return __builtin_bswap32(value); }
 

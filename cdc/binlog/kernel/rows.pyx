@@ -100,6 +100,7 @@ cdef enum:
 cdef enum:
     # A first block of 4 KiB holds as many eight-byte values.
     ROWS_FIRST = 512
+    ROWS_MANY = 32768
     SHAPES_MAX = 65535
     SHAPE_SLOTS_FIRST = 1024
     # Room after what is copied in blocks.
@@ -128,10 +129,10 @@ assert (OPERATION_UPDATE_AFTER, OPERATION_DELETE) == (Operation.UPDATE_AFTER, Op
 
 
 cdef int _make_room(images_t* images, column_t* column, size_t more) noexcept nogil:
-    """Room for `more` bytes; after the first block at once as much as the last batch needed, where that is more."""
-    cdef size_t size = column.bytes.size
-    if size and column.bytes_hint > size + more:
-        more = column.bytes_hint - size
+    """Room for `more` bytes; after the first block at once for what the last batch needed, where that is more."""
+    cdef size_t size = column.bytes.size, expected = column.bytes_hint + column.bytes_hint // 16
+    if size and expected > size + more:
+        more = expected - size
     if bytes_grow(&column.bytes, more) < 0:
         images.has_no_memory = True
         return -1
@@ -596,17 +597,19 @@ cdef const uint8_t* _sparse_image(
 cdef int _grow(images_t* images, size_t row) noexcept nogil:
     """Room for more images; `row` are there, of which some may not count yet.
 
-    A buffer starts with one small block a column, and then grows to what the last batch needed: a run of one row is
-    not charged with megabytes, a bulk load does not grow step by step each time.
+    A buffer starts with one small block a column, and then grows to what the last batch needed and a little more: a run
+    of one row is not charged with megabytes, a bulk load does not grow step by step each time. Beyond that it doubles,
+    and large ones grow by half.
     """
-    cdef size_t capacity = images.capacity * 2
+    cdef size_t capacity = images.capacity * 2 if images.capacity < ROWS_MANY else images.capacity // 128 * 192
+    cdef size_t expected = images.rows_hint + images.rows_hint // 16
     cdef size_t slots
     cdef uint32_t index
     cdef column_t* column
     if images.capacity == 0:
         capacity = ROWS_FIRST
-    elif images.rows_hint > capacity:
-        capacity = (images.rows_hint + 63) & ~(<size_t> 63)
+    elif expected > images.capacity:
+        capacity = (expected + 127) & ~(<size_t> 127)
     images.has_no_memory = True
     for index in range(images.column_count):
         column = images.columns + index

@@ -1,42 +1,18 @@
-/* What compact.pyx needs and Cython has no words for: unaligned loads, SipHash, prefetching. */
+/* What compact.pyx needs and Cython has no words for: keys' bytes, SipHash, prefetching. */
 #ifndef CDC_KERNEL_COMPACT_H
 #define CDC_KERNEL_COMPACT_H
 
-#include <stddef.h>
-#include <stdint.h>
-#include <string.h>
-
-#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
-#error "Arrow's buffers are little-endian here; so must the machine be"
-#endif
-
-static inline uint64_t key_64(const uint8_t* at) {
-    uint64_t value;
-    memcpy(&value, at, 8);
-    return value;
-}
-
-static inline uint32_t key_32(const uint8_t* at) {
-    uint32_t value;
-    memcpy(&value, at, 4);
-    return value;
-}
-
-static inline uint16_t key_16(const uint8_t* at) {
-    uint16_t value;
-    memcpy(&value, at, 2);
-    return value;
-}
+#include "loads.h"
 
 /* 1 to 7 bytes, and no others are read: two loads that overlap. */
 static inline uint64_t key_tail(const uint8_t* at, size_t size) {
-    if (size >= 4) return key_32(at) | (uint64_t)key_32(at + size - 4) << (8 * (size - 4));
+    if (size >= 4) return load_32(at) | (uint64_t)load_32(at + size - 4) << (8 * (size - 4));
     return at[0] | (uint64_t)at[size / 2] << (8 * (size / 2)) | (uint64_t)at[size - 1] << (8 * (size - 1));
 }
 
 static inline int key_bytes_equal(const uint8_t* one, const uint8_t* other, size_t size) {
     for (; size >= 8; size -= 8, one += 8, other += 8)
-        if (key_64(one) != key_64(other)) return 0;
+        if (load_64(one) != load_64(other)) return 0;
     return size == 0 || key_tail(one, size) == key_tail(other, size);
 }
 

@@ -4,7 +4,8 @@ says what it is for.
 What a key's last image does decides: it puts a row there (upsert) or takes one away (delete). So the images are read
 from the last one to the first, and the first that is met of a key is its last. A hash table holds where that is;
 keys are compared by their bytes, read where Arrow has them. The hash is SipHash with the caller's seed: who
-writes the keys does not know which of them meet.
+writes the keys does not know which of them meet. Images that are met later leave a note at the last one, whether they
+are an INSERT: what stands there at the end is of the key's first image, and a row that begins so is new.
 
 A slot of the table is a number of 64 bits, 0 while it is free:
 
@@ -29,9 +30,9 @@ __all__ = ["SEED_BYTES", "last_images"]
 cdef extern from "compact.h" nogil:
     ctypedef struct sip_t:
         pass
-    uint64_t key_64(const uint8_t* at)
-    uint64_t key_32(const uint8_t* at)
-    uint64_t key_16(const uint8_t* at)
+    uint64_t load_64(const uint8_t* at)
+    uint64_t load_32(const uint8_t* at)
+    uint64_t load_16(const uint8_t* at)
     uint64_t key_tail(const uint8_t* at, size_t size)
     bint key_bytes_equal(const uint8_t* one, const uint8_t* other, size_t size)
     void fetch_soon(const void* at)
@@ -62,6 +63,9 @@ cdef enum:
     MARK_NOTHING = 0
     MARK_UPSERT = 1
     MARK_DELETE = 2
+    MARKS = 3
+    # Of a key's last image: the first one is an INSERT, as far as the images have been read.
+    MARK_NEW = 4
 
 cdef enum:
     DONE = 0
@@ -98,7 +102,9 @@ cdef struct batch_t:
     size_t row_count
     const uint8_t* operation
     values_t* values        # one a column
+    uint8_t* marks          # one an image
     size_t upsert_count     # of this batch's rows
+    size_t insert_count     # of these: rows that are new
     size_t delete_count
 
 
@@ -119,8 +125,9 @@ cdef struct run_t:
     int row_bits
     uint64_t place_mask     # of batch and row in a slot
     # Results.
-    bytes_t marks           # of one batch at a time
+    bytes_t marks           # of all images
     bytes_t upserts         # int32, ascending in each batch, the last batch first
+    bytes_t inserts
     bytes_t deletes
     size_t inserted
     size_t updated
@@ -138,17 +145,17 @@ cdef inline bint _is_null(values_t* values, size_t row) noexcept nogil:
 cdef inline uint64_t _word(int kind, const uint8_t* at) noexcept nogil:
     """A value of at most eight bytes."""
     if kind == KIND_64:
-        return key_64(at)
+        return load_64(at)
     if kind == KIND_32:
-        return key_32(at)
+        return load_32(at)
     if kind == KIND_16:
-        return key_16(at)
+        return load_16(at)
     return at[0]
 
 
 cdef inline int _hash_bytes(sip_t* sip, values_t* values, size_t row) noexcept nogil:
     """Take in a value that varies in length, after its length; REFUSED where it lies outside of the buffer."""
-    cdef uint64_t start = key_64(values.values + 8 * row), stop = key_64(values.values + 8 * row + 8)
+    cdef uint64_t start = load_64(values.values + 8 * row), stop = load_64(values.values + 8 * row + 8)
     cdef const uint8_t* at
     cdef size_t left
     if start > stop or stop > values.byte_count:
@@ -157,7 +164,7 @@ cdef inline int _hash_bytes(sip_t* sip, values_t* values, size_t row) noexcept n
     left = stop - start
     sip_word(sip, left)
     while left >= 8:
-        sip_word(sip, key_64(at))
+        sip_word(sip, load_64(at))
         at += 8
         left -= 8
     if left:
@@ -186,7 +193,7 @@ cdef inline int _hash(run_t* run, batch_t* batch, size_t row, uint64_t* hashed) 
         elif column.kind == KIND_WORDS:
             at = values.values + row * column.item
             for word in range(column.item // 8):
-                sip_word(&sip, key_64(at + 8 * word))
+                sip_word(&sip, load_64(at + 8 * word))
         else:
             sip_word(&sip, _word(column.kind, values.values + row * column.item))
     if nulls:
@@ -196,9 +203,9 @@ cdef inline int _hash(run_t* run, batch_t* batch, size_t row, uint64_t* hashed) 
 
 
 cdef inline bint _are_bytes_equal(values_t* one, size_t one_row, values_t* other, size_t other_row) noexcept nogil:
-    cdef uint64_t start = key_64(one.values + 8 * one_row), other_start = key_64(other.values + 8 * other_row)
-    cdef uint64_t size = key_64(one.values + 8 * one_row + 8) - start
-    if size != key_64(other.values + 8 * other_row + 8) - other_start:
+    cdef uint64_t start = load_64(one.values + 8 * one_row), other_start = load_64(other.values + 8 * other_row)
+    cdef uint64_t size = load_64(one.values + 8 * one_row + 8) - start
+    if size != load_64(other.values + 8 * other_row + 8) - other_start:
         return False
     return key_bytes_equal(one.bytes + start, other.bytes + other_start, size)
 
@@ -268,10 +275,12 @@ cdef inline int _make_room(run_t* run, size_t more) noexcept nogil:
     return _make_table(run, run.bits_max)
 
 
-cdef inline bint _enter(run_t* run, size_t batch_index, size_t row, uint64_t hashed) noexcept nogil:
+cdef inline bint _enter(run_t* run, size_t batch_index, size_t row, uint64_t hashed, uint8_t is_new) noexcept nogil:
     """Is this the first image that is met of its key? Then it is in the table, in which there is room."""
     cdef uint64_t tag = hashed & ~run.place_mask, place, slot
     cdef size_t at = hashed >> (64 - run.bits), last = (<size_t> 1 << run.bits) - 1
+    cdef batch_t* other
+    cdef size_t other_row
     while True:
         slot = run.slots[at]
         if not slot:
@@ -280,13 +289,10 @@ cdef inline bint _enter(run_t* run, size_t batch_index, size_t row, uint64_t has
             return True
         if (slot & ~run.place_mask) == tag:
             place = slot & run.place_mask
-            if _are_equal(
-                run,
-                run.batches + batch_index,
-                row,
-                run.batches + (place >> run.row_bits),
-                (place & ((<uint64_t> 1 << run.row_bits) - 1)) - 1,
-            ):
+            other = run.batches + (place >> run.row_bits)
+            other_row = (place & ((<uint64_t> 1 << run.row_bits) - 1)) - 1
+            if _are_equal(run, run.batches + batch_index, row, other, other_row):
+                other.marks[other_row] = (other.marks[other_row] & MARKS) | is_new
                 return False
         at = (at + 1) & last
 
@@ -317,11 +323,8 @@ cdef int _mark(run_t* run, size_t batch_index) noexcept nogil:
     cdef batch_t* batch = run.batches + batch_index
     cdef uint64_t hashes[AHEAD]
     cdef size_t stop = batch.row_count, first, index, row
-    cdef size_t counts[3]
-    cdef uint8_t mark, operation
-    cdef uint8_t* marks = run.marks.data
+    cdef uint8_t operation, is_new
     cdef int code
-    memset(counts, 0, sizeof(counts))
     while stop:
         first = stop - AHEAD if stop > AHEAD else 0
         code = _make_room(run, AHEAD)
@@ -333,41 +336,56 @@ cdef int _mark(run_t* run, size_t batch_index) noexcept nogil:
             fetch_soon(run.slots + (hashes[index] >> (64 - run.bits)))
         for index in range(stop - first):
             row = stop - 1 - index
-            mark = MARK_NOTHING
-            if _enter(run, batch_index, row, hashes[index]):
-                operation = batch.operation[row]
-                mark = (
-                    MARK_UPSERT
-                    if operation == OPERATION_INSERT or operation == OPERATION_UPDATE_AFTER
-                    else MARK_DELETE
-                )
-            marks[row] = mark
-            counts[mark] += 1
+            operation = batch.operation[row]
+            is_new = MARK_NEW if operation == OPERATION_INSERT else 0
+            if not _enter(run, batch_index, row, hashes[index], is_new):
+                batch.marks[row] = MARK_NOTHING
+            elif operation == OPERATION_INSERT or operation == OPERATION_UPDATE_AFTER:
+                batch.marks[row] = MARK_UPSERT | is_new
+            else:
+                batch.marks[row] = MARK_DELETE
         stop = first
-    batch.upsert_count = counts[MARK_UPSERT]
-    batch.delete_count = counts[MARK_DELETE]
     return DONE
+
+
+cdef void _count_marks(batch_t* batch) noexcept nogil:
+    cdef size_t row, upserts = 0, inserts = 0, deletes = 0
+    for row in range(batch.row_count):
+        upserts += batch.marks[row] & MARKS == MARK_UPSERT
+        inserts += batch.marks[row] == MARK_UPSERT | MARK_NEW
+        deletes += batch.marks[row] & MARKS == MARK_DELETE
+    batch.upsert_count = upserts
+    batch.insert_count = inserts
+    batch.delete_count = deletes
 
 
 cdef int _select(run_t* run, batch_t* batch) noexcept nogil:
     """The numbers of the marked rows. Every row is written, and stays where it is marked: no branch to guess."""
     cdef size_t row
     cdef int32_t* upserts
+    cdef int32_t* inserts
     cdef int32_t* deletes
     cdef uint8_t mark
+    _count_marks(batch)
     if bytes_reserve(&run.upserts, (batch.upsert_count + 1) * sizeof(int32_t)) < 0:
+        return NO_MEMORY
+    if bytes_reserve(&run.inserts, (batch.insert_count + 1) * sizeof(int32_t)) < 0:
         return NO_MEMORY
     if bytes_reserve(&run.deletes, (batch.delete_count + 1) * sizeof(int32_t)) < 0:
         return NO_MEMORY
     upserts = <int32_t*> (run.upserts.data + run.upserts.size)
+    inserts = <int32_t*> (run.inserts.data + run.inserts.size)
     deletes = <int32_t*> (run.deletes.data + run.deletes.size)
     for row in range(batch.row_count):
-        mark = run.marks.data[row]
+        mark = batch.marks[row]
         upserts[0] = <int32_t> row
+        inserts[0] = <int32_t> row
         deletes[0] = <int32_t> row
-        upserts += mark == MARK_UPSERT
-        deletes += mark == MARK_DELETE
+        upserts += mark & MARKS == MARK_UPSERT
+        inserts += mark == MARK_UPSERT | MARK_NEW
+        deletes += mark & MARKS == MARK_DELETE
     run.upserts.size += batch.upsert_count * sizeof(int32_t)
+    run.inserts.size += batch.insert_count * sizeof(int32_t)
     run.deletes.size += batch.delete_count * sizeof(int32_t)
     return DONE
 
@@ -396,24 +414,28 @@ cdef int _lay_out(run_t* run) noexcept nogil:
     if place_bits + run.bits_max > 64:
         return REFUSED
     run.place_mask = (<uint64_t> 1 << place_bits) - 1
-    if bytes_reserve(&run.marks, rows_max) < 0:
+    if bytes_reserve(&run.marks, rows) < 0:
         return NO_MEMORY
+    run.marks.size = 0
+    for index in range(run.batch_count):
+        run.batches[index].marks = run.marks.data + run.marks.size
+        run.marks.size += run.batches[index].row_count
     return _make_table(run, _bits_for(2 * (rows // FIRST_SHARE + AHEAD)))
 
 
 cdef int _fold(run_t* run) noexcept nogil:
     """Fill in the results."""
     cdef size_t index = run.batch_count
-    cdef batch_t* batch
     cdef int code = _lay_out(run)
     while index and code == DONE:
         index -= 1
-        batch = run.batches + index
-        code = _count(run, batch)
+        code = _count(run, run.batches + index)
         if code == DONE:
             code = _mark(run, index)
-        if code == DONE:
-            code = _select(run, batch)
+    index = run.batch_count
+    while index and code == DONE:
+        index -= 1
+        code = _select(run, run.batches + index)
     return code
 
 
@@ -544,9 +566,12 @@ def last_images(batches, seed, int hash_bits=64):
         if code == REFUSED:
             return None
         upserts = [run.batches[index].upsert_count for index in range(run.batch_count)]
+        inserts = [run.batches[index].insert_count for index in range(run.batch_count)]
         deletes = [run.batches[index].delete_count for index in range(run.batch_count)]
+        rows = _selections(_take(&run.upserts), upserts)
         return (
-            _selections(_take(&run.upserts), upserts),
+            rows,
+            rows if inserts == upserts else _selections(_take(&run.inserts), inserts),
             _selections(_take(&run.deletes), deletes),
             (run.inserted, run.updated, run.deleted),
         )
@@ -554,6 +579,7 @@ def last_images(batches, seed, int hash_bits=64):
         bytes_free(&run.table)
         bytes_free(&run.marks)
         bytes_free(&run.upserts)
+        bytes_free(&run.inserts)
         bytes_free(&run.deletes)
         free(run.values)
         free(run.batches)

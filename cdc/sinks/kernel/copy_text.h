@@ -222,6 +222,40 @@ static inline uint8_t* put_minutes(uint8_t* to, unsigned minute, unsigned second
     return put_pair(put_pair(to, micro / 100 % 100), micro % 100);
 }
 
+/* `((year * 13 + month) << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | microsecond`, whatever they are */
+static inline uint8_t* put_datetime(uint8_t* to, uint64_t packed) {
+    unsigned months = (unsigned)(packed >> 46);
+    to = put_date(to, months / 13, months % 13, packed >> 41 & 31);
+    *to = ' ';
+    to = put_pair(to + 1, packed >> 36 & 31);
+    return put_minutes(to, packed >> 30 & 63, packed >> 24 & 63, packed & 0xFFFFFF);
+}
+
+/* Microseconds since 1970, up to the year 9999; NULL beyond it. */
+static inline uint8_t* put_timestamp(uint8_t* to, uint64_t micros) {
+    uint64_t days = micros / UINT64_C(86400000000);
+    unsigned seconds, micro;
+    if (days > 2932896) return NULL;
+    micros -= days * UINT64_C(86400000000);
+    seconds = (unsigned)(micros / 1000000), micro = (unsigned)(micros % 1000000);
+    to = put_day(to, (uint32_t)days);
+    *to = ' ';
+    to = put_pair(to + 1, seconds / 3600);
+    return put_minutes(to, seconds / 60 % 60, seconds % 60, micro);
+}
+
+/* Signed microseconds; hours have two digits at least. */
+static inline uint8_t* put_time(uint8_t* to, int64_t micros) {
+    uint64_t value = (uint64_t)micros, seconds;
+    if (micros < 0) {
+        value = 0 - value;
+        *to++ = '-';
+    }
+    seconds = value / 1000000;
+    to = seconds < 360000 ? put_pair(to, (unsigned)(seconds / 3600)) : put_unsigned(to, seconds / 3600);
+    return put_minutes(to, seconds / 60 % 60, seconds % 60, (unsigned)(value % 1000000));
+}
+
 /* ---- bytes */
 
 /* Two digits a byte. */

@@ -10,100 +10,41 @@ Arrow's buffers are read where they are. Their sizes are compared with the array
 each time; every cell has room before it is written.
 """
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport SIZE_MAX, int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memset
 
 from functools import lru_cache
 
 import pyarrow as pa
 
-from cdc.binlog.kernel.json_text cimport shortest_digits
 from cdc.binlog.kernel.memory cimport block_take_over, bytes_free, bytes_reserve, bytes_t
+from cdc.sinks.kernel.cells cimport (
+    BIT_LENGTH_MAX, BROKEN, COPY_SLACK, DECIMAL_ROOM, FULL, LEFT, MEMBERS_MAX, MICROS_MAX, NO_MEMORY, OP_16, OP_32,
+    OP_64, OP_8, OP_BIT, OP_BYTES, OP_DATE, OP_DATETIME, OP_DECIMAL, OP_DECIMAL_LONG, OP_DOUBLE, OP_ENUM, OP_FLOAT,
+    OP_GEOMETRY, OP_INET4, OP_INET6, OP_JSON, OP_LEFT, OP_SET, OP_TEXT, OP_TIME, OP_TIMESTAMP, OP_U16, OP_U32, OP_U64,
+    OP_U8, OP_UUID, OP_VECTOR, OP_YEAR, PIECE_ROOM, PUT, SCALE_MAX, TEXT_STEP, array_t, buffer_address,
+    find_array, find_bytes, find_selection, is_null, is_utf8, load_16, load_32, load_64, put_date, put_datetime,
+    put_decimal, put_double, put_hex, put_inet4, put_inet6, put_integer, put_long_decimal, put_time, put_timestamp,
+    put_uuid, row_at, utf8_prepare, widened,
+)
 from cdc.errors import InvariantBroken
 from cdc.model import ValueKind
 
 __all__ = ["PIECE_BYTES", "CopyLines"]
 
 cdef extern from "copy_text.h" nogil:
-    uint64_t load_64(const uint8_t* at)
-    uint32_t load_32(const uint8_t* at)
-    uint16_t load_16(const uint8_t* at)
     int lowest_bit(uint64_t value)
-    void utf8_prepare()
-    bint is_utf8(const uint8_t* at, size_t size, int plane)
-    uint8_t* put_unsigned(uint8_t* to, uint64_t value)
-    uint8_t* put_signed(uint8_t* to, int64_t value)
-    uint8_t* put_decimal(uint8_t* to, const uint8_t* at, int scale)
-    uint8_t* put_long_decimal(uint8_t* to, const uint8_t* at, int scale)
-    uint8_t* put_shortest(uint8_t* to, uint64_t digits, int exponent)
     bint is_calendar_date(unsigned int year, unsigned int month, unsigned int day)
-    uint8_t* put_pair(uint8_t* to, unsigned int value)
-    uint8_t* put_date(uint8_t* to, unsigned int year, unsigned int month, unsigned int day)
-    uint8_t* put_day(uint8_t* to, uint32_t day)
-    uint8_t* put_minutes(uint8_t* to, unsigned int minute, unsigned int second, unsigned int micro)
-    uint8_t* put_hex(uint8_t* to, const uint8_t* at, size_t size)
-    uint8_t* put_uuid(uint8_t* to, const uint8_t* at)
-    uint8_t* put_inet4(uint8_t* to, const uint8_t* at)
-    uint8_t* put_inet6(uint8_t* to, const uint8_t* at)
     size_t copy_plain(uint8_t* to, const uint8_t* at, size_t size, const uint8_t* end, uint32_t* high)
 
 utf8_prepare()
 
-# How a column's cells are written.
 cdef enum:
-    OP_LEFT = 0   # not here
-    OP_8
-    OP_16
-    OP_32
-    OP_64
-    OP_U8
-    OP_U16
-    OP_U32
-    OP_U64
-    OP_DECIMAL
-    OP_DECIMAL_LONG
-    OP_FLOAT
-    OP_DOUBLE
-    OP_BIT
-    OP_DATE
-    OP_DATETIME
-    OP_TIMESTAMP
-    OP_TIME
-    OP_ENUM
-    OP_SET
-    OP_TEXT       # from here on: values that vary in length
-    OP_JSONB
-    OP_BYTEA
-    OP_GEOMETRY
-    OP_VECTOR
-    OP_UUID
-    OP_INET4
-    OP_INET6
-
-# What became of a cell, or of the rows.
-cdef enum:
-    PUT = 0
-    LEFT = 1        # the twin's business
-    FULL = 2        # the piece has enough lines
-    NO_MEMORY = -1
-    BROKEN = -2     # the arrays contradict themselves
-
-cdef enum:
-    PIECE_SIZE = 1 << 20         # of a piece; one that ends in a large row is larger
-    PIECE_ROOM = 16 << 10        # left at its end, so that an ordinary row does not move it to a larger block
-    TEXT_STEP = 32 << 10         # of text at a time, with room for each of its characters to be escaped
-    COPY_SLACK = 16              # `copy_plain`
+    PIECE_SIZE = 256 << 10       # of a piece; one that ends in a large row is larger
     FIXED_ROOM = 32              # the longest of the values of fixed size other than those below: a double
-    DECIMAL_ROOM = 96            # 77 digits, sign, point, zero
     ELEMENT_ROOM = 32            # of a vector
     INET6_ROOM = 48
-    BIT_LENGTH_MAX = 64
-    SCALE_MAX = 76               # Arrow's
-    MEMBERS_MAX = 64             # of a SET
-    TIMESTAMP_DAYS_MAX = 2932896  # up to the year 9999
-
-cdef int64_t DAY_MICROS = 86400000000
 
 PIECE_BYTES = PIECE_SIZE
 
@@ -112,19 +53,12 @@ cdef struct cells_t:
     # One column: how its cells are written, and where its array's values are.
     uint8_t op
     int scale                    # of a decimal; of BIT, how many bits
-    const uint8_t* validity      # bitmap, 1 is not NULL; NULL where there are no nulls
-    size_t validity_offset       # bit of row 0
-    const uint8_t* values        # row 0: the value, or where it begins in `bytes` (int64, one more than rows)
-    const uint8_t* bytes
-    size_t bytes_size
+    array_t array
     const uint8_t* labels        # of ENUM and SET, end to end, escaped
     const int64_t* label_ends    # label n lies between ends n and n + 1, which is -1 where the label is left
     size_t label_count
     bytes_t positions            # int64: which cells were found to be left, ascending
-    const uint8_t* given         # their texts, which the twin made: as `bytes`, `values`, `validity`
-    const uint8_t* given_ends
-    const uint8_t* given_validity
-    size_t given_size
+    array_t given                # their texts, which the twin made
     size_t given_count
     size_t given_at              # the next of them
 
@@ -146,44 +80,12 @@ cdef struct lines_t:
 # own, and for as much again behind it.
 
 
-cdef inline bint _is_null(const uint8_t* validity, size_t bit) noexcept nogil:
-    return validity != NULL and not validity[bit >> 3] >> (bit & 7) & 1
-
-
-cdef int _put_double(bytes_t* out, uint64_t bits) noexcept nogil:
-    """As Python's repr(). Infinities and NaN are left."""
-    cdef uint64_t fraction = bits & ((<uint64_t> 1 << 52) - 1), digits
-    cdef int biased = (bits >> 52) & 0x7FF, exponent = 0
-    cdef uint8_t* to = out.data + out.size
-    cdef double value
-    if biased == 0x7FF:
+cdef inline int _end(bytes_t* out, const uint8_t* to) noexcept nogil:
+    """A value has been written up to there; NULL: it is left."""
+    if to == NULL:
         return LEFT
-    if bits >> 63:
-        to[0] = 45   # -
-        to += 1
-        bits &= ~(<uint64_t> 1 << 63)
-    memcpy(&value, &bits, 8)
-    if value < 1e15 and <double> <int64_t> value == value:
-        to = put_unsigned(to, <uint64_t> value)
-        to[0] = 46   # .
-        to[1] = 48   # 0
-        to += 2
-    else:
-        digits = shortest_digits(fraction, biased, &exponent)
-        to = put_shortest(to, digits, exponent)
     out.size = to - out.data
     return PUT
-
-
-cdef inline uint64_t _widened(const uint8_t* at) noexcept nogil:
-    """The bits of the double that equals the float there."""
-    cdef float narrow
-    cdef double wide
-    cdef uint64_t bits
-    memcpy(&narrow, at, 4)
-    wide = narrow
-    memcpy(&bits, &wide, 8)
-    return bits
 
 
 cdef inline uint8_t* _put_bits(uint8_t* to, uint64_t value, int count) noexcept nogil:
@@ -198,58 +100,27 @@ cdef inline int _put_date(bytes_t* out, int32_t packed) noexcept nogil:
     cdef uint32_t value = <uint32_t> packed
     if packed < 0 or not is_calendar_date(value >> 9, value >> 5 & 15, value & 31):
         return LEFT
-    out.size = put_date(out.data + out.size, value >> 9, value >> 5 & 15, value & 31) - out.data
-    return PUT
+    return _end(out, put_date(out.data + out.size, value >> 9, value >> 5 & 15, value & 31))
 
 
 cdef inline int _put_datetime(bytes_t* out, int64_t packed) noexcept nogil:
-    """`((year * 13 + month) << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | microsecond`"""
     cdef uint64_t value = <uint64_t> packed
-    cdef unsigned int months = value >> 46, day = value >> 41 & 31, micro = value & 0xFFFFFF
-    cdef uint8_t* to
-    if packed < 0 or micro > 999999 or not is_calendar_date(months // 13, months % 13, day):
+    cdef unsigned int months = value >> 46
+    if packed < 0 or value & 0xFFFFFF > MICROS_MAX or not is_calendar_date(months // 13, months % 13, value >> 41 & 31):
         return LEFT
-    to = put_date(out.data + out.size, months // 13, months % 13, day)
-    to[0] = 32
-    to = put_pair(to + 1, value >> 36 & 31)
-    out.size = put_minutes(to, value >> 30 & 63, value >> 24 & 63, micro) - out.data
-    return PUT
+    return _end(out, put_datetime(out.data + out.size, value))
 
 
 cdef inline int _put_timestamp(bytes_t* out, int64_t micros) noexcept nogil:
     """Microseconds since 1970, of which 0 is the zero timestamp and none are negative."""
-    cdef uint64_t value = <uint64_t> micros, days = value // <uint64_t> DAY_MICROS
-    cdef unsigned int seconds, micro
     cdef uint8_t* to
-    if micros <= 0 or days > TIMESTAMP_DAYS_MAX:
+    if micros <= 0:
         return LEFT
-    value -= days * <uint64_t> DAY_MICROS
-    seconds = value // 1000000
-    micro = value % 1000000
-    to = put_day(out.data + out.size, days)
-    to[0] = 32
-    to = put_pair(to + 1, seconds // 3600)
-    to = put_minutes(to, seconds // 60 % 60, seconds % 60, micro)
+    to = put_timestamp(out.data + out.size, <uint64_t> micros)
+    if to == NULL:
+        return LEFT
     memcpy(to, b"+00", 3)
-    out.size = to + 3 - out.data
-    return PUT
-
-
-cdef inline int _put_time(bytes_t* out, int64_t micros) noexcept nogil:
-    """Signed microseconds; hours have two digits at least."""
-    cdef uint64_t value = <uint64_t> micros, seconds
-    cdef uint8_t* to = out.data + out.size
-    if micros < 0:
-        value = 0 - value
-        to[0] = 45   # -
-        to += 1
-    seconds = value // 1000000
-    if seconds < 360000:
-        to = put_pair(to, seconds // 3600)
-    else:
-        to = put_unsigned(to, seconds // 3600)
-    out.size = put_minutes(to, seconds // 60 % 60, seconds % 60, value % 1000000) - out.data
-    return PUT
+    return _end(out, to + 3)
 
 
 cdef int _put_label(const cells_t* cells, size_t number, bytes_t* out, size_t room) noexcept nogil:
@@ -349,7 +220,6 @@ cdef int _put_bytea(const uint8_t* at, size_t size, bytes_t* out, size_t room) n
 cdef int _put_vector(const uint8_t* at, size_t size, bytes_t* out, size_t room) noexcept nogil:
     """`[0:4n] float32, little-endian`; with infinities or NaN it is left."""
     cdef size_t index
-    cdef int result
     if size % 4:
         return LEFT
     if bytes_reserve(out, size // 4 * ELEMENT_ROOM + 2 + room) < 0:
@@ -360,25 +230,22 @@ cdef int _put_vector(const uint8_t* at, size_t size, bytes_t* out, size_t room) 
         if index:
             out.data[out.size] = 44
             out.size += 1
-        result = _put_double(out, _widened(at + index))
-        if result != PUT:
-            return result
+        if _end(out, put_double(out.data + out.size, widened(at + index))) != PUT:
+            return LEFT
     out.data[out.size] = 125
     out.size += 1
     return PUT
 
 
 cdef int _put_variable(const cells_t* cells, size_t row, bytes_t* out, size_t room) noexcept nogil:
-    cdef int64_t start = <int64_t> load_64(cells.values + 8 * row), end = <int64_t> load_64(cells.values + 8 * row + 8)
-    cdef const uint8_t* at
-    cdef size_t size
-    if start < 0 or end < start or <size_t> end > cells.bytes_size:
+    cdef const uint8_t* at = NULL
+    cdef size_t size = 0
+    cdef uint8_t* to = out.data + out.size
+    if find_bytes(&cells.array, row, &at, &size) != PUT:
         return BROKEN
-    at = cells.bytes + start
-    size = end - start
-    if cells.op == OP_TEXT or cells.op == OP_JSONB:
-        return _put_text(at, size, cells.bytes + cells.bytes_size, cells.op == OP_JSONB, out, room)
-    if cells.op == OP_BYTEA:
+    if cells.op == OP_TEXT or cells.op == OP_JSON:
+        return _put_text(at, size, cells.array.bytes + cells.array.bytes_size, cells.op == OP_JSON, out, room)
+    if cells.op == OP_BYTES:
         return _put_bytea(at, size, out, room)
     if cells.op == OP_GEOMETRY:   # four bytes of SRID, then WKB
         if size < 4 or load_32(at):
@@ -386,107 +253,77 @@ cdef int _put_variable(const cells_t* cells, size_t row, bytes_t* out, size_t ro
         return _put_bytea(at + 4, size - 4, out, room)
     if cells.op == OP_VECTOR:
         return _put_vector(at, size, out, room)
-    if cells.op == OP_INET4:
-        if size != 4:
-            return LEFT
-        out.size = put_inet4(out.data + out.size, at) - out.data
-        return PUT
-    if size != 16:
+    if size != (4 if cells.op == OP_INET4 else 16):
         return LEFT
+    if cells.op == OP_INET4:
+        return _end(out, put_inet4(to, at))
     if cells.op == OP_UUID:
-        out.size = put_uuid(out.data + out.size, at) - out.data
-    else:
-        out.size = put_inet6(out.data + out.size, at) - out.data
-    return PUT
+        return _end(out, put_uuid(to, at))
+    return _end(out, put_inet6(to, at))
 
 
 cdef inline int _put_cell(const cells_t* cells, size_t row, bytes_t* out, size_t room) noexcept nogil:
-    cdef const uint8_t* values = cells.values
+    cdef const uint8_t* values = cells.array.values
     cdef uint8_t* to = out.data + out.size
     cdef uint64_t number
     cdef int op = cells.op
-    if _is_null(cells.validity, cells.validity_offset + row):
+    if is_null(&cells.array, row):
         memcpy(to, b"\\N", 2)
-        to += 2
-    elif op == OP_8:
-        to = put_signed(to, <int8_t> values[row])
-    elif op == OP_16:
-        to = put_signed(to, <int16_t> load_16(values + 2 * row))
-    elif op == OP_32:
-        to = put_signed(to, <int32_t> load_32(values + 4 * row))
-    elif op == OP_64:
-        to = put_signed(to, <int64_t> load_64(values + 8 * row))
-    elif op == OP_U8:
-        to = put_unsigned(to, values[row])
-    elif op == OP_U16:
-        to = put_unsigned(to, load_16(values + 2 * row))
-    elif op == OP_U32:
-        to = put_unsigned(to, load_32(values + 4 * row))
-    elif op == OP_U64:
-        to = put_unsigned(to, load_64(values + 8 * row))
-    elif op == OP_DECIMAL:
-        to = put_decimal(to, values + 16 * row, cells.scale)
-    elif op == OP_DECIMAL_LONG:
-        to = put_long_decimal(to, values + 32 * row, cells.scale)
-    elif op == OP_FLOAT:
-        return _put_double(out, _widened(values + 4 * row))
-    elif op == OP_DOUBLE:
-        return _put_double(out, load_64(values + 8 * row))
-    elif op == OP_BIT:
+        return _end(out, to + 2)
+    if op >= OP_TEXT:
+        return _put_variable(cells, row, out, room)
+    if OP_LEFT < op <= OP_U64:
+        return _end(out, put_integer(to, op, values, row))
+    if op == OP_DECIMAL:
+        return _end(out, put_decimal(to, values + 16 * row, cells.scale))
+    if op == OP_DECIMAL_LONG:
+        return _end(out, put_long_decimal(to, values + 32 * row, cells.scale))
+    if op == OP_FLOAT:
+        return _end(out, put_double(to, widened(values + 4 * row)))
+    if op == OP_DOUBLE:
+        return _end(out, put_double(to, load_64(values + 8 * row)))
+    if op == OP_BIT:
         number = load_64(values + 8 * row)
         if cells.scale < BIT_LENGTH_MAX and number >> cells.scale:
             return LEFT
-        to = _put_bits(to, number, cells.scale)
-    elif op == OP_DATE:
+        return _end(out, _put_bits(to, number, cells.scale))
+    if op == OP_YEAR:
+        return _end(out, put_integer(to, OP_U16, values, row))
+    if op == OP_DATE:
         return _put_date(out, <int32_t> load_32(values + 4 * row))
-    elif op == OP_DATETIME:
+    if op == OP_DATETIME:
         return _put_datetime(out, <int64_t> load_64(values + 8 * row))
-    elif op == OP_TIMESTAMP:
+    if op == OP_TIMESTAMP:
         return _put_timestamp(out, <int64_t> load_64(values + 8 * row))
-    elif op == OP_TIME:
-        return _put_time(out, <int64_t> load_64(values + 8 * row))
-    elif op == OP_ENUM:
+    if op == OP_TIME:
+        return _end(out, put_time(to, <int64_t> load_64(values + 8 * row)))
+    if op == OP_ENUM:
         number = load_16(values + 2 * row)
-        if number >= cells.label_count:
-            return LEFT
-        return _put_label(cells, number, out, room)
-    elif op == OP_SET:
+        return _put_label(cells, number, out, room) if number < cells.label_count else LEFT
+    if op == OP_SET:
         return _put_set(cells, load_64(values + 8 * row), out, room)
-    elif op >= OP_TEXT:
-        return _put_variable(cells, row, out, room)
-    else:
-        return LEFT
-    out.size = to - out.data
-    return PUT
+    return LEFT
 
 
 cdef int _put_given(cells_t* cells, bytes_t* out, size_t room) noexcept nogil:
     """The next text that the twin has made."""
-    cdef const uint8_t* ends = cells.given_ends + 8 * cells.given_at
-    cdef int64_t start = <int64_t> load_64(ends), end = <int64_t> load_64(ends + 8)
-    cdef bint is_null = _is_null(cells.given_validity, cells.given_at)
-    if start < 0 or end < start or <size_t> end > cells.given_size:
+    cdef const uint8_t* at = NULL
+    cdef size_t size = 0
+    if find_bytes(&cells.given, cells.given_at, &at, &size) != PUT:
         return BROKEN
-    if bytes_reserve(out, <size_t> (end - start) + 2 + room) < 0:
+    if bytes_reserve(out, size + 2 + room) < 0:
         return NO_MEMORY
-    if is_null:
+    if is_null(&cells.given, cells.given_at):
         memcpy(out.data + out.size, b"\\N", 2)
         out.size += 2
-    elif end > start:
-        memcpy(out.data + out.size, cells.given + start, end - start)
-        out.size += end - start
+    elif size:
+        memcpy(out.data + out.size, at, size)
+        out.size += size
     cells.given_at += 1
     return PUT
 
 
 # ---------------------------------------------------------------- rows
-
-
-cdef inline int _row_at(const lines_t* lines, size_t position, size_t* row) noexcept nogil:
-    row[0] = position
-    if lines.selection != NULL:
-        row[0] = load_32(lines.selection + 4 * position)   # a negative one is larger than any row count
-    return PUT if row[0] < lines.row_count else BROKEN
 
 
 cdef int _put_rows(lines_t* lines) noexcept nogil:
@@ -499,7 +336,7 @@ cdef int _put_rows(lines_t* lines) noexcept nogil:
     while lines.position < lines.count:
         if out.size > PIECE_SIZE - PIECE_ROOM:
             return FULL
-        if _row_at(lines, lines.position, &row) != PUT:
+        if row_at(lines.selection, lines.position, lines.row_count, &row) != PUT:
             return BROKEN
         if out.size == 0:
             wanted = lines.count - lines.position
@@ -539,7 +376,7 @@ cdef int _find_left(lines_t* lines, cells_t* cells, bytes_t* rows) noexcept nogi
     cells.positions.size = 0
     for position in range(lines.position, lines.count):
         scratch.size = 0
-        result = _row_at(lines, position, &row)
+        result = row_at(lines.selection, position, lines.row_count, &row)
         if result == PUT:
             result = NO_MEMORY
             if bytes_reserve(&scratch, lines.row_room) == 0:
@@ -576,7 +413,7 @@ _OPERATIONS = {
     ValueKind.FLOAT: (OP_FLOAT, 4),
     ValueKind.DOUBLE: (OP_DOUBLE, 8),
     ValueKind.BIT: (OP_BIT, 8),
-    ValueKind.YEAR: (OP_U16, 2),
+    ValueKind.YEAR: (OP_YEAR, 2),
     ValueKind.DATE: (OP_DATE, 4),
     ValueKind.DATETIME: (OP_DATETIME, 8),
     ValueKind.TIMESTAMP: (OP_TIMESTAMP, 8),
@@ -584,8 +421,9 @@ _OPERATIONS = {
     ValueKind.ENUM: (OP_ENUM, 2),
     ValueKind.SET: (OP_SET, 8),
     ValueKind.TEXT: (OP_TEXT, 8),
-    ValueKind.BINARY: (OP_BYTEA, 8),
-    ValueKind.BLOB: (OP_BYTEA, 8),
+    ValueKind.JSON: (OP_JSON, 8),
+    ValueKind.BINARY: (OP_BYTES, 8),
+    ValueKind.BLOB: (OP_BYTES, 8),
     ValueKind.GEOMETRY: (OP_GEOMETRY, 8),
     ValueKind.VECTOR: (OP_VECTOR, 8),
     ValueKind.UUID: (OP_UUID, 8),
@@ -594,9 +432,8 @@ _OPERATIONS = {
 }
 
 
-def _operation(column, array_type):
+def operation_of(source, array_type):
     """How cells of that column are written, as in `_OPERATIONS`; nothing but OP_LEFT for what is not as expected."""
-    source = column.source
     kind = source.kind
     if array_type != source.arrow_type:
         return OP_LEFT, 0
@@ -606,8 +443,6 @@ def _operation(column, array_type):
         if not 0 <= array_type.scale <= SCALE_MAX:
             return OP_LEFT, 0
         return (OP_DECIMAL, 16) if array_type.bit_width == 128 else (OP_DECIMAL_LONG, 32)
-    if kind is ValueKind.JSON:
-        return (OP_JSONB if column.sql_type == "jsonb" else OP_TEXT), 8
     if kind is ValueKind.BIT and not 1 <= source.length <= BIT_LENGTH_MAX:
         return OP_LEFT, 0
     if kind is ValueKind.SET and len(source.members) > MEMBERS_MAX:
@@ -639,16 +474,6 @@ def _labels(members):
     return bytes(text), pa.array(ends, pa.int64())
 
 
-cdef const uint8_t* _address(object buffer) except? NULL:
-    return <const uint8_t*> <uintptr_t> buffer.address
-
-
-cdef const uint8_t* _bytes(object buffer, size_t* size) except NULL:
-    """Where the bytes of values that vary in length are; somewhere, if there are none."""
-    size[0] = buffer.size if buffer is not None else 0
-    return _address(buffer) if size[0] else <const uint8_t*> b""
-
-
 cdef int _require(bint holds) except -1:
     if not holds:
         raise InvariantBroken("an array is longer than its buffers")
@@ -657,24 +482,14 @@ cdef int _require(bint holds) except -1:
 
 cdef int _plan(cells_t* cells, object column, object array, list kept) except -1:
     """Fill `cells`; what it points into is in `kept`."""
-    cdef size_t count = len(array), offset = array.offset, item
-    operation, size = _operation(column, array.type)
+    operation, size = operation_of(column.source, array.type)
+    if operation == OP_JSON and column.sql_type != "jsonb":
+        operation = OP_TEXT
     cells.op = operation
-    item = size
     if cells.op == OP_LEFT:
         return 0
-    buffers = array.buffers()
-    kept.append(buffers)
-    if buffers[0] is not None:
-        _require(buffers[0].size >= (offset + count + 7) // 8)
-        cells.validity = _address(buffers[0])
-        cells.validity_offset = offset
-    if count == 0:   # of which Arrow allows to have no offsets, and nothing is read
-        return 0
-    _require(buffers[1] is not None and buffers[1].size >= (offset + count + (cells.op >= OP_TEXT)) * item)
-    cells.values = _address(buffers[1]) + offset * item
-    if cells.op >= OP_TEXT:
-        cells.bytes = _bytes(buffers[2], &cells.bytes_size)
+    kept.append(array)
+    _require(find_array(&cells.array, array, size, cells.op >= OP_TEXT))
     if cells.op == OP_DECIMAL or cells.op == OP_DECIMAL_LONG:
         cells.scale = array.type.scale
     elif cells.op == OP_BIT:
@@ -684,7 +499,7 @@ cdef int _plan(cells_t* cells, object column, object array, list kept) except -1
         text, ends = _labels(members)
         kept.append((text, ends))
         cells.labels = <const uint8_t*> <const char*> text
-        cells.label_ends = <const int64_t*> _address(ends.buffers()[1])
+        cells.label_ends = <const int64_t*> buffer_address(ends.buffers()[1])
         cells.label_count = len(members)
     return 0
 
@@ -712,6 +527,7 @@ cdef class CopyLines:
     cdef list _kept       # what `lines` points into
     cdef list _pieces
     cdef size_t _taken    # lines in pieces
+    cdef readonly bint is_left
 
     def __cinit__(self, columns, selection=None):
         cdef size_t index, row_count
@@ -746,35 +562,37 @@ cdef class CopyLines:
         bytes_free(&self.lines.out)
 
     cdef int _select(self, selection) except -1:
-        cdef size_t count = len(selection), offset = selection.offset
         if selection.type != pa.int32() or selection.null_count:
             raise InvariantBroken("a selection is int32 without nulls")
-        self.lines.count = count
-        if count:
-            values = selection.buffers()[1]
-            _require(values is not None and values.size >= (offset + count) * 4)
-            self._kept.append(values)
-            self.lines.selection = _address(values) + offset * 4
+        self.lines.count = len(selection)
+        self._kept.append(selection)
+        _require(find_selection(&self.lines.selection, selection))
         return 0
 
-    def write(self):
-        """Write lines: True when all are written, False where the next one holds a cell that is left.
+    def write(self, size_t pieces_max=SIZE_MAX):
+        """Write lines: True when all are written, False where the next one holds a cell that is left (`is_left`), or
+        so many pieces are full.
 
         Raises MemoryError.
         """
         cdef int result
-        while True:
+        cdef size_t count = 0
+        self.is_left = False
+        while count < pieces_max:
             with nogil:
                 result = _put_rows(&self.lines)
             if result == FULL:
                 self._end_piece()
+                count += 1
             elif result == PUT:
                 self._end_piece()
                 return True
             elif result == LEFT:
+                self.is_left = True
                 return False
             else:
                 self._fail(result)
+        return False
 
     def left(self, size_t index):
         """The rows, of the lines to come, whose cell in column `index` is left: an int64 array, line by line."""
@@ -809,13 +627,9 @@ cdef class CopyLines:
             raise InvariantBroken("other texts than were asked for")
         if count == 0:
             return
-        validity, ends, text = texts.buffers()
-        _require(ends is not None and ends.size >= (count + 1) * 8)
-        _require(validity is None or validity.size >= (count + 7) // 8)
-        self._kept.append((validity, ends, text))
-        cells.given_validity = _address(validity) if validity is not None else NULL
-        cells.given_ends = _address(ends)
-        cells.given = _bytes(text, &cells.given_size)
+        memset(&cells.given, 0, sizeof(array_t))
+        _require(find_array(&cells.given, texts, 8, True))
+        self._kept.append(texts)
         cells.given_count = count
 
     def take(self):

@@ -13,38 +13,28 @@ Arrow's buffers are read where they are. Their sizes are compared with the array
 each time; every cell has room before it is written.
 """
 
-from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t, uintptr_t
+from libc.stdint cimport int32_t, int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 import pyarrow as pa
 
-from cdc.binlog.kernel.json_text cimport shortest_digits
 from cdc.binlog.kernel.memory cimport block_take_over, bytes_free, bytes_reserve, bytes_t
+from cdc.sinks.kernel.cells cimport (
+    BROKEN, COPY_SLACK, DECIMAL_ROOM, FULL, LEFT, MEMBERS_MAX, MICROS_MAX, NO_MEMORY, OP_BIT, OP_BYTES, OP_DATE,
+    OP_DATETIME, OP_DECIMAL, OP_DECIMAL_LONG, OP_DOUBLE, OP_ENUM, OP_FLOAT, OP_GEOMETRY, OP_INET4, OP_JSON,
+    OP_LEFT, OP_SET, OP_TEXT, OP_TIMESTAMP, OP_U64, OP_UUID, OP_VECTOR, OP_YEAR, PIECE_ROOM, PUT, TEXT_STEP,
+    YEAR_LAST, array_t, find_array, find_bytes, find_selection, is_null, is_utf8, load_16, load_32, load_64, put_date,
+    put_datetime, put_decimal, put_double, put_hex, put_inet4, put_inet6, put_integer, put_long_decimal, put_pair,
+    put_time, put_timestamp, put_unsigned, put_uuid, row_at, utf8_prepare, widened,
+)
 from cdc.errors import InvariantBroken
 from cdc.model import ValueKind
+from cdc.sinks.kernel.copy_text import operation_of
 
 __all__ = ["PIECE_BYTES", "RowText"]
 
 cdef extern from "load_text.h" nogil:
-    uint64_t load_64(const uint8_t* at)
-    uint32_t load_32(const uint8_t* at)
-    uint16_t load_16(const uint8_t* at)
-    void utf8_prepare()
-    bint is_utf8(const uint8_t* at, size_t size, int plane)
-    uint8_t* put_unsigned(uint8_t* to, uint64_t value)
-    uint8_t* put_signed(uint8_t* to, int64_t value)
-    uint8_t* put_decimal(uint8_t* to, const uint8_t* at, int scale)
-    uint8_t* put_long_decimal(uint8_t* to, const uint8_t* at, int scale)
-    uint8_t* put_shortest(uint8_t* to, uint64_t digits, int exponent)
-    uint8_t* put_pair(uint8_t* to, unsigned int value)
-    uint8_t* put_date(uint8_t* to, unsigned int year, unsigned int month, unsigned int day)
-    uint8_t* put_day(uint8_t* to, uint32_t day)
-    uint8_t* put_minutes(uint8_t* to, unsigned int minute, unsigned int second, unsigned int micro)
-    uint8_t* put_hex(uint8_t* to, const uint8_t* at, size_t size)
-    uint8_t* put_uuid(uint8_t* to, const uint8_t* at)
-    uint8_t* put_inet4(uint8_t* to, const uint8_t* at)
-    uint8_t* put_inet6(uint8_t* to, const uint8_t* at)
     size_t copy_unescaped(
         uint8_t* to, const uint8_t* at, size_t size, const uint8_t* end, bint is_quoted, uint32_t* high
     )
@@ -53,59 +43,12 @@ cdef extern from "load_text.h" nogil:
 
 utf8_prepare()
 
-# How a column's cells are written.
-cdef enum:
-    OP_LEFT = 0   # not here
-    OP_8
-    OP_16
-    OP_32
-    OP_64
-    OP_U8
-    OP_U16
-    OP_U32
-    OP_U64
-    OP_DECIMAL
-    OP_DECIMAL_LONG
-    OP_FLOAT
-    OP_DOUBLE
-    OP_BIT
-    OP_YEAR
-    OP_DATE
-    OP_DATETIME
-    OP_TIMESTAMP
-    OP_TIME
-    OP_ENUM
-    OP_SET
-    OP_TEXT       # from here on: values that vary in length
-    OP_JSON
-    OP_BYTES
-    OP_UUID
-    OP_INET4
-    OP_INET6
-
-# What became of a cell, or of the rows.
-cdef enum:
-    PUT = 0
-    LEFT = 1        # the twin's business
-    FULL = 2        # the piece has enough rows
-    NO_MEMORY = -1
-    BROKEN = -2     # the arrays contradict themselves
-
 cdef enum:
     PIECE_SIZE = 1 << 20         # of a piece; one that ends in a large row is larger
-    PIECE_ROOM = 16 << 10        # left at its end, so that an ordinary row does not move it to a larger block
-    TEXT_STEP = 32 << 10         # of bytes at a time, with room for each of them to be escaped
-    COPY_SLACK = 16              # `copy_unescaped`
     CELL_ROOM = 64               # of values of fixed size other than decimals, with quotes and what ends a cell
-    DECIMAL_ROOM = 96            # 77 digits, sign, point, zero
-    BIT_LENGTH_MAX = 64
-    SCALE_MAX = 76               # Arrow's
-    MEMBERS_MAX = 64             # of a SET
     YEAR_MIN = 1901
     YEAR_MAX = 2155
-    TIMESTAMP_DAYS_MAX = 2932896  # up to the year 9999
 
-cdef int64_t DAY_MICROS = 86400000000
 cdef uint64_t SIGN_BIT = <uint64_t> 1 << 63
 
 PIECE_BYTES = PIECE_SIZE
@@ -117,11 +60,7 @@ cdef struct cells_t:
     bint leaves_zero             # of ENUM, and of a DOUBLE's -0
     int scale                    # of a decimal; of BIT, how many bits
     uint64_t most                # the greatest value of ENUM and SET
-    const uint8_t* validity      # bitmap, 1 is not NULL; NULL where there are no nulls
-    size_t validity_offset       # bit of row 0
-    const uint8_t* values        # row 0: the value, or where it begins in `bytes` (int64, one more than rows)
-    const uint8_t* bytes
-    size_t bytes_size
+    array_t array
 
 
 cdef struct rows_t:
@@ -150,49 +89,18 @@ cdef struct rows_t:
 # own, and for as much again behind it.
 
 
-cdef inline bint _is_null(const uint8_t* validity, size_t bit) noexcept nogil:
-    return validity != NULL and not validity[bit >> 3] >> (bit & 7) & 1
-
-
 cdef uint8_t* _put_double(uint8_t* to, uint64_t bits, bint is_literal) noexcept nogil:
-    """As Python's repr(), with an exponent where it is a literal, which makes that a double. NULL: not finite."""
-    cdef uint64_t fraction = bits & ((<uint64_t> 1 << 52) - 1), digits
-    cdef int biased = (bits >> 52) & 0x7FF, exponent = 0
-    cdef uint8_t* start
-    cdef double value
-    if biased == 0x7FF:
-        return NULL
-    if bits >> 63:
-        to[0] = 45   # -
-        to += 1
-        bits &= ~SIGN_BIT
-    start = to
-    memcpy(&value, &bits, 8)
-    if value < 1e15 and <double> <int64_t> value == value:
-        to = put_unsigned(to, <uint64_t> value)
-        memcpy(to, b".0", 2)
+    """With an exponent where it is a literal, which makes that a double. NULL: not finite."""
+    cdef uint8_t* start = to
+    to = put_double(to, bits)
+    if to == NULL or not is_literal:
+        return to
+    while start < to and start[0] != 101:   # e
+        start += 1
+    if start == to:
+        memcpy(to, b"e0", 2)
         to += 2
-    else:
-        digits = shortest_digits(fraction, biased, &exponent)
-        to = put_shortest(to, digits, exponent)
-    if is_literal:
-        while start < to and start[0] != 101:   # e
-            start += 1
-        if start == to:
-            memcpy(to, b"e0", 2)
-            to += 2
     return to
-
-
-cdef inline uint64_t _widened(const uint8_t* at) noexcept nogil:
-    """The bits of the double that equals the float there."""
-    cdef float narrow
-    cdef double wide
-    cdef uint64_t bits
-    memcpy(&narrow, at, 4)
-    wide = narrow
-    memcpy(&bits, &wide, 8)
-    return bits
 
 
 cdef inline uint8_t* _put_quote(uint8_t* to, bint is_literal) noexcept nogil:
@@ -205,53 +113,27 @@ cdef inline uint8_t* _put_quote(uint8_t* to, bint is_literal) noexcept nogil:
 cdef inline uint8_t* _put_date(uint8_t* to, int32_t packed) noexcept nogil:
     """`year << 9 | month << 5 | day`, whatever they are. NULL: more than four digits of year."""
     cdef uint32_t value = <uint32_t> packed
-    if packed < 0 or value >> 9 > 9999:
+    if packed < 0 or value >> 9 > YEAR_LAST:
         return NULL
     return put_date(to, value >> 9, value >> 5 & 15, value & 31)
 
 
 cdef inline uint8_t* _put_datetime(uint8_t* to, int64_t packed) noexcept nogil:
-    """`((year * 13 + month) << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | microsecond`"""
+    """NULL: more than four digits of year, or six of a fraction."""
     cdef uint64_t value = <uint64_t> packed
-    cdef unsigned int months = value >> 46, micro = value & 0xFFFFFF
-    if packed < 0 or micro > 999999 or months // 13 > 9999:
+    if packed < 0 or value & 0xFFFFFF > MICROS_MAX or (value >> 46) // 13 > YEAR_LAST:
         return NULL
-    to = put_date(to, months // 13, months % 13, value >> 41 & 31)
-    to[0] = 32
-    to = put_pair(to + 1, value >> 36 & 31)
-    return put_minutes(to, value >> 30 & 63, value >> 24 & 63, micro)
+    return put_datetime(to, value)
 
 
 cdef inline uint8_t* _put_timestamp(uint8_t* to, int64_t micros) noexcept nogil:
-    """Microseconds since 1970, of which 0 is the zero timestamp."""
-    cdef uint64_t value = <uint64_t> micros, days = value // <uint64_t> DAY_MICROS
-    cdef unsigned int seconds
-    if micros < 0 or days > TIMESTAMP_DAYS_MAX:
+    """Microseconds since 1970, of which 0 is the zero timestamp. NULL: none that has a date."""
+    if micros < 0:
         return NULL
     if micros == 0:
         memcpy(to, b"0000-00-00 00:00:00.000000", 26)
         return to + 26
-    value -= days * <uint64_t> DAY_MICROS
-    seconds = value // 1000000
-    to = put_day(to, days)
-    to[0] = 32
-    to = put_pair(to + 1, seconds // 3600)
-    return put_minutes(to, seconds // 60 % 60, seconds % 60, value % 1000000)
-
-
-cdef inline uint8_t* _put_time(uint8_t* to, int64_t micros) noexcept nogil:
-    """Signed microseconds; hours have two digits at least."""
-    cdef uint64_t value = <uint64_t> micros, seconds
-    if micros < 0:
-        value = 0 - value
-        to[0] = 45   # -
-        to += 1
-    seconds = value // 1000000
-    if seconds < 360000:
-        to = put_pair(to, seconds // 3600)
-    else:
-        to = put_unsigned(to, seconds // 3600)
-    return put_minutes(to, seconds // 60 % 60, seconds % 60, value % 1000000)
+    return put_timestamp(to, <uint64_t> micros)
 
 
 cdef int _put_escaped(
@@ -323,22 +205,19 @@ cdef int _put_bytes(const uint8_t* at, size_t size, const uint8_t* end, rows_t* 
 
 
 cdef int _put_variable(const cells_t* cells, size_t row, rows_t* rows) noexcept nogil:
-    cdef int64_t start = <int64_t> load_64(cells.values + 8 * row), end = <int64_t> load_64(cells.values + 8 * row + 8)
-    cdef const uint8_t* at
-    cdef const uint8_t* stop = cells.bytes + cells.bytes_size
+    cdef const uint8_t* at = NULL
+    cdef const uint8_t* stop = cells.array.bytes + cells.array.bytes_size
     cdef uint8_t* to
-    cdef size_t size
-    if start < 0 or end < start or <size_t> end > cells.bytes_size:
+    cdef size_t size = 0
+    if find_bytes(&cells.array, row, &at, &size) != PUT:
         return BROKEN
-    at = cells.bytes + start
-    size = end - start
     if cells.op == OP_JSON and has_long_number(at, size):
         return LEFT
     if cells.op == OP_TEXT or cells.op == OP_JSON:
         if rows.is_literal:
             return _put_quoted(at, size, stop, rows)
         return _put_escaped(at, size, stop, False, True, rows)
-    if cells.op == OP_BYTES:
+    if cells.op == OP_BYTES or cells.op == OP_GEOMETRY or cells.op == OP_VECTOR:
         return _put_bytes(at, size, stop, rows)
     if size != (4 if cells.op == OP_INET4 else 16):
         return LEFT
@@ -373,26 +252,12 @@ cdef inline bint _leaves_double(const cells_t* cells, uint64_t bits) noexcept no
 
 cdef inline int _put_number(const cells_t* cells, size_t row, rows_t* rows) noexcept nogil:
     """INTEGER, ENUM, SET, YEAR."""
-    cdef const uint8_t* values = cells.values
+    cdef const uint8_t* values = cells.array.values
     cdef uint8_t* to = rows.out.data + rows.out.size
     cdef uint64_t number
     cdef int op = cells.op
-    if op == OP_8:
-        to = put_signed(to, <int8_t> values[row])
-    elif op == OP_16:
-        to = put_signed(to, <int16_t> load_16(values + 2 * row))
-    elif op == OP_32:
-        to = put_signed(to, <int32_t> load_32(values + 4 * row))
-    elif op == OP_64:
-        to = put_signed(to, <int64_t> load_64(values + 8 * row))
-    elif op == OP_U8:
-        to = put_unsigned(to, values[row])
-    elif op == OP_U16:
-        to = put_unsigned(to, load_16(values + 2 * row))
-    elif op == OP_U32:
-        to = put_unsigned(to, load_32(values + 4 * row))
-    elif op == OP_U64:
-        to = put_unsigned(to, load_64(values + 8 * row))
+    if op <= OP_U64:
+        to = put_integer(to, op, values, row)
     elif op == OP_YEAR:
         number = load_16(values + 2 * row)
         if rows.is_literal:
@@ -411,13 +276,13 @@ cdef inline int _put_number(const cells_t* cells, size_t row, rows_t* rows) noex
 
 
 cdef inline int _put_cell(const cells_t* cells, size_t row, rows_t* rows) noexcept nogil:
-    cdef const uint8_t* values = cells.values
+    cdef const uint8_t* values = cells.array.values
     cdef uint8_t* to = rows.out.data + rows.out.size
     cdef uint64_t bits
     cdef int op = cells.op
     if op == OP_LEFT:
         return LEFT
-    if _is_null(cells.validity, cells.validity_offset + row):
+    if is_null(&cells.array, row):
         if rows.is_compared:
             return LEFT
         if rows.is_literal:
@@ -438,7 +303,7 @@ cdef inline int _put_cell(const cells_t* cells, size_t row, rows_t* rows) noexce
     elif op == OP_DECIMAL_LONG:
         to = put_long_decimal(to, values + 32 * row, cells.scale)
     elif op == OP_FLOAT:
-        bits = _widened(values + 4 * row)
+        bits = widened(values + 4 * row)
         if bits == SIGN_BIT and rows.has_odd_zero:
             memcpy(to, b"-1e-300", 7)
             to += 7
@@ -456,7 +321,7 @@ cdef inline int _put_cell(const cells_t* cells, size_t row, rows_t* rows) noexce
         elif op == OP_TIMESTAMP:
             to = _put_timestamp(to, <int64_t> load_64(values + 8 * row))
         else:
-            to = _put_time(to, <int64_t> load_64(values + 8 * row))
+            to = put_time(to, <int64_t> load_64(values + 8 * row))
         if to != NULL:
             to = _put_quote(to, rows.is_literal)
     if to == NULL:
@@ -466,13 +331,6 @@ cdef inline int _put_cell(const cells_t* cells, size_t row, rows_t* rows) noexce
 
 
 # ---------------------------------------------------------------- rows
-
-
-cdef inline int _row_at(const rows_t* rows, size_t position, size_t* row) noexcept nogil:
-    row[0] = position
-    if rows.selection != NULL:
-        row[0] = load_32(rows.selection + 4 * position)   # a negative one is larger than any row count
-    return PUT if row[0] < rows.row_count else BROKEN
 
 
 cdef inline int _leave(rows_t* rows, size_t row) noexcept nogil:
@@ -515,7 +373,7 @@ cdef int _put_rows(rows_t* rows) noexcept nogil:
     cdef size_t row = 0, before, wanted
     cdef int result
     while rows.position < rows.count:
-        if _row_at(rows, rows.position, &row) != PUT:
+        if row_at(rows.selection, rows.position, rows.row_count, &row) != PUT:
             return BROKEN
         if out.size == 0:
             wanted = rows.count - rows.position
@@ -546,69 +404,16 @@ cdef int _put_rows(rows_t* rows) noexcept nogil:
 
 # ---------------------------------------------------------------- plans
 
-_INTEGERS = {
-    pa.int8(): (OP_8, 1),
-    pa.int16(): (OP_16, 2),
-    pa.int32(): (OP_32, 4),
-    pa.int64(): (OP_64, 8),
-    pa.uint8(): (OP_U8, 1),
-    pa.uint16(): (OP_U16, 2),
-    pa.uint32(): (OP_U32, 4),
-    pa.uint64(): (OP_U64, 8),
-}
-# Kind: operation and bytes of a value; of its offset, where values vary in length.
-_OPERATIONS = {
-    ValueKind.FLOAT: (OP_FLOAT, 4),
-    ValueKind.DOUBLE: (OP_DOUBLE, 8),
-    ValueKind.BIT: (OP_BIT, 8),
-    ValueKind.YEAR: (OP_YEAR, 2),
-    ValueKind.DATE: (OP_DATE, 4),
-    ValueKind.DATETIME: (OP_DATETIME, 8),
-    ValueKind.TIMESTAMP: (OP_TIMESTAMP, 8),
-    ValueKind.TIME: (OP_TIME, 8),
-    ValueKind.ENUM: (OP_ENUM, 2),
-    ValueKind.SET: (OP_SET, 8),
-    ValueKind.TEXT: (OP_TEXT, 8),
-    ValueKind.BINARY: (OP_BYTES, 8),
-    ValueKind.BLOB: (OP_BYTES, 8),
-    ValueKind.GEOMETRY: (OP_BYTES, 8),
-    ValueKind.VECTOR: (OP_BYTES, 8),
-    ValueKind.UUID: (OP_UUID, 8),
-    ValueKind.INET4: (OP_INET4, 8),
-    ValueKind.INET6: (OP_INET6, 8),
-}
 _ADDRESSES = (ValueKind.UUID, ValueKind.INET4, ValueKind.INET6)
 
 
 def _operation(cell, array_type):
-    """How cells of that column are written, as in `_OPERATIONS`; nothing but OP_LEFT for what is not as expected."""
-    source = cell.source
-    kind = source.kind
-    if array_type != source.arrow_type:
-        return OP_LEFT, 0
-    if kind is ValueKind.INTEGER:
-        return _INTEGERS[array_type]
-    if kind is ValueKind.DECIMAL:
-        if not 0 <= array_type.scale <= SCALE_MAX:
-            return OP_LEFT, 0
-        return (OP_DECIMAL, 16) if array_type.bit_width == 128 else (OP_DECIMAL_LONG, 32)
-    if kind is ValueKind.JSON:
-        return (OP_JSON if cell.is_parsed else OP_TEXT), 8
-    if kind in _ADDRESSES and cell.is_raw:
-        return OP_BYTES, 8
-    if kind is ValueKind.SET and (cell.is_left or len(source.members) > MEMBERS_MAX):
-        return OP_LEFT, 0
-    return _OPERATIONS.get(kind, (OP_LEFT, 0))
-
-
-cdef const uint8_t* _address(object buffer) except? NULL:
-    return <const uint8_t*> <uintptr_t> buffer.address
-
-
-cdef const uint8_t* _bytes(object buffer, size_t* size) except NULL:
-    """Where the bytes of values that vary in length are; somewhere, if there are none."""
-    size[0] = buffer.size if buffer is not None else 0
-    return _address(buffer) if size[0] else <const uint8_t*> b""
+    operation, size = operation_of(cell.source, array_type)
+    if operation == OP_JSON and not cell.is_parsed:
+        operation = OP_TEXT
+    elif cell.source.kind in _ADDRESSES and cell.is_raw and operation != OP_LEFT:
+        operation = OP_BYTES
+    return (OP_LEFT if cell.is_left else operation), size
 
 
 cdef int _require(bint holds) except -1:
@@ -619,32 +424,20 @@ cdef int _require(bint holds) except -1:
 
 cdef int _plan(cells_t* cells, object cell, object array, list kept) except -1:
     """Fill `cells`; what it points into is in `kept`."""
-    cdef size_t count = len(array), offset = array.offset, item
+    cdef size_t members = len(cell.source.members)
     operation, size = _operation(cell, array.type)
     cells.op = operation
     if cells.op == OP_LEFT:
         return 0
-    buffers = array.buffers()
-    kept.append(buffers)
-    if buffers[0] is not None:
-        _require(buffers[0].size >= (offset + count + 7) // 8)
-        cells.validity = _address(buffers[0])
-        cells.validity_offset = offset
+    kept.append(array)
+    _require(find_array(&cells.array, array, size, cells.op >= OP_TEXT))
     cells.leaves_zero = cell.leaves_zero
     if cells.op == OP_DECIMAL or cells.op == OP_DECIMAL_LONG:
         cells.scale = array.type.scale
     elif cells.op == OP_ENUM:
-        cells.most = len(cell.source.members)
+        cells.most = members
     elif cells.op == OP_SET:
-        item = len(cell.source.members)
-        cells.most = ~(<uint64_t> 0) >> (MEMBERS_MAX - item) if item else 0
-    item = size
-    if count == 0:   # of which Arrow allows to have no offsets, and nothing is read
-        return 0
-    _require(buffers[1] is not None and buffers[1].size >= (offset + count + (cells.op >= OP_TEXT)) * item)
-    cells.values = _address(buffers[1]) + offset * item
-    if cells.op >= OP_TEXT:
-        cells.bytes = _bytes(buffers[2], &cells.bytes_size)
+        cells.most = ~(<uint64_t> 0) >> (MEMBERS_MAX - members) if members else 0
     return 0
 
 
@@ -662,7 +455,6 @@ cdef class RowText:
 
     cdef rows_t rows
     cdef list _kept       # what `rows` points into
-    cdef list _pieces
 
     def __cinit__(
         self,
@@ -678,7 +470,6 @@ cdef class RowText:
         cdef size_t index, row_count
         cdef cells_t* cells
         self._kept = []
-        self._pieces = []
         if not columns or form not in ("load", "values", "keys") or (form == "keys" and len(columns) != 1):
             raise InvariantBroken("no columns to encode, or no such form of them")
         self.rows.cells = <cells_t*> calloc(len(columns), sizeof(cells_t))
@@ -713,23 +504,20 @@ cdef class RowText:
         bytes_free(&self.rows.left)
 
     cdef int _select(self, selection) except -1:
-        cdef size_t count = len(selection), offset = selection.offset
         if selection.type != pa.int32() or selection.null_count:
             raise InvariantBroken("a selection is int32 without nulls")
-        self.rows.count = count
-        if count:
-            values = selection.buffers()[1]
-            _require(values is not None and values.size >= (offset + count) * 4)
-            self._kept.append(values)
-            self.rows.selection = _address(values) + offset * 4
+        self.rows.count = len(selection)
+        self._kept.append(selection)
+        _require(find_selection(&self.rows.selection, selection))
         return 0
 
-    def write(self):
-        """Write all rows: the pieces, each a block and how many rows it holds; and the numbers of the rows left.
+    def next_piece(self):
+        """Write the next piece: a block and how many rows it holds; None when all rows are written or left.
 
         Raises MemoryError.
         """
         cdef int result = FULL
+        cdef size_t count
         while result == FULL:
             with nogil:
                 result = _put_rows(&self.rows)
@@ -737,18 +525,14 @@ cdef class RowText:
                 raise MemoryError
             if result == BROKEN:
                 raise InvariantBroken("a row number or an offset points outside its array")
-            self._end_piece()
-        pieces = self._pieces
-        self._pieces = []
-        return pieces, self._left()
+            if self.rows.out.size:
+                count = self.rows.in_piece
+                self.rows.in_piece = 0
+                return block_take_over(&self.rows.out), count
+        return None
 
-    cdef int _end_piece(self) except -1:
-        if self.rows.out.size:
-            self._pieces.append((block_take_over(&self.rows.out), self.rows.in_piece))
-            self.rows.in_piece = 0
-        return 0
-
-    cdef object _left(self):
+    def take_left(self):
+        """The numbers of the rows that were left so far, as int32."""
         cdef size_t count = self.rows.left.size // 4
         if count == 0:
             return pa.array([], pa.int32())   # Arrow takes no buffer without memory

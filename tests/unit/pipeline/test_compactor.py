@@ -130,6 +130,13 @@ def test_the_net_change_is_the_history_applied_row_by_row(
     assert len(set(upserted)) == len(upserted)
     assert len(set(deleted)) == len(deleted)
     assert not set(upserted) & set(deleted)
+    # What is said to be new was not there, and all that began with an INSERT is said to be new.
+    new = {key_of(row, key) for row in rows_of(replace(change, upserts=change.inserts).upsert_images())}
+    assert not new & source.start.keys()
+    first: dict[Any, Operation] = {}
+    for operation, row in source.log:
+        first.setdefault(key_of(row, key), operation)
+    assert new == {at for at in upserted if first[at] is INSERT}
     # Once more on what came out, as after a crash before the checkpoint: no other table.
     assert apply_net(source.rows, change) == source.rows
 
@@ -277,7 +284,8 @@ def check(operations: Sequence[int], arrays: Sequence[pa.Array], keys: Sequence[
         batches.append(part)
     seed = random.Random(len(operations)).randbytes(SEED_BYTES)
     change, twin = compact(table, key, batches, seed=seed), compact_in_python(table, key, batches)
-    for selection, twin_selection in zip(change.upserts + change.deletes, twin.upserts + twin.deletes, strict=True):
+    ours, theirs = (one.upserts + one.inserts + one.deletes for one in (change, twin))
+    for selection, twin_selection in zip(ours, theirs, strict=True):
         selection.validate(full=True)
         assert selection.equals(twin_selection)
     assert change.counts == twin.counts
@@ -290,7 +298,7 @@ def check(operations: Sequence[int], arrays: Sequence[pa.Array], keys: Sequence[
     for hash_bits in (64, 8, 1) if len(operations) < 100 else (64, 8):
         found = last_images(columns, SEED, hash_bits)
         assert found is not None
-        assert (found[0], found[1]) == (twin.upserts, twin.deletes)
+        assert found[:3] == (twin.upserts, twin.inserts, twin.deletes)
 
 
 operations_of_any_kind = st.sampled_from([int(operation) for operation in Operation])
@@ -397,7 +405,7 @@ def test_memory_is_given_back() -> None:
     batch = make_batch(table_of(1), [INSERT] * 5000, [pa.array(range(5000), pa.int64())])
     before = live_bytes()
     change = compact(table_of(1), ("k0",), [batch, batch])
-    # 20000 bytes of row numbers, in a block of a power of two
+    # 20000 bytes of row numbers, in a block of a power of two: all are new, which is said by the same array
     assert before + 20_000 <= live_bytes() <= before + 32_768 + 4096
     del change
     assert live_bytes() == before

@@ -22,16 +22,17 @@ from cdc.errors import InvariantBroken, UnsupportedData
 from cdc.model import ColumnDefinition, Flavor
 from cdc.schema.target import SinkKind, TargetTable
 from cdc.sinks.encode_mysql import (
+    LOAD_PIECE_BYTES,
     Cell,
     RowPieces,
     error_members,
     key_literals,
     key_pieces,
-    load_text,
+    load_lines,
     row_literals,
     value_text,
 )
-from cdc.sinks.kernel.load_text import PIECE_BYTES, RowText
+from cdc.sinks.kernel.load_text import RowText
 from cdc.sinks.values import PolicyCounter, column_of, python_values
 from tests.unit.sinks.builders import (
     HOSTILE_TEXTS,
@@ -62,7 +63,12 @@ def values_of(target: TargetTable, rows: pa.RecordBatch, kind: SinkKind, *more: 
 
 
 def lines_of(target: TargetTable, rows: pa.RecordBatch, kind: SinkKind, *more: Any, keeps: bool = False) -> RowPieces:
-    return load_text(rows, target.columns, kind, *more, row_bytes_max=ANY_BYTES, keeps_negative_zero=keeps)
+    lines = load_lines(rows, target.columns, kind, *more, row_bytes_max=ANY_BYTES, keeps_negative_zero=keeps)
+    pieces = tuple((piece, bytes(piece).count(b"\n")) for piece in lines)
+    text = RowPieces(pieces, lines.take_left())
+    assert lines.is_over
+    assert lines.row_count == text.row_count
+    return text
 
 
 def literal_of(row: pa.RecordBatch, target: TargetTable, kind: SinkKind, *, keeps: bool = False) -> bytes | None:
@@ -278,8 +284,7 @@ def test_pieces_have_whole_rows_and_keep_their_size() -> None:
     text = lines_of(target, rows, "mysql")
     assert len(text.pieces) > 4
     assert text.row_count == 5000
-    assert all(len(piece) <= PIECE_BYTES and bytes(piece[-1:]) == b"\n" for piece, _ in text.pieces)
-    assert [bytes(piece).count(b"\n") for piece, _ in text.pieces] == [count for _, count in text.pieces]
+    assert all(len(piece) <= LOAD_PIECE_BYTES and bytes(piece[-1:]) == b"\n" for piece, _ in text.pieces)
     assert [line[0] for line in fields_of(text_of(text))] == [str(index).encode() for index in range(5000)]
 
 
@@ -296,8 +301,8 @@ def test_a_row_beyond_the_limit_is_left() -> None:
     source = table(ID, column("c", K.TEXT, "longtext"))
     target = target_of(source, "mysql")
     rows = rows_of(source, [(1, "a"), (2, "b" * 100), (3, "c")])
-    text = load_text(rows, target.columns, "mysql", row_bytes_max=50, keeps_negative_zero=True)
-    assert (text_of(text), text.left.to_pylist()) == (b"1\ta\n3\tc\n", [1])
+    lines = load_lines(rows, target.columns, "mysql", row_bytes_max=50, keeps_negative_zero=True)
+    assert (b"".join(lines), lines.take_left().to_pylist()) == (b"1\ta\n3\tc\n", [1])
 
 
 @pytest.mark.parametrize("size", [32767, 32768, 32769, 65536, 3 << 20])
@@ -339,6 +344,23 @@ def test_no_rows_are_no_text() -> None:
         assert text.left.to_pylist() == []
 
 
+def test_lines_are_written_when_they_are_asked_for() -> None:
+    """One piece beside the one that is sent, however many there will be."""
+    target, rows = texts(5000)
+    gc.collect()
+    before = memory.live_bytes()
+    lines = load_lines(rows, target.columns, "mysql", row_bytes_max=ANY_BYTES, keeps_negative_zero=True)
+    assert not lines.is_over
+    most = total = 0
+    for piece in lines:
+        total += len(piece)
+        most = max(most, memory.live_bytes() - before)
+        del piece
+    assert total > 15 * LOAD_PIECE_BYTES
+    assert most <= 3 * LOAD_PIECE_BYTES
+    assert lines.row_count == 5000
+
+
 @settings(max_examples=20)  # most of it is the collector's time
 @given(case=random_rows())
 def test_no_block_stays_behind(case: RandomRows) -> None:
@@ -359,7 +381,11 @@ def cell(definition: ColumnDefinition) -> Cell:
 
 
 def write(columns: Sequence[tuple[Cell, pa.Array]], selection: Any = None, form: Any = "load") -> Any:
-    return RowText(columns, selection, form=form, row_bytes_max=ANY_BYTES, has_odd_zero=False).write()
+    text = RowText(columns, selection, form=form, row_bytes_max=ANY_BYTES, has_odd_zero=False)
+    pieces = []
+    while (piece := text.next_piece()) is not None:
+        pieces.append(piece)
+    return pieces, text.take_left()
 
 
 @pytest.mark.parametrize("ends", [(0, 9, 8), (0, 6, 4, 8), (0, -1, 8), (0, -(2**63), 8), (0, 2**63 - 1, 8)], ids=str)
