@@ -1,6 +1,6 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-unit test-integration test-crash sanitize fuzz load golden bench bench-apply image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-all test-unit test-integration test-crash sanitize fuzz load golden bench bench-apply image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -9,6 +9,9 @@ FUZZ_SECONDS ?= 60
 LOAD_SECONDS ?= 60
 # further arguments for pytest, as in: make test-unit ARGS="-k gtid -x"
 ARGS ?=
+# test processes side by side, each with servers of its own: one a processor, four at most. 0 is none but pytest itself.
+JOBS ?= logical
+PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 help: ## print this list
 	@echo "make TARGET, where TARGET is"
@@ -39,17 +42,20 @@ format: setup ## rewrite the sources to the format and the rules that ruff can m
 lock: setup ## resolve both lock files anew, with hashes
 	tools/lock
 
-test: lint type ## lint, types and every test; the last lines name the servers it ran on
-	$(PY) -m pytest $(ARGS)
+test: lint type ## lint, types, and every test on servers in turn (the sample that CI runs); JOBS=2 side by side
+	$(PYTEST) --sample $(ARGS)
+
+test-all: lint type ## lint, types, and every test on every server; the last lines name them
+	$(PYTEST) $(ARGS)
 
 test-unit: setup ## tests that need no server
-	$(PY) -m pytest -m "not integration and not crash" $(ARGS)
+	$(PYTEST) -m "not integration and not crash" $(ARGS)
 
 test-integration: setup ## tests on real servers
-	$(PY) -m pytest -m "integration and not crash" $(ARGS)
+	$(PYTEST) -m "integration and not crash" $(ARGS)
 
 test-crash: setup ## tests that kill processes and servers at named points
-	$(PY) -m pytest -m crash $(ARGS)
+	$(PYTEST) -m crash $(ARGS)
 
 sanitize: setup ## the kernel's tests under AddressSanitizer and UBSan
 	tools/sanitize $(ARGS)
@@ -88,5 +94,5 @@ clean: ## remove what make made here (the servers, kept per machine, stay)
 	find cdc -name '*.so*' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-release-check: test build ## all that must hold before a release is tagged
+release-check: test-all build ## all that must hold before a release is tagged
 	tools/release-check

@@ -3,13 +3,14 @@
 `mysql97`, `mariadb1011`, `mariadb118`, `pg15`, `pg17` are one server each; `source_server`, `mysql_sink_server` and
 `pg_server` run a test once per version. They are shared by the whole run: a test works in a database of its own
 (`tests.support.fresh_database`) and leaves global settings as they were. A test that kills or reconfigures a server
-takes one of its own from `start_server`.
+takes one of its own from `start_server`. With `-n` each worker is a run of its own in this: it has its own servers.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator
+import functools
+from collections.abc import Callable, Generator, Hashable, Iterator
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ import pytest
 from cdc.demo.servers import NotPrivate, Options, Server, ServerUnavailable
 from tests.support.databases import fresh_database, fresh_pg_database
 from tests.support.pool import POSTGRESQL, SOURCES, NothingToTestOn, ServerPool
+from tests.support.sample import Candidate, sample
 
 POOL = pytest.StashKey[ServerPool]()
+REPORTS = pytest.StashKey[list[str]]()
+LEFT_OUT = pytest.StashKey[int]()
 SERVER_FIXTURES = frozenset((*SOURCES, *POSTGRESQL, "source_server", "mysql_sink_server", "pg_server", "start_server"))
 MYSQL_SINKS = ("mariadb1011", "mysql97", "mariadb118")
 
@@ -30,6 +34,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--mysql-url", help="mysql://root:password@host:port/")
     group.addoption("--mariadb-url", help="mysql://root:password@host:port/")
     group.addoption("--postgres-url", help="postgresql://postgres:password@host:port/postgres")
+    parser.getgroup("sample", "a part of the tests").addoption(
+        "--sample",
+        action="store_true",
+        help="every test and case, on one server of each family or kind in turn (tests/support/sample.py)",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,7 +47,13 @@ def pytest_configure(config: pytest.Config) -> None:
         "mariadb": config.getoption("--mariadb-url"),
         "postgresql": config.getoption("--postgres-url"),
     }
+    if any(given.values()) and getattr(config.option, "numprocesses", None):
+        raise pytest.UsageError("tests that run side by side need servers of their own each: add -n 0 (make: JOBS=0)")
     config.stash[POOL] = ServerPool(urls={family: url for family, url in given.items() if url})
+    config.stash[REPORTS] = []
+    config.stash[LEFT_OUT] = 0
+    if config.pluginmanager.has_plugin("dsession"):
+        config.pluginmanager.register(_Workers(config))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -46,10 +61,53 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(tryfirst=True)  # before -m selects by marker
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     for item in items:
         if not SERVER_FIXTURES.isdisjoint(getattr(item, "fixturenames", ())):
             item.add_marker(pytest.mark.integration)
+    if config.getoption("--sample"):
+        _keep_the_sample(config, items)
+
+
+def _keep_the_sample(config: pytest.Config, items: list[pytest.Item]) -> None:
+    is_in_it = sample([_candidate(item) for item in items], functools.cache(config.stash[POOL].can_have))
+    left_out = [item for item, is_in in zip(items, is_in_it, strict=True) if not is_in]
+    config.stash[LEFT_OUT] = len(left_out)
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item, is_in in zip(items, is_in_it, strict=True) if is_in]
+
+
+def _candidate(item: pytest.Item) -> Candidate:
+    parameters: dict[str, tuple[Any, Hashable]] = {}
+    if (spec := getattr(item, "callspec", None)) is not None:
+        plain = (str, bytes, int, float, bool, type(None))
+        for name, value in spec.params.items():
+            parameters[name] = (value, value if isinstance(value, plain) else ("number", spec.indices[name]))
+    return Candidate(
+        item.nodeid.partition("[")[0],
+        parameters,
+        is_full=item.get_closest_marker("full") is not None,
+        is_on_every_server=item.get_closest_marker("every_server") is not None,
+    )
+
+
+class _Workers:
+    """With `-n`: what the workers' servers were, for the last lines of the run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_testnodedown(self, node: Any) -> None:
+        told = getattr(node, "workeroutput", {})
+        self._config.stash[REPORTS].extend(told.get("servers", []))
+        self._config.stash[LEFT_OUT] = max(self._config.stash[LEFT_OUT], told.get("left_out", 0))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    told = getattr(session.config, "workeroutput", None)
+    if told is not None:
+        told["servers"] = session.config.stash[POOL].report()
+        told["left_out"] = session.config.stash[LEFT_OUT]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -71,11 +129,18 @@ def _skip_what_is_not_ours_to_do() -> Generator[None, Any, Any]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    lines = config.stash[POOL].report()
+    reports = config.stash[REPORTS]
+    lines = [*config.stash[POOL].report(), *sorted(reports)]
     if lines:
         terminalreporter.section("servers")
         for line in lines:
             terminalreporter.write_line(line, red="NOT TESTED" in line)
+    if config.stash[LEFT_OUT]:
+        terminalreporter.section("sample")
+        terminalreporter.write_line(
+            f"{config.stash[LEFT_OUT]} tests are not in the sample: the same ones on further servers, and those "
+            "marked `full`. `make test-all` runs them too."
+        )
 
 
 @pytest.fixture(scope="session")

@@ -9,21 +9,40 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 import yaml
 
 from cdc.demo.servers import Server
 from tests.support.databases import fresh_database, fresh_pg_database, unique_name
+from tests.support.forked import fork
 from tests.support.waiting import wait_until
 
-__all__ = ["Deployment", "deployment"]
+__all__ = ["Deployment", "Process", "deployment"]
+
+
+class Process(Protocol):
+    """A command that runs, as `subprocess.Popen` has it."""
+
+    pid: int
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, number: int, /) -> None: ...
+    def kill(self) -> None: ...
 
 
 class Deployment:
-    """One source database replicated to the given sinks. `source_database` is the one that is captured."""
+    """One source database replicated to the given sinks. `source_database` is the one that is captured.
+
+    `is_forked` is False where a test is about the program from its very start; else what it runs is forked from a
+    process that has imported it (tests/support/forked.py).
+    """
 
     def __init__(
         self, directory: Path, source: Server, source_database: str, sinks: Mapping[str, tuple[Server, str]]
@@ -32,7 +51,8 @@ class Deployment:
         self.source = source
         self.source_database = source_database
         self.sinks = dict(sinks)
-        self.process: subprocess.Popen[bytes] | None = None
+        self.is_forked = True
+        self.process: Process | None = None
         self.config: dict[str, Any] = {
             "name": unique_name("d").replace("_", "-").lower(),
             "source": {"url": source.url, "server_id": 10_000 + int.from_bytes(os.urandom(3), "big")},
@@ -65,35 +85,38 @@ class Deployment:
 
     def run(self, *arguments: str, timeout: float = 90, crash_at: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command of `cdc` to its end."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.directory,
-            env=self._environment(crash_at),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+        with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
+            process = self._launch(arguments, crash_at, stdout, stderr)
+            try:
+                process.wait(timeout)
+            except BaseException:
+                process.kill()
+                process.wait()
+                sys.stderr.write(_text(stderr))  # pytest shows it with the failure
+                raise
+            assert process.returncode is not None
+            return subprocess.CompletedProcess(list(arguments), process.returncode, _text(stdout), _text(stderr))
 
     def catch_up(self, timeout: float = 90) -> None:
         """`cdc run --until-caught-up`, which must succeed."""
         result = self.run("run", "--until-caught-up", timeout=timeout)
         assert result.returncode == 0, f"exit code {result.returncode}\n{result.stderr}"
 
-    def start(self, *, crash_at: str = "") -> subprocess.Popen[bytes]:
+    def start(self, *, crash_at: str = "") -> Process:
         """Start `cdc run`; `stop` or `kill` ends it."""
         assert self.process is None or self.process.poll() is not None
         with self.log_path.open("ab") as log:
-            self.process = subprocess.Popen(
-                self.command("run"),
-                cwd=self.directory,
-                env=self._environment(crash_at),
-                stdout=log,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
+            self.process = self._launch(("run",), crash_at, log, log)
         return self.process
+
+    def _launch(self, arguments: tuple[str, ...], crash_at: str, stdout: IO[bytes], stderr: IO[bytes]) -> Process:
+        command = self.command(*arguments)
+        environment = self._environment(crash_at)
+        if self.is_forked and command[:3] == [sys.executable, "-m", "cdc"]:
+            return fork(command[3:], cwd=self.directory, env=environment, stdout=stdout, stderr=stderr)
+        return subprocess.Popen(
+            command, cwd=self.directory, env=environment, stdout=stdout, stderr=stderr, stdin=subprocess.DEVNULL
+        )
 
     @property
     def log_path(self) -> Path:
@@ -157,6 +180,11 @@ class Deployment:
                     f"{table} on {sink}: {len(expected)} rows at the source, {len(actual)} at the sink; "
                     f"missing {missing}, extra {extra}"
                 )
+
+
+def _text(file: IO[bytes]) -> str:
+    file.seek(0)
+    return file.read().decode()
 
 
 def _with_database(server: Server, database: str) -> str:

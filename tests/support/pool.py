@@ -10,6 +10,8 @@ from cdc.demo.servers import Options, Server, ServerUnavailable, catalogue
 
 SOURCES = ("mysql97", "mariadb1011", "mariadb118")
 POSTGRESQL = ("pg15", "pg17")
+# The series of each source: for the choice of a test's cases, before any server is started.
+SERIES = {"mysql97": ("mysql", (9, 7)), "mariadb1011": ("mariadb", (10, 11)), "mariadb118": ("mariadb", (11, 8))}
 # Which kind a server given by URL stands for; the other versions of its family are left out of that run.
 STAND_INS = {"mysql": ("mysql97",), "mariadb": ("mariadb1011", "mariadb118"), "postgresql": POSTGRESQL}
 
@@ -48,6 +50,17 @@ class ServerPool:
         if not server.is_running:  # a test that stopped it failed before it could start it again
             server.restart()
         return server
+
+    def can_have(self, name: str) -> bool:
+        """Whether `get` would find it here, without starting it."""
+        kind = catalogue()[name]
+        if kind.family in self.urls:
+            return name == STAND_INS[kind.family][0]
+        try:
+            kind.home()
+        except ServerUnavailable:
+            return False
+        return True
 
     def start(self, name: str, *, options: Options | None = None) -> Server:
         """A further private server of that kind, for the caller to close; raises as `get` does."""
