@@ -10,6 +10,7 @@ MariaDB share; what differs is in `_Dialect`.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -124,11 +125,16 @@ class Command:
     message: str
 
 
+def _ascii(text: str) -> str:
+    """The same JSON in ASCII: a sink's database may not have other characters."""
+    return text if text.isascii() else json.dumps(orjson.loads(text), separators=(",", ":"))
+
+
 def _encode_loaded(key: tuple[str, ...], options: Mapping[str, Any]) -> str | None:
     """The column `key_columns`: the key's columns, or (where there are options) an object with both."""
     if not options:
-        return orjson.dumps(key).decode() if key else None
-    return orjson.dumps({"key": key, "options": options}).decode()
+        return _ascii(orjson.dumps(key).decode()) if key else None
+    return _ascii(orjson.dumps({"key": key, "options": options}).decode())
 
 
 def _decode_loaded(text: str | None) -> tuple[tuple[str, ...], Mapping[str, Any]]:
@@ -349,7 +355,7 @@ class InSinkStore:
             count = tx.execute_count(
                 f"UPDATE {self._table('lease')} SET expires_us = {expires}, status = %s "
                 f"WHERE pipeline = %s AND epoch = %s",
-                (orjson.dumps(status).decode(), self.pipeline, epoch),
+                (_ascii(orjson.dumps(status).decode()), self.pipeline, epoch),
             )
             if count != 1:
                 raise self.lost()
@@ -360,7 +366,7 @@ class InSinkStore:
         with self.sink.transaction() as tx:
             tx.execute_count(
                 f"UPDATE {self._table('lease')} SET expires_us = 0, status = %s WHERE pipeline = %s AND epoch = %s",
-                (orjson.dumps(status).decode(), self.pipeline, epoch),
+                (_ascii(orjson.dumps(status).decode()), self.pipeline, epoch),
             )
             tx.commit()
 
@@ -507,15 +513,15 @@ class InSinkStore:
         values = (
             record.target,
             record.state,
-            encode_definition(record.definition) if record.definition else None,
+            _ascii(encode_definition(record.definition)) if record.definition else None,
             _encode_loaded(record.key, record.options),
             int(record.is_complete),
             encode_position(record.loaded_from) if record.loaded_from else None,
             ready_at,
             record.rows_loaded,
             record.last_change_us,
-            orjson.dumps(record.policy_changes).decode(),
-            orjson.dumps(record.error).decode() if record.error else None,
+            _ascii(orjson.dumps(record.policy_changes).decode()),
+            _ascii(orjson.dumps(record.error).decode()) if record.error else None,
         )
         count = tx.execute_count(
             f"UPDATE {self._table('tables')} SET target = %s, state = %s, definition = %s, key_columns = %s, "
@@ -547,7 +553,7 @@ class InSinkStore:
             tx.execute_later(
                 f"UPDATE {self._table('tables')} SET last_change_us = %s, policy_changes = %s "
                 f"WHERE pipeline = %s AND source_table = %s",
-                (last_change_us, orjson.dumps(policy_changes).decode(), self.pipeline, name),
+                (last_change_us, _ascii(orjson.dumps(policy_changes).decode()), self.pipeline, name),
             )
 
     # -- commands

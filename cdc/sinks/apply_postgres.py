@@ -308,6 +308,9 @@ class PostgresTransaction:
         self._owed: list[bytes] = [BEGIN.encode()]  # goes before the next statement, in its round trip
         self._later: list[bytes] = []  # metadata statements that wait for another, or for the commit
         self._new: set[str] = set()  # staging tables that it has made, and a rollback takes away
+        # A text that its database cannot hold is refused with all the statements around it, before the first one runs,
+        # the savepoint among them. By COPY it is a row's.
+        self._may_go_at_once = connection.get_parameter_status("server_encoding") == "UTF8"
         self._savepoint = ""
         self._savepoint_count = 0
         self._has_changed = False
@@ -394,7 +397,7 @@ class PostgresTransaction:
     def _try(self, cursor: psycopg2.extensions.cursor, work: _Work, facts: _Facts) -> int | None:
         """The cheap way for that change; how many rows it deleted, or None: it has to be merged."""
         way: Callable[[psycopg2.extensions.cursor, _Work, _Facts], int]
-        if work.is_small():
+        if self._may_go_at_once and work.is_small():
             if any(not _is_plain(part, facts) for part in work.parts):
                 return None
             way = self._at_once

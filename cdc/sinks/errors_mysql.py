@@ -13,7 +13,15 @@ import pymysql
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
 
-__all__ = ["LOCAL_INFILE_IS_OFF", "NO_TEMPORARY_TABLE", "error_number", "is_refusal", "refused_column", "translate"]
+__all__ = [
+    "LOCAL_INFILE_IS_OFF",
+    "NO_TEMPORARY_TABLE",
+    "ROW_TOO_LARGE",
+    "error_number",
+    "is_refusal",
+    "refused_column",
+    "translate",
+]
 
 _UNAVAILABLE = frozenset(
     {
@@ -33,7 +41,7 @@ _UNAVAILABLE = frozenset(
 _CONFIG = frozenset(
     {
         1044, 1045, 1130, 1129, 1142, 1143, 1227, 1251, 1370, 1410, 1449, 1524, 1698, 1820, 1862, 3118, 3159, 3878,
-        4151, 2026, 2049, 2054, 2058, 2059, 2061,
+        4151, 1787, 3748, 2026, 2049, 2054, 2058, 2059, 2061,
     }
 )  # fmt: skip
 _READ_ONLY = frozenset({1290, 1792, 1836, 1874})
@@ -43,6 +51,8 @@ PACKET_TOO_LARGE = frozenset({1153, 1301})
 LOCAL_INFILE_IS_OFF = frozenset({1148, 3948, 4166})
 # No right to make one; none inside a transaction (MySQL 5.7 with GTIDs; 8.0 where statements are logged as such).
 NO_TEMPORARY_TABLE = frozenset({1044, 1142, 1787, 3748})
+_NO_TEMPORARY_TABLE_IN_TRANSACTION = frozenset({1787, 3748})
+ROW_TOO_LARGE = frozenset({1118, 139})
 
 _MESSAGE_CHARACTERS_MAX = 300
 
@@ -93,20 +103,39 @@ def translate(
         return ConfigError(message, hint="check ssl_mode, ssl_ca, ssl_cert and ssl_key of the sink")
     if number in (1045, 1698):
         return ConfigError(message, hint="check user and password of the sink's url")
+    if number in _NO_TEMPORARY_TABLE_IN_TRANSACTION:
+        return ConfigError(
+            message,
+            hint="run on the sink: SET GLOBAL binlog_format = ROW; or give the sink's user the right to set it for its "
+            "session: SESSION_VARIABLES_ADMIN (before MySQL 8.0.13 it takes enforce_gtid_consistency = OFF)",
+        )
     if number in _CONFIG:
         return ConfigError(message, hint=f"run on the sink: {grant}" if grant else "give the sink's user that right")
     if number in _UNAVAILABLE:
-        return SinkUnavailable(message, hint=_unavailable_hint(number))
+        return SinkUnavailable(message, hint=_unavailable_hint(number, text))
     if table is None:
         return ConfigError(message, hint="check the sink's metadata tables and the rights of its user")
     where = f" (row with {key})" if key else ""
     hint = f"correct the row or the sink's table, then load it again: cdc snapshot {table}"
+    if number in ROW_TOO_LARGE:
+        hint = (
+            "its columns take more than a row may have there: leave some out (exclude_columns in tables.overrides), "
+            f"then `cdc snapshot {table}`"
+        )
     if number in PACKET_TOO_LARGE:
         hint = f"raise max_allowed_packet on the sink, then load the table again: cdc snapshot {table}"
     return SinkRefused(f"{message}{where}", table=table, column=column or refused_column(error), key=key, hint=hint)
 
 
-def _unavailable_hint(number: int) -> str:
+_OF_TEMPORARY_TABLE = re.compile(r"_cdc_(?:stage|keys)|#sql|/tmp|ibtmp")
+
+
+def _unavailable_hint(number: int, text: str) -> str:
+    if number in _DISK and _OF_TEMPORARY_TABLE.search(text):
+        return (
+            "make room for temporary tables on the sink: its tmpdir, and innodb_temp_data_file_path where that has a "
+            "max; the pipeline goes on by itself"
+        )
     if number in _DISK:
         return "make room on the sink's disk; the pipeline goes on by itself"
     if number in _READ_ONLY:

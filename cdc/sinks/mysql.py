@@ -54,7 +54,14 @@ from cdc.sinks.encode_mysql import (
     update_statements,
     value_text,
 )
-from cdc.sinks.errors_mysql import LOCAL_INFILE_IS_OFF, NO_TEMPORARY_TABLE, error_number, is_refusal, translate
+from cdc.sinks.errors_mysql import (
+    LOCAL_INFILE_IS_OFF,
+    NO_TEMPORARY_TABLE,
+    ROW_TOO_LARGE,
+    error_number,
+    is_refusal,
+    translate,
+)
 from cdc.sinks.hang_up import shut_down
 from cdc.sinks.local_infile import ForeignRequest, LoadReply, load_local
 from cdc.sinks.narrowing import first_refused
@@ -229,12 +236,19 @@ class MysqlSink:
         self.can_load = bool(int(local_infile))
         self.can_stage = True
         self.facts.clear()
+        if binlog_format == "STATEMENT":
+            # Logged as rows, statements of ours mean the same on its replicas, and temporary tables may be made within
+            # a transaction where GTIDs are enforced (error 3748). Wants a right.
+            self._set_if_known("binlog_format", "ROW")
+            (binlog_format,) = self._row("SELECT @@SESSION.binlog_format")
         # READ COMMITTED takes no gap locks, but a server that logs statements refuses to write under it.
         isolation = "REPEATABLE READ" if binlog_format == "STATEMENT" else "READ COMMITTED"
         self._query("SET NAMES utf8mb4 COLLATE utf8mb4_bin")
         self._query(f"SET SESSION {', '.join(f'{name} = {value}' for name, value in _SESSION.items())}")
         self._query(f"SET SESSION TRANSACTION ISOLATION LEVEL {isolation}, READ WRITE")
         self._set_if_known("max_error_count", "65535")  # wants a right on MySQL; see `_MysqlTransaction._change`
+        if self._kind == "mariadb" and len(self._query(_SPLITS_LOADS)) == 2:
+            self.can_load = False  # LOAD DATA would commit by itself, every ten thousand rows
         for name, value in (_MYSQL_SESSION if self._kind == "mysql" else _MARIADB_SESSION).items():
             self._set_if_known(name, value)
         if self._kind == "mariadb" and self._settings.statement_timeout_seconds:
@@ -951,7 +965,13 @@ class _MysqlTransaction:
 
     def _make_stage(self, stage: TargetTable) -> None:
         self._sink.run(sql.drop_stage(stage))
-        self._sink.run(sql.create_stage(stage, self._sink.kind))
+        try:
+            self._sink.run(sql.create_stage(stage, self._sink.kind))
+        except pymysql.err.MySQLError as error:
+            if error_number(error) not in ROW_TOO_LARGE:
+                raise
+            # It has the key twice, and more columns than the target: what the target holds, it may not.
+            self._sink.run(sql.create_stage(sql.slim_stage(stage), self._sink.kind))
 
     # ------------------------------------------------------------ exactly: every value, every error
 
@@ -1267,6 +1287,10 @@ _MYSQL_SESSION = {
     "range_optimizer_max_mem_size": "0",  # a long list of keys never becomes a scan of the table
     "information_schema_stats_expiry": "0",
 }
+# Two rows on a Galera cluster that cuts LOAD DATA into transactions of its own; nothing where there is no Galera.
+_SPLITS_LOADS = (
+    "SHOW GLOBAL VARIABLES WHERE Variable_name IN ('wsrep_on', 'wsrep_load_data_splitting') AND Value = 'ON'"
+)
 _MARIADB_SESSION = {"old_mode": "''", "max_statement_time": "0", "idle_transaction_timeout": "0"}
 
 

@@ -656,6 +656,44 @@ def _local_infile(facts: SinkFacts) -> Iterator[Finding]:
         )
 
 
+def _splits_loads(facts: SinkFacts) -> Iterator[Finding]:
+    if all(facts.variables.get(name, "OFF").upper() == "ON" for name in ("wsrep_on", "wsrep_load_data_splitting")):
+        yield info(
+            facts.subject,
+            "wsrep_load_data_splitting is ON: LOAD DATA commits by itself in parts, so rows are written by multi-row "
+            "statements, which is slower",
+            facts.set_global("wsrep_load_data_splitting", "OFF"),
+        )
+
+
+_ROW_LOGGING_RIGHTS = frozenset({"ALL PRIVILEGES", "SUPER", "SYSTEM_VARIABLES_ADMIN", "SESSION_VARIABLES_ADMIN"})
+
+
+def _temporary_tables(facts: SinkFacts) -> Iterator[Finding]:
+    """MySQL: CREATE TEMPORARY TABLE within a transaction, where GTIDs are enforced (errors 1787, 3748)."""
+    enforces = facts.variables.get("enforce_gtid_consistency", "OFF").upper() in ("ON", "1")
+    if facts.kind != "mysql" or not enforces:
+        return
+    why = "images that lack columns, and keys that move, are written by way of temporary tables, which enforced GTIDs"
+    if facts.version < 80013:
+        yield warning(
+            facts.subject,
+            f"{why} forbid within a transaction: such a change ends the pipeline",
+            "keep binlog_row_image=FULL at the source; or upgrade the sink to MySQL 8.0.13 or later",
+        )
+    elif (
+        facts.variables.get("binlog_format", "ROW").upper() == "STATEMENT"
+        and facts.variables.get("log_bin", "OFF").upper() in ("ON", "1")
+        and not facts.grants.everywhere & _ROW_LOGGING_RIGHTS
+    ):
+        yield warning(
+            facts.subject,
+            f"{why} forbid with binlog_format STATEMENT, and {facts.user} may not set that for its session: such a "
+            "change ends the pipeline",
+            f"{facts.set_global('binlog_format', 'ROW')} or: GRANT SESSION_VARIABLES_ADMIN ON *.* TO {facts.account};",
+        )
+
+
 _UNBOUNDED = 1 << 32
 _FIXED_BYTES = 64  # more than any number, date or address takes as text
 
@@ -1021,6 +1059,20 @@ SINK_CHECKS: tuple[Check[SinkFacts], ...] = (
         looks="MySQL family: `local_infile`",
         breaks="nothing; writing is slower",
         mends="`SET PERSIST local_infile = ON`",
+    ),
+    Check(
+        "sink.load_splitting",
+        _splits_loads,
+        looks="Galera: `wsrep_load_data_splitting` is OFF",
+        breaks="nothing; writing is slower",
+        mends="`SET GLOBAL wsrep_load_data_splitting = OFF`",
+    ),
+    Check(
+        "sink.temporary_tables",
+        _temporary_tables,
+        looks="MySQL with enforced GTIDs: temporary tables may be made within a transaction",
+        breaks="changes that come without all columns, or move many keys, end the pipeline",
+        mends="`SET PERSIST binlog_format = ROW`, or the right `SESSION_VARIABLES_ADMIN`",
     ),
     Check(
         "sink.max_allowed_packet",

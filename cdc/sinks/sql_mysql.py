@@ -39,6 +39,7 @@ __all__ = [
     "qualified",
     "quote",
     "select_all",
+    "slim_stage",
     "stage_of",
     "stray_value",
     "unmatched_staged",
@@ -287,6 +288,18 @@ def create_stage(stage: TargetTable, kind: SinkKind) -> str:
     lines = [*(_column(column, kind) for column in stage.columns), f"{_FOUND} BOOL NULL"]
     lines.append("`_cdc_number` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY")
     return f"CREATE TEMPORARY TABLE {_table(stage)} ({', '.join(lines)}) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4"
+
+
+_INLINE_TYPE = re.compile(r"^(?:var)?(char|binary)\(\d+\)", re.IGNORECASE)
+
+
+def slim_stage(stage: TargetTable) -> TargetTable:
+    """The staging table with its texts and bytes outside the rows, whose length is limited."""
+
+    def slim(match: re.Match[str]) -> str:
+        return "text" if match[1].lower() == "char" else "blob"
+
+    return replace(stage, columns=tuple(replace(c, sql_type=_INLINE_TYPE.sub(slim, c.sql_type)) for c in stage.columns))
 
 
 def drop_stage(stage: TargetTable) -> str:

@@ -949,6 +949,28 @@ def test_settings_of_a_mysql_sink(
         server.execute("SET GLOBAL super_read_only = 0")
 
 
+def test_a_mysql_sink_that_forbids_staging_tables(
+    mysql97: Server, database: Database, start_server: StartServer, tmp_path: Path
+) -> None:
+    server = start_server("mysql97", options={"binlog_format": "STATEMENT"})
+    captured = database(mysql97)
+    mysql97.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=captured)
+    server.execute("CREATE USER poor@'%' IDENTIFIED BY 'poor'")
+    server.execute("GRANT ALL ON x.* TO poor@'%'")
+    url = server.url_for("x")
+    poor = "mysql://poor:poor@" + url.rpartition("@")[2]
+    assert (
+        found(check(configuration(tmp_path, mysql97.url, {"my": url}, [f"{captured}.*"])), "sink.temporary_tables")
+        == []
+    )
+    config = configuration(tmp_path, mysql97.url, {"my": poor}, [f"{captured}.*"])
+
+    problem = one(check(config), "sink.temporary_tables", "warning")
+
+    server.execute(problem.fix.rpartition("or: ")[2].rstrip(";"))
+    assert found(check(config), "sink.temporary_tables") == []
+
+
 def test_a_sink_that_would_feed_the_source_is_refused(
     source_server: Server, database: Database, tmp_path: Path
 ) -> None:

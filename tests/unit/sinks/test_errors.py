@@ -122,7 +122,9 @@ def test_a_connection_to_postgresql_that_fails_says_who_acts(text: str, expected
         (1045, ConfigError),
         (1142, ConfigError),
         (1227, ConfigError),
+        (1787, ConfigError),
         (2026, ConfigError),
+        (3748, ConfigError),
         (1048, SinkRefused),
         (1062, SinkRefused),
         (1146, SinkRefused),
@@ -175,6 +177,21 @@ def test_the_hint_for_a_missing_right_is_its_grant() -> None:
         errors_postgres.translate(postgres_error("42501"), sink="s", doing="write", table="t", grant="GRANT x;"),
     ):
         assert "GRANT x;" in error.hint
+
+
+@pytest.mark.parametrize(
+    "number,text,hint",
+    [
+        (1114, "The table '_cdc_stage' is full", "innodb_temp_data_file_path"),
+        (3, "Error writing file '/tmp/MLfd=47' (OS errno 28 - No space left on device)", "tmpdir"),
+        (1114, "The table 'orders' is full", "make room on the sink's disk"),
+        (3748, "CREATE TEMPORARY TABLE and DROP TEMPORARY TABLE are not allowed", "SET GLOBAL binlog_format = ROW"),
+        (1118, "Row size too large. The maximum row size is 65535", "exclude_columns"),
+    ],
+)
+def test_an_error_about_our_own_temporary_tables_says_what_they_need(number: int, text: str, hint: str) -> None:
+    raised = pymysql.err.OperationalError(number, text)
+    assert hint in errors_mysql.translate(raised, sink="s", doing="write", table="shop.t").hint
 
 
 def test_a_refused_metadata_statement_parks_no_table() -> None:
