@@ -17,14 +17,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 
 import cdc
 from cdc.clock import Clock, SystemClock
 from cdc.config import ColumnOverride, Config, FlushSettings, SinkSettings, parse_table_pattern
-from cdc.dashboard.server import HttpServer
 from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
 from cdc.errors import CdcError, ConfigError, TransientError
 from cdc.log import Logger
@@ -51,6 +50,9 @@ from cdc.source.positions import uses_gtid, written_file_pos
 from cdc.source.requirements import require_usable_source
 from checkpoints.prepared import PreparedStore
 from checkpoints.store import InSinkStore
+
+if TYPE_CHECKING:
+    from cdc.dashboard.server import HttpServer
 
 __all__ = [
     "Application",
@@ -460,6 +462,8 @@ class Application:
         )
 
     def _start_http(self) -> None:
+        from cdc.dashboard.server import HttpServer  # a quarter of a start's time, for who wants no pages
+
         self._http = HttpServer(self, self.metrics, host=self.config.http.host, port=self.config.http.port)
         try:
             self._http.start()
