@@ -17,7 +17,15 @@ from functools import cache
 
 from cdc.binlog.charset_tables import MULTI_BYTE, SINGLE_BYTE
 
-__all__ = ["MAX_BYTES", "UnprovenCharset", "character_cells", "charset_name", "collation_charset", "text_decoder"]
+__all__ = [
+    "MAX_BYTES",
+    "UnprovenCharset",
+    "character_cells",
+    "charset_name",
+    "collation_charset",
+    "single_byte_table",
+    "text_decoder",
+]
 
 TextDecoder = Callable[[bytes], str]
 
@@ -189,6 +197,24 @@ def _single_byte(charset: str) -> TextDecoder:
         return codecs.charmap_decode(raw, "strict", table)[0]
 
     return decode
+
+
+@cache
+def single_byte_table(charset: str) -> tuple[bytes, bool]:
+    """A single-byte charset for the kernel, and whether its lower half is ASCII.
+
+    Four bytes a code: its character as UTF-8, and how many of the first three that takes; 0 for a code that is none.
+    """
+    decode = text_decoder(charset)
+    table = bytearray()
+    for code in range(256):
+        try:
+            sequence = decode(bytes((code,))).encode()
+        except ValueError:
+            sequence = b""
+        table += sequence.ljust(3, b"\0") + bytes((len(sequence),))
+    is_ascii_compatible = all(table[4 * code : 4 * code + 4] == bytes((code, 0, 0, 1)) for code in range(128))
+    return bytes(table), is_ascii_compatible
 
 
 def _multi_byte(charset: str) -> TextDecoder:

@@ -10,7 +10,9 @@ Source of error numbers: MySQL manual "Server Error Message Reference", "Client 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import socket
 import ssl
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -124,7 +126,7 @@ class SourceConnection:
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[bytes | None, ...]]:
         """Run one statement; its rows with every value as the server's bytes."""
-        with self._translated(), self.raw.cursor() as cursor:
+        with self.translated(), self.raw.cursor() as cursor:
             cursor.execute(sql, parameters or None)
             return cast("list[tuple[bytes | None, ...]]", list(cursor.fetchall() or ()))
 
@@ -134,7 +136,7 @@ class SourceConnection:
 
     def rows_by_name(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, str | None]]:
         """Like `query_text`, a dictionary a row (SHOW statements differ in columns from version to version)."""
-        with self._translated(), self.raw.cursor() as cursor:
+        with self.translated(), self.raw.cursor() as cursor:
             cursor.execute(sql, parameters or None)
             names = [column[0] for column in cursor.description or ()]
             rows = cast("list[tuple[bytes | None, ...]]", list(cursor.fetchall() or ()))
@@ -163,8 +165,18 @@ class SourceConnection:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def hang_up(self) -> None:
+        """From another thread: end the conversation, so that whoever waits for the server's answer is told."""
+        sock = getattr(self.raw, "_sock", None)
+        if sock is None:
+            return
+        # By a descriptor of its own: shutting down a TLS socket object would pull it from under its reader.
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as other:
+            other.shutdown(socket.SHUT_RDWR)
+
     @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
+    def translated(self) -> Iterator[None]:
+        """What the driver raises inside comes out as one of our errors."""
         try:
             yield
         except (pymysql.err.Error, OSError) as error:

@@ -3,6 +3,9 @@
 The SELECT list is rewritten per type where the server's text form is inexact (FLOAT prints six digits, DOUBLE(m,d) d
 of them after the point) or ambiguous (ENUM and SET by index and bitmap); text comes in the column's own charset and
 goes through the decoder that the stream uses.
+
+This is the reference for `kernel/text_rows.pyx`, which reads nearly all rows (`result_reader.py`): it decodes those
+that the kernel leaves, and has the errors.
 """
 
 from __future__ import annotations
@@ -19,7 +22,7 @@ from cdc.binlog.charsets import text_decoder
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName, ValueKind
 
-__all__ = ["comparable", "literal", "quote", "quote_table", "select_list", "to_record_batch"]
+__all__ = ["column_expression", "comparable", "literal", "quote", "quote_table", "select_list", "to_record_batch"]
 
 Parser = Callable[[bytes], Any]
 
@@ -36,10 +39,11 @@ def quote_table(table: TableName) -> str:
 
 def select_list(definition: TableDefinition) -> str:
     """One expression a column, in source order, invisible and generated columns included."""
-    return ", ".join(_expression(column) for column in definition.columns)
+    return ", ".join(column_expression(column) for column in definition.columns)
 
 
-def _expression(column: ColumnDefinition) -> str:
+def column_expression(column: ColumnDefinition) -> str:
+    """The column in a SELECT list, so that its text says its value."""
     name = quote(column.name)
     if column.kind is ValueKind.FLOAT or (column.kind is ValueKind.DOUBLE and "(" in column.column_type):
         # The stored bits as a double: the plain form prints 16777216 as 16777200, and of DOUBLE(20,10) ten digits only,

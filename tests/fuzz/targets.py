@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any, cast
 
+import pyarrow as pa
+import pymysql
+
 from cdc.binlog import events as binlog_events
 from cdc.binlog import json_text as json_twin
 from cdc.binlog import rows as rows_twin
@@ -25,17 +28,31 @@ from cdc.binlog.kernel import json_text as json_kernel
 from cdc.binlog.kernel import rows as rows_kernel
 from cdc.binlog.layout import Codec, RowLayout, build_layout, definition_from_table_map
 from cdc.binlog.table_map import TableMap, parse_table_map
-from cdc.errors import ConfigError, ProtocolError, ResyncRequired, UnsupportedData
+from cdc.errors import CdcError, ConfigError, ProtocolError, ResyncRequired, SourceUnavailable, UnsupportedData
 from cdc.gtid import MariadbGtidList, MysqlGtidSet, parse_mysql_gtid
 from cdc.model import FilePos, Flavor, RowBatch, ServerIdentity, SourcePosition, TableDefinition, TransactionRun
 from cdc.schema.statements import classify_statement
 from cdc.source.assembler import EVENTS, PACKETS, Assembler, CapturedTable, RunLimits
 from cdc.source.binlog_files import STDIN, BinlogFiles
+from cdc.source.connection import SourceConnection, SourceSettings, translate_error
+from cdc.source.kernel.text_rows import RowBuffer
+from cdc.source.result_reader import ResultReader, raise_server_error, row_values
+from cdc.source.resultset import to_record_batch
 from tests.fuzz import batches
 from tests.fuzz.corpus import Capture, captures, definitions_from_json, definitions_to_json, pack, unpack
 from tests.fuzz.guarded import guarded
 from tests.fuzz.mutate import damage, damage_event, damage_events
 from tests.support.json_build import json_bytes
+from tests.support.results import (
+    KINDS,
+    RESULT_TEXTS,
+    FakeSession,
+    eof_packet,
+    packets,
+    row_payload,
+    same_rows,
+    table_of,
+)
 from tests.unit.source.streams import Listener, Stream, Tables
 
 __all__ = ["TARGETS", "Target"]
@@ -808,6 +825,83 @@ def _cut(raw: bytes) -> list[bytes]:
     return found
 
 
+# ---------------------------------------------------------------- results of SELECTs
+
+
+@cache
+def _result_seeds() -> tuple[bytes, ...]:
+    """`which columns · the packets of a result of these`: each kind alone, some at random, all of them."""
+    rng = random.Random(7)
+    choices = [[index] for index in range(len(KINDS))] + [list(range(len(KINDS)))]
+    choices += [rng.sample(range(len(KINDS)), rng.randrange(2, 8)) for _ in range(60)]
+    found = []
+    for chosen in choices:
+        texts = [[None, *RESULT_TEXTS[KINDS[index].name]] for index in chosen]
+        rows = [row_payload([rng.choice(column) for column in texts]) for _ in range(rng.randrange(1, 12))]
+        found.append(pack([bytes(chosen), packets([*rows, eof_packet()])]))
+    return tuple(found)
+
+
+def _run_result(raw: bytes) -> str:
+    """By the kernel, in pieces, and up to where memory ends: what the reference alone makes of the packets."""
+    chosen, content = unpack(raw)
+    definition = table_of(*(KINDS[index] for index in chosen))
+    word, expected = _outcome(lambda: _result_by_reference(definition, content), _RESULT_ERRORS)
+    session = FakeSession([content], field_count=len(chosen), sizes=[1 + len(raw) % 50, 1 << 20])
+    reader = ResultReader(cast(SourceConnection, session), definition)
+    limits = {"rows_max": 1 + len(raw) % 7, "bytes_max": 1 << 20}
+    found, batches = _outcome(lambda: list(reader.read("SELECT", **limits)), _RESULT_ERRORS)
+    assert found == word, f"{found}: {batches}; the reference: {word}: {expected}"
+    buffer = RowBuffer(definition)
+    consumed = buffer.consume(guarded(content), 0, 1 << 30, 1 << 40)[1]
+    assert 0 <= consumed <= len(content)
+    buffer.take().validate(full=True)
+    if word == "ok":
+        rows = pa.Table.from_batches(batches, schema=definition.arrow_schema).combine_chunks().to_batches()
+        assert (not rows and not expected.num_rows) or same_rows(rows[0], expected)
+    return word
+
+
+_RESULT_ERRORS = (*_DECLARED, CdcError)
+
+
+def _result_by_reference(definition: TableDefinition, content: bytes) -> Any:
+    rows: list[Any] = []
+    at, number = 0, 0
+    while True:
+        payload, size = b"", 0xFFFFFF
+        while size == 0xFFFFFF:
+            if len(content) - at < 4:
+                raise SourceUnavailable("lost")
+            size = int.from_bytes(content[at : at + 3], "little")
+            if content[at + 3] != number & 0xFF:
+                raise SourceUnavailable("shut down") if content[at + 3] == 0 else ProtocolError("out of order")
+            if len(content) - at - 4 < size:
+                raise SourceUnavailable("lost")
+            payload += content[at + 4 : at + 4 + size]
+            at, number = at + 4 + size, number + 1
+        if payload[:1] == b"\xfe" and len(payload) <= 8:
+            return to_record_batch(definition, rows)
+        if payload[:1] == b"\xff":
+            settings = SourceSettings("source", 3306, "cdc", "", 77)
+            try:
+                raise_server_error(payload)
+            except pymysql.err.Error as error:
+                raise translate_error(error, settings) from error
+        values = row_values(payload, len(definition.columns))
+        to_record_batch(definition, [values])  # the first row that cannot be read counts
+        rows.append(values)
+
+
+def _damage_result(rng: random.Random, raw: bytes, others: Sequence[bytes]) -> bytes:
+    chosen, content = unpack(raw)
+    if rng.random() < 0.5:  # one row, and its length again right
+        size = int.from_bytes(content[:3], "little")
+        payload = damage(rng, content[4 : 4 + size], [unpack(rng.choice(others))[1][4:40]])
+        return pack([chosen, packets([payload]) + content[4 + size :]])
+    return pack([chosen, damage(rng, content, [unpack(rng.choice(others))[1]])])
+
+
 # ---------------------------------------------------------------- text
 
 
@@ -877,6 +971,7 @@ TARGETS: Mapping[str, Target] = {
         Target("stream", _stream_seeds, _damage_stream, _run_stream),
         Target("packets", _packet_seeds, _damage_packets, _run_packets),
         Target("files", _file_seeds, _damage_file, _run_file),
+        Target("results", _result_seeds, _damage_result, _run_result),
         Target("statements", _statement_seeds, _damage_bytes, _run_statement),
         Target("gtids", lambda: _GTID_SEEDS, _damage_bytes, _run_gtid),
         Target("compact", batches.compact_seeds, batches.damage_batch, batches.run_compact),

@@ -29,6 +29,7 @@ _RUNS = {
     "stream": 150,
     "packets": 300,
     "files": 500,
+    "results": 1_000,
     "statements": 4_000,
     "gtids": 10_000,
     "compact": 1_500,

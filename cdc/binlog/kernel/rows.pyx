@@ -15,13 +15,11 @@ from libc.string cimport memcmp, memcpy, memset
 from cpython.bytearray cimport PyByteArray_AS_STRING
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 
-from functools import cache
-
 import pyarrow as pa
 
 from cdc.binlog import rows as reference
 from cdc.binlog.charset_tables import MULTI_BYTE, SINGLE_BYTE
-from cdc.binlog.charsets import charset_name, text_decoder
+from cdc.binlog.charsets import charset_name, single_byte_table, text_decoder
 from cdc.binlog.decimals import decimal_groups
 from cdc.binlog.events import RowsKind
 from cdc.binlog.kernel.json_text cimport json_apply, json_print
@@ -1054,21 +1052,6 @@ _FRACTIONS = {
 _TEXT_CODECS = (Codec.TEXT, Codec.COMPRESSED_TEXT)
 
 
-@cache
-def _characters(charset):
-    """A single-byte charset as `column_t.characters` wants it, and whether its lower half is ASCII."""
-    decode = text_decoder(charset)
-    table = bytearray()
-    for code in range(256):
-        try:
-            sequence = decode(bytes((code,))).encode()
-        except ValueError:
-            sequence = b""
-        table += sequence.ljust(3, b"\0") + bytes((len(sequence),))
-    is_ascii_compatible = all(table[4 * code : 4 * code + 4] == bytes((code, 0, 0, 1)) for code in range(128))
-    return bytes(table), is_ascii_compatible
-
-
 cdef object _plan_text(column_t* column, str charset):
     """How text of the charset is read; returns what the plan borrows from."""
     charset = charset_name(charset)
@@ -1080,7 +1063,7 @@ cdef object _plan_text(column_t* column, str charset):
     elif charset == "ascii":
         column.text = TEXT_ASCII
     elif charset in SINGLE_BYTE:
-        table, column.is_ascii_compatible = _characters(charset)
+        table, column.is_ascii_compatible = single_byte_table(charset)
         column.text = TEXT_SINGLE_BYTE
         column.characters = <const uint32_t*> PyBytes_AS_STRING(table)
         return table
