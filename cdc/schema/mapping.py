@@ -95,7 +95,7 @@ def map_table(
     kept = kept_columns(definition, options)
     added = [(METADATA_COLUMNS[of], sink_name, of) for of, sink_name in options.metadata]
     shared = options.source_column
-    first = [] if shared is None else [(_source_column(definition, shared), shared.name)]
+    first = [] if shared is None else [(_source_column(definition, shared, key), shared.name)]
     _check_columns(definition, [*first, *kept, *((column, sink_name) for column, sink_name, _ in added)], kind)
     _check_key(definition, key)
     names = {column.name: sink_name for column, sink_name in kept}
@@ -258,8 +258,14 @@ HASH_DIGITS = 64
 _UNHASHED = frozenset({ValueKind.FLOAT, ValueKind.DOUBLE, ValueKind.BIT, ValueKind.GEOMETRY, ValueKind.VECTOR})
 
 
-def _source_column(definition: TableDefinition, shared: SourceColumn) -> ColumnDefinition:
+def _source_column(definition: TableDefinition, shared: SourceColumn, key: tuple[str, ...]) -> ColumnDefinition:
     """The source column as its values come. Raises UnsupportedData for a value that could pass for another's."""
+    if not key:  # its rows would be told apart by all of their columns, in a target whose key is the source column
+        raise UnsupportedData(
+            f"{definition.name} has no key, and shares its target by the source column {shared.name}",
+            table=str(definition.name),
+            hint="name columns that identify a row in tables.overrides: primary_key; or route it without source_column",
+        )
     problem = None
     if len(shared.value) > shared.length:
         problem = f"is longer than the {shared.length} characters that the column holds"

@@ -89,6 +89,11 @@ def test_a_value_that_could_pass_for_another_is_refused(value: str) -> None:
         target(ID, options=TableOptions(source_column=replace(TENANT, value=value)))
 
 
+def test_a_table_without_a_key_shares_no_target() -> None:
+    with pytest.raises(UnsupportedData, match="has no key, and shares its target"):
+        target(ID, key=())
+
+
 def test_a_column_of_the_same_name_is_refused() -> None:
     with pytest.raises(UnsupportedData, match="has the same name on the sink as"):
         target(ID, replace(NAME, name="tenant"))
