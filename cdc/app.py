@@ -50,6 +50,7 @@ from cdc.source.positions import uses_gtid, written_file_pos
 from cdc.source.requirements import require_usable_source
 from checkpoints.prepared import PreparedStore
 from checkpoints.store import InSinkStore
+from snapshot.loader import LoadLimits
 
 if TYPE_CHECKING:
     from cdc.dashboard.server import HttpServer
@@ -543,6 +544,7 @@ class Application:
                 limits=run_limits(config.flush),
                 age_seconds_max=config.flush.age_ms_max / 1000,
                 queue_bytes_max=config.queue_bytes_max // len(sink.lanes),
+                load=LoadLimits(config.snapshot.workers, config.snapshot.chunk_seconds, config.queue_bytes_max),
                 lease_seconds=config.lease.seconds,
                 retry_initial_seconds=config.retry.initial_seconds,
                 retry_seconds_max=config.retry.max_seconds,

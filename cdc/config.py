@@ -861,7 +861,7 @@ class TableOverride(Section):
         ge=1,
         le=1_000_000,
         json_schema_extra={"unit": "rows", "default_text": "`snapshot.chunk_rows`"},
-        description="Rows per snapshot chunk of this table: fewer where rows are large.",
+        description="Rows per snapshot chunk of this table at most.",
     )
     zero_dates: Annotated[ZeroDates | None, BeforeValidator(_null_text), _ZERO_DATES_SCHEMA] = Field(
         default=None,
@@ -1147,13 +1147,30 @@ class FlushSettings(Section):
 class SnapshotSettings(Section):
     """How tables are loaded at first."""
 
+    workers: Integer = Field(
+        default=2,
+        ge=1,
+        le=64,
+        json_schema_extra={"unit": "sessions"},
+        description="Sessions on the source that read one table at a time, each a chunk of its own, per sink. More of "
+        "them help while the sink waits for rows, and cost the source as many reading queries.",
+    )
+    chunk_seconds: Number = Field(
+        default=1,
+        ge=0.01,
+        le=3600,
+        json_schema_extra={"unit": "seconds"},
+        description="How long reading a chunk should take: its rows are chosen by what the chunks before it took. Each "
+        "is one SELECT, so that no read view stays open for long on the source, and one transaction on the sink: what a "
+        "load that is cut off has to read again.",
+    )
     chunk_rows: Integer = Field(
-        default=20_000,
+        default=200_000,
         ge=1,
         le=1_000_000,
         json_schema_extra={"unit": "rows"},
-        description="Rows read by one SELECT. A chunk should take about a second, so that no read view stays open for "
-        "long on the source.",
+        description="Rows of a chunk at most, whatever it takes. What chunks have in memory counts for "
+        "`queue_bytes_max`, which makes them smaller where rows are wide.",
     )
 
 

@@ -30,8 +30,8 @@ __all__ = ["Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "T
 MetadataSink = Any
 
 
-# Metadata that an older version made is complete once it has this table, too.
-_NEWEST_TABLE = "prepared"
+# Metadata that an older version made is complete once it has these tables, too.
+_NEWER_TABLES = ("prepared", "chunks")
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -225,7 +225,7 @@ class InSinkStore:
 
     def _create(self) -> None:
         self.sink.create_metadata_namespace()
-        if self.exists() and self.exists(_NEWEST_TABLE):
+        if all(self.exists(name) for name in ("checkpoint", *_NEWER_TABLES)):
             return
         with self.sink.transaction() as tx:
             for statement in self._definitions():
@@ -250,6 +250,9 @@ class InSinkStore:
             "prepared": f"pipeline {key} NOT NULL, xid varchar(300) NOT NULL, part integer NOT NULL, "
             f"piece integer NOT NULL, image_count bigint NOT NULL, prepared_us bigint NOT NULL, "
             f"content {blob} NOT NULL, PRIMARY KEY (pipeline, xid, part, piece)",
+            # Of tables that are being loaded: number 0 says of what load they are (checkpoints/chunks.py).
+            "chunks": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, number integer NOT NULL, "
+            f"content {text} NOT NULL, PRIMARY KEY (pipeline, source_table, number)",
             "checkpoint": f"pipeline {key} NOT NULL PRIMARY KEY, format integer NOT NULL, sequence bigint NOT NULL, "
             f"position {text} NOT NULL, epoch bigint NOT NULL, committed_us bigint NOT NULL",
         }
@@ -450,7 +453,7 @@ class InSinkStore:
             f"WHERE pipeline = %s",
             (self.pipeline,),
         )
-        if self._exists(tx, _NEWEST_TABLE):
+        if self._exists(tx, "prepared"):
             # What ends between here and the next checkpoint would wait for ever, or meet another one of its name.
             tx.execute_count(f"DELETE FROM {self._table('prepared')} WHERE pipeline = %s", (self.pipeline,))
 

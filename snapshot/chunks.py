@@ -1,59 +1,203 @@
-"""A table's rows in key order, chunk by chunk; each chunk is a statement of its own, so no read view is held open.
+"""A table's rows in chunks: ranges of its key, each read by a statement of its own, so that no read view stays open.
 
-Borders are what the server's own ORDER BY returned, sent back to it as they came: no order is ever computed here
-(EDGE_CASES D8).
+Borders are key values that the server's own ORDER BY returned, sent back to it as they came: no order is ever computed
+here, and none is compared between servers (EDGE_CASES D8). Chunks are numbered in key order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import pyarrow as pa
 
 from cdc.model import TableDefinition
 from cdc.source.connection import SourceConnection
-from cdc.source.resultset import comparable, literal, quote, quote_table, select_list, to_record_batch
+from cdc.source.result_reader import ResultReader
+from cdc.source.resultset import column_expression, comparable, literal, quote, quote_table, select_list
 
-__all__ = ["chunk_sql", "read_chunks"]
+__all__ = ["Border", "Chunk", "ChunkPlan", "KeyRange", "Pace", "border_sql", "range_sql", "read_chunk", "read_chunks"]
+
+Border = tuple[bytes | None, ...]
+
+# A batch of so many rows or bytes costs a sink little more than its rows; a whole chunk at once would only take memory.
+BATCH_ROWS_MAX = 64 * 1024
+BATCH_BYTES_MAX = 8 << 20
 
 
-def chunk_sql(
-    definition: TableDefinition, key: tuple[str, ...], after: tuple[bytes | None, ...] | None, *, rows_max: int
-) -> str:
-    """The SELECT of the chunk that follows the key values `after` (None: the first one)."""
-    where = ""
-    if after is not None:
-        literals = [literal(value, definition.column(name)) for name, value in zip(key, after, strict=True)]
-        names = [comparable(definition.column(name)) for name in key]
-        # (a, b) > (x, y) spelled out: row constructors do not use the index on every version.
-        alternatives = []
-        for depth in range(len(key)):
-            terms = [f"{names[i]} = {literals[i]}" for i in range(depth)]
-            terms.append(f"{names[depth]} > {literals[depth]}")
-            alternatives.append("(" + " AND ".join(terms) + ")")
-        where = " WHERE " + " OR ".join(alternatives)
-        if len(key) > 1:  # lets the optimizer take a range on the first column
-            where = f" WHERE {names[0]} >= {literals[0]} AND ({' OR '.join(alternatives)})"
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """The keys behind `after`, up to and with `upto`. None: from the first one on, to the last one whatever comes."""
+
+    after: Border | None = None
+    upto: Border | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A range of the key, and its place among all of them, from 1 on."""
+
+    number: int
+    range: KeyRange
+
+
+# ---------------------------------------------------------------- statements
+
+
+def _beyond(definition: TableDefinition, key: Sequence[str], border: Border, operator: str, last: str) -> str:
+    """(a, b) `operator` (x, y), and `last` for the last column, spelled out: row constructors do not use the index on
+    every version."""
+    literals = [literal(value, definition.column(name)) for name, value in zip(key, border, strict=True)]
+    names = [comparable(definition.column(name)) for name in key]
+    alternatives = []
+    for depth in range(len(key)):
+        terms = [f"{names[i]} = {literals[i]}" for i in range(depth)]
+        terms.append(f"{names[depth]} {last if depth == len(key) - 1 else operator} {literals[depth]}")
+        alternatives.append("(" + " AND ".join(terms) + ")")
+    if len(key) == 1:
+        return alternatives[0]
+    # The first term lets the optimizer take a range on the first column.
+    return f"({names[0]} {operator}= {literals[0]} AND ({' OR '.join(alternatives)}))"
+
+
+def _where(definition: TableDefinition, key: Sequence[str], keys: KeyRange) -> str:
+    conditions = []
+    if keys.after is not None:
+        conditions.append(_beyond(definition, key, keys.after, ">", ">"))
+    if keys.upto is not None:
+        conditions.append(_beyond(definition, key, keys.upto, "<", "<="))
+    return " WHERE " + " AND ".join(conditions) if conditions else ""
+
+
+def _from(definition: TableDefinition, key: Sequence[str], keys: KeyRange) -> str:
     order = ", ".join(quote(name) for name in key)
-    return (
-        f"SELECT {select_list(definition)} FROM {quote_table(definition.name)}{where} ORDER BY {order} LIMIT {rows_max}"
-    )
+    return f"FROM {quote_table(definition.name)}{_where(definition, key, keys)} ORDER BY {order}"
 
 
-def read_chunks(
-    connection: SourceConnection, definition: TableDefinition, key: tuple[str, ...], *, rows_max: int
-) -> Iterator[pa.RecordBatch]:
-    """Every row once, in key order, at most `rows_max` a batch.
+def range_sql(definition: TableDefinition, key: Sequence[str], keys: KeyRange) -> str:
+    """The SELECT of all rows of the range, in key order."""
+    return f"SELECT {select_list(definition)} {_from(definition, key, keys)}"
+
+
+def border_sql(definition: TableDefinition, key: Sequence[str], keys: KeyRange, *, rows: int) -> str:
+    """The SELECT of the key of the range's row number `rows`, from 1 on: no row where there are fewer."""
+    columns = ", ".join(column_expression(definition.column(name)) for name in key)
+    return f"SELECT {columns} {_from(definition, key, keys)} LIMIT 1 OFFSET {rows - 1}"
+
+
+# ---------------------------------------------------------------- planning
+
+
+class Pace:
+    """How many rows the next chunk has: what takes about `seconds` and `bytes_max`, going by those read before.
+
+    For several threads.
+    """
+
+    _FIRST_ROWS = 10_000
+    _STEP = 4.0  # from one chunk to the next: the first measure may be of a few rows, or of a cold cache
+
+    def __init__(self, *, rows_max: int, seconds: float, bytes_max: int) -> None:
+        self._rows_max = rows_max
+        self._seconds = seconds
+        self._bytes_max = bytes_max
+        self._rows = float(min(rows_max, self._FIRST_ROWS))
+        self._lock = threading.Lock()
+
+    @property
+    def rows(self) -> int:
+        """Rows of the next chunk, at least 1."""
+        with self._lock:
+            return max(1, int(self._rows))
+
+    def measured(self, *, rows: int, byte_count: int, seconds: float) -> None:
+        """A chunk of so many rows took so long to read."""
+        if not rows:
+            return
+        wanted = min(self._seconds * rows / max(seconds, 1e-6), self._bytes_max * rows / max(byte_count, 1))
+        with self._lock:
+            self._rows = min(max(wanted, self._rows / self._STEP), self._rows * self._STEP, float(self._rows_max))
+            self._rows = max(1.0, self._rows)
+
+
+class ChunkPlan:
+    """Gives out the chunks of one table, and cuts them as they are asked for. For several threads.
+
+    `planned` are the chunks of an earlier attempt, in key order and without a gap, of which those in `done` are not
+    given out again; what lies behind the last of them is cut anew.
+    """
+
+    def __init__(
+        self,
+        definition: TableDefinition,
+        key: Sequence[str],
+        pace: Pace,
+        *,
+        planned: Iterable[Chunk] = (),
+        done: Iterable[int] = (),
+    ) -> None:
+        chunks, finished = list(planned), frozenset(done)
+        self.definition = definition
+        self.key = tuple(key)
+        self.pace = pace
+        self._waiting = deque(chunk for chunk in chunks if chunk.number not in finished)
+        self._cut: list[Chunk] = []
+        self._last_number = chunks[-1].number if chunks else 0
+        self._rest: KeyRange | None = KeyRange()
+        if chunks:
+            upto = chunks[-1].range.upto
+            self._rest = None if upto is None else KeyRange(after=upto)
+        self._lock = threading.Lock()
+
+    @property
+    def has_more(self) -> bool:
+        """Are there chunks that have not been given out?"""
+        with self._lock:
+            return bool(self._waiting) or self._rest is not None
+
+    def next(self, connection: SourceConnection) -> Chunk | None:
+        """The next chunk to read; None when all of them have been given out. The last one has no end."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting.popleft()
+            if self._rest is None:
+                return None
+            found = connection.query(border_sql(self.definition, self.key, self._rest, rows=self.pace.rows))
+            upto = found[0] if found else None
+            self._last_number += 1
+            chunk = Chunk(self._last_number, KeyRange(self._rest.after, upto))
+            self._rest = None if upto is None else KeyRange(after=upto)
+            self._cut.append(chunk)
+            return chunk
+
+    def take_cut(self) -> list[Chunk]:
+        """The chunks that have been cut since this was last asked, in key order."""
+        with self._lock:
+            cut, self._cut = self._cut, []
+            return cut
+
+
+# ---------------------------------------------------------------- reading
+
+
+def read_chunk(reader: ResultReader, plan: ChunkPlan, chunk: Chunk) -> Iterator[pa.RecordBatch]:
+    """The rows of the chunk in key order, in batches.
 
     Raises TableGone when the table goes away or changes under the read, UnsupportedData for a value that cannot be
     carried.
     """
-    positions = [next(i for i, c in enumerate(definition.columns) if c.name == name) for name in key]
-    after: tuple[bytes | None, ...] | None = None
-    while True:
-        rows = connection.query(chunk_sql(definition, key, after, rows_max=rows_max))
-        if rows:
-            yield to_record_batch(definition, rows)
-            after = tuple(rows[-1][i] for i in positions)
-        if len(rows) < rows_max:
-            return
+    sql = range_sql(plan.definition, plan.key, chunk.range)
+    return reader.read(sql, rows_max=BATCH_ROWS_MAX, bytes_max=BATCH_BYTES_MAX)
+
+
+def read_chunks(
+    connection: SourceConnection, definition: TableDefinition, key: Sequence[str], *, rows_max: int
+) -> Iterator[pa.RecordBatch]:
+    """Every row once, in key order, one chunk after the other, at most `rows_max` a batch. Raises as `read_chunk`."""
+    plan = ChunkPlan(definition, key, Pace(rows_max=rows_max, seconds=1.0, bytes_max=BATCH_BYTES_MAX))
+    reader = ResultReader(connection, definition)
+    while (chunk := plan.next(connection)) is not None:
+        sql = range_sql(definition, plan.key, chunk.range)
+        yield from reader.read(sql, rows_max=min(rows_max, BATCH_ROWS_MAX), bytes_max=BATCH_BYTES_MAX)

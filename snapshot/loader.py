@@ -2,7 +2,7 @@
 
     1  W, the visible position before the first read: the load shows every change up to W
     2  the definition, the target made to fit
-    3  chunks by key order, each its own statement
+    3  chunks of the key, each its own statement, read by several sessions at a time
     4  V, the written position after the last read: the load shows no change after V
 
 The stream then passes over the table's changes up to W, applies those after W idempotently, and from V on the table
@@ -10,19 +10,23 @@ is consistent (`ready`). A definition that changed between 2 and 3 starts the lo
 in the stream after W, and starts it again from there.
 
 A target that was complete before is replaced in one transaction: readers see the old rows until they see the new
-ones. One that never was is filled chunk by chunk.
+ones. One that never was is filled chunk by chunk, each recorded with its rows; a load that was cut off goes on with the
+chunks that are missing, from the W that it began with (docs/decisions/0019).
 """
 
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import orjson
 import pyarrow as pa
 
+from cdc import __version__
 from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.schema.options import names_made
@@ -31,13 +35,15 @@ from cdc.sinks.base import ExistingTable, Sink, SinkTransaction
 from cdc.source.cascades import require_visible_changes
 from cdc.source.connection import SourceConnection, TableDenied, TableGone
 from cdc.source.definitions import read_definition
-from cdc.source.positions import visible_position, written_file_pos
+from cdc.source.positions import is_in_log, visible_position, written_file_pos
 from cdc.source.resultset import quote, quote_table
+from checkpoints.chunks import ChunkRecord, ChunkStore, Loaded
 from checkpoints.store import InSinkStore, TableRecord
-from snapshot.chunks import read_chunks
+from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace
+from snapshot.parallel import ChunkReaders, SessionPool
 from snapshot.shared import SharedTargets
 
-__all__ = ["LoadProgress", "TableLoader"]
+__all__ = ["LoadLimits", "LoadPlan", "LoadProgress", "TableLoader"]
 
 
 def _stale_columns(record: TableRecord, target: TargetTable, existing: ExistingTable) -> list[str]:
@@ -64,6 +70,40 @@ class LoadProgress(Protocol):
         """`rows` have been read and copied; `rows_estimate` is the source's own guess of all of them."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadLimits:
+    """How tables are read: by up to `workers` sessions, in chunks of about `chunk_seconds`, at most `bytes_max` of
+    rows in memory that are not at the sink yet."""
+
+    workers: int = 2
+    chunk_seconds: float = 1.0
+    bytes_max: int = 32 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """What one attempt to load a table does.
+
+    `record` is what the metadata says of it from its begin on. `replaces`: the target holds rows that readers must not
+    lose sight of. `chunks`: those of the attempt that this one goes on with, in key order.
+    """
+
+    record: TableRecord
+    target: TargetTable
+    replaces: bool = False
+    chunks: tuple[ChunkRecord, ...] = ()
+
+    @property
+    def source(self) -> TableName:
+        """The table."""
+        return self.record.source
+
+    @property
+    def loaded(self) -> list[Loaded]:
+        """What its chunks have brought that are in the target."""
+        return [chunk.loaded for chunk in self.chunks if chunk.loaded is not None]
+
+
 class TableLoader:
     """Loads tables into one sink, one after the other, on the applier's thread."""
 
@@ -77,20 +117,28 @@ class TableLoader:
         transform: Callable[[pa.RecordBatch, TargetTable], pa.RecordBatch],
         options: Callable[[TableName], Mapping[str, Any]],
         chunk_rows: Callable[[str, str], int],
+        sessions: SessionPool,
+        limits: LoadLimits,
         accepts_hidden_cascades: Callable[[str, str], bool],
         hook: Callable[[str], None],
         on_progress: LoadProgress,
+        on_resume: Callable[[LoadPlan], None] = lambda _plan: None,
     ) -> None:
+        """`on_resume` is told of a load that goes on where an earlier one was cut off."""
         self._source = source
         self._sink = sink
         self._store = store
         self._make_target = make_target
         self._transform = transform
         self._options = options
+        self._chunks = ChunkStore(store)
         self._chunk_rows = chunk_rows
+        self._sessions = sessions
+        self._limits = limits
         self._accepts_hidden_cascades = accepts_hidden_cascades
         self._hook = hook
         self._on_progress = on_progress
+        self._on_resume = on_resume
         self._written: TableRecord | None = None
         self.shared = SharedTargets(
             sink=sink,
@@ -137,25 +185,14 @@ class TableLoader:
                 require_visible_changes(self._source, table)
             target = self._make_target(definition)
             self._require_unique(definition, target.source_key)
-            was_complete = self._prepare_target(record, target, may_replace=may_replace)
-            record = self._record(
-                replace(
-                    record,
-                    target=str(target),
-                    state="snapshotting",
-                    definition=definition,
-                    key=target.source_key,
-                    options=self._options(table),
-                    is_complete=was_complete,
-                    loaded_from=visible,
-                    ready_at=None,
-                    ready_server=None,
-                    rows_loaded=0,
-                    error=None,
-                )
-            )
+            plan = self._resumed(record, target)
+            if plan is not None:
+                self._on_resume(plan)
+            else:
+                plan = self._begun(record, target, visible, may_replace=may_replace)
+            self._written = plan.record
             self._hook("load_begun")
-            rows, changes = self._copy(definition, target, in_one_transaction=was_complete)
+            loaded = self._copy(plan)
             self._hook("load_done")
             if read_definition(self._source, table) != definition:
                 return None
@@ -169,15 +206,62 @@ class TableLoader:
                 f"then `cdc snapshot {table}`",
             ) from error
         record = replace(
-            record,
+            plan.record,
             ready_at=written_file_pos(self._source),
             ready_server=visible.server,
-            rows_loaded=rows,
+            rows_loaded=loaded.rows,
             policy_changes={},
-        ).with_policy_changes(changes)
-        self._record(record)
+        ).with_policy_changes(loaded.policy_changes)
+        self._record(record, lambda tx: self._chunks.forget(tx, table))
         self._hook("load_recorded")
         return record
+
+    # ------------------------------------------------------------ where to begin
+
+    def _begun(
+        self, record: TableRecord, target: TargetTable, visible: SourcePosition, *, may_replace: bool
+    ) -> LoadPlan:
+        """A load from its start, recorded as such, into a target that fits."""
+        was_complete = self._prepare_target(record, target, may_replace=may_replace)
+        begun = replace(
+            record,
+            target=str(target),
+            state="snapshotting",
+            definition=target.definition,
+            key=target.source_key,
+            options=self._options(record.source),
+            is_complete=was_complete,
+            loaded_from=visible,
+            ready_at=None,
+            ready_server=None,
+            rows_loaded=0,
+            error=None,
+        )
+        self._record(begun, lambda tx: self._chunks.begin(tx, begun.source, plan=_digest(target, begun.options)))
+        return LoadPlan(begun, target, replaces=was_complete)
+
+    def _resumed(self, record: TableRecord, target: TargetTable) -> LoadPlan | None:
+        """The load that was cut off, if the rows that it brought are as good as those that a new one would.
+
+        What has changed at the source since then comes by the stream, from the position at which it began: the log
+        must have it. (So does what was altered, and altered back.)
+        """
+        is_cut_off = record.state == "snapshotting" and record.ready_at is None and not record.is_complete
+        if not is_cut_off or record.loaded_from is None or record.definition != target.definition:
+            return None
+        options = self._options(record.source)
+        if (record.target, record.key, record.options) != (str(target), target.source_key, options):
+            return None
+        chunks = self._chunks.load(record.source, plan=_digest(target, options))
+        plan = LoadPlan(replace(record, error=None), target, chunks=tuple(chunks))
+        if not plan.loaded or not is_in_log(self._source, record.loaded_from):
+            return None
+        existing = self._sink.inspect(target)
+        if existing is None or self._sink.differences(target, existing) or _stale_columns(record, target, existing):
+            return None
+        if any(one.rows for one in plan.loaded) and not existing.has_rows:
+            return None  # somebody has emptied it
+        return plan
 
     def _require_unique(self, definition: TableDefinition, key: tuple[str, ...]) -> None:
         """A key that no unique index backs must be looked at: chunks would pass over the second of two equal keys."""
@@ -205,9 +289,11 @@ class TableLoader:
         except TableGone:
             return
 
-    def _record(self, record: TableRecord) -> TableRecord:
+    def _record(self, record: TableRecord, more: Callable[[SinkTransaction], None] | None = None) -> TableRecord:
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)
+            if more is not None:
+                more(tx)
             self._store.fence(tx)
             tx.commit()
         self._written = record
@@ -286,53 +372,83 @@ class TableLoader:
             self._store.fence(tx)
             tx.commit()
 
-    def _copy(
-        self, definition: TableDefinition, target: TargetTable, *, in_one_transaction: bool
-    ) -> tuple[int, Counter[tuple[str, str]]]:
-        rows = read = 0
-        changes: Counter[tuple[str, str]] = Counter()
-        table = definition.name
-        estimate = self._estimate(table)
-        self._on_progress(table, rows=0, rows_estimate=estimate)
-        chunks = read_chunks(
-            self._source,
-            definition,
-            target.source_key,
+    # ------------------------------------------------------------ the rows
+
+    def _copy(self, plan: LoadPlan) -> Loaded:
+        """All chunks that are not in the target yet; what the whole load brought."""
+        limits, table = self._limits, plan.source
+        planned = _as_planned(plan.chunks)
+        pace = Pace(
             rows_max=self._chunk_rows(table.database, table.table),
+            seconds=limits.chunk_seconds,
+            bytes_max=limits.bytes_max // (limits.workers + 1),  # one more is at the sink
         )
-
-        def put(tx: SinkTransaction, chunk: Any) -> None:
-            nonlocal rows, read
-            kept = self._transform(chunk, target)
-            if kept.num_rows:
-                changes.update(tx.load(kept, target).policy_changes)
-            if kept.num_rows < chunk.num_rows:
-                changes["*", "row_filter"] += chunk.num_rows - kept.num_rows
-            rows += kept.num_rows
-            read += chunk.num_rows
-            self._hook("load_chunk")
-
+        done = [chunk.number for chunk in plan.chunks if chunk.loaded is not None]
+        chunk_plan = ChunkPlan(plan.target.definition, plan.target.source_key, pace, planned=planned, done=done)
+        counter = _Counter(self._on_progress, table, self._estimate(table))
+        for loaded in plan.loaded:
+            counter.add(loaded)
+        counter.show()
         try:
-            if in_one_transaction:
-                with self._sink.transaction() as tx:
-                    tx.clear(target)
-                    for chunk in chunks:
-                        put(tx, chunk)
-                        self._on_progress(table, rows=read, rows_estimate=estimate)
-                    self._store.fence(tx)
-                    tx.commit()
-                return rows, changes
-            for chunk in chunks:
-                with self._sink.transaction() as tx:
-                    put(tx, chunk)
-                    self._store.fence(tx)
-                    tx.commit()
-                self._hook("load_chunk_committed")
-                self._on_progress(table, rows=read, rows_estimate=estimate)
+            with ChunkReaders(
+                chunk_plan, sessions=self._sessions, workers=limits.workers, bytes_max=limits.bytes_max
+            ) as readers:
+                chunks = readers.chunks(counter.show)
+                if plan.replaces:
+                    self._replace(plan, chunks, counter)
+                else:
+                    self._fill(plan, chunks, counter, chunk_plan)
         except UnsupportedData as error:
             error.position = error.position or "the load"
             raise
-        return rows, changes
+        return counter.total
+
+    def _replace(self, plan: LoadPlan, chunks: _Chunks, counter: _Counter) -> None:
+        """All rows of the target by all chunks, in one transaction."""
+        with self._sink.transaction() as tx:
+            tx.clear(plan.target)
+            for _, batches in chunks:
+                for batch in batches:
+                    counter.add(self._put(tx, batch, plan.target))
+                    counter.show()
+            self._store.fence(tx)
+            tx.commit()
+
+    def _fill(self, plan: LoadPlan, chunks: _Chunks, counter: _Counter, chunk_plan: ChunkPlan) -> None:
+        """Each chunk in a transaction of its own, recorded with its rows."""
+        known = {chunk.number for chunk in plan.chunks}
+        for chunk, batches in chunks:
+            first = next(batches, None)
+            if first is None and chunk.range == KeyRange():
+                continue  # the whole table, and it is empty
+            loaded = Loaded()
+            with self._sink.transaction() as tx:
+                batch = first
+                while batch is not None:
+                    loaded = _sum(loaded, self._put(tx, batch, plan.target))
+                    counter.show(loaded.rows_read)
+                    batch = next(batches, None)
+                cut = chunk_plan.take_cut()
+                self._chunks.put(tx, plan.source, [_record_of(one, loaded if one == chunk else None) for one in cut])
+                if chunk not in cut:
+                    assert chunk.number in known, "a chunk that nobody cut"
+                    self._chunks.replace(tx, plan.source, _record_of(chunk, loaded))
+                known.update(one.number for one in cut)
+                self._store.fence(tx)
+                tx.commit()
+            self._hook("load_chunk_committed")
+            counter.add(loaded)
+            counter.show()
+
+    def _put(self, tx: SinkTransaction, batch: pa.RecordBatch, target: TargetTable) -> Loaded:
+        changes: Counter[tuple[str, str]] = Counter()
+        kept = self._transform(batch, target)
+        if kept.num_rows:
+            changes.update(tx.load(kept, target).policy_changes)
+        if kept.num_rows < batch.num_rows:
+            changes["*", "row_filter"] += batch.num_rows - kept.num_rows
+        self._hook("load_chunk")
+        return Loaded(batch.num_rows, kept.num_rows, changes)
 
     def _estimate(self, table: TableName) -> int | None:
         rows = self._source.query_text(
@@ -340,3 +456,50 @@ class TableLoader:
             (table.database, table.table),
         )
         return int(rows[0][0]) if rows and rows[0][0] is not None else None
+
+
+_Chunks = Iterator[tuple[Chunk, Iterator[pa.RecordBatch]]]
+
+
+class _Counter:
+    """What a load has brought so far, shown to `on_progress`, which may raise to end it."""
+
+    def __init__(self, on_progress: LoadProgress, table: TableName, estimate: int | None) -> None:
+        self._on_progress = on_progress
+        self._table = table
+        self._estimate = estimate
+        self.total = Loaded()
+
+    def add(self, loaded: Loaded) -> None:
+        """These rows, too."""
+        self.total = _sum(self.total, loaded)
+
+    def show(self, more: int = 0) -> None:
+        """Say how far it is; `more` rows are written and not committed."""
+        self._on_progress(self._table, rows=self.total.rows_read + more, rows_estimate=self._estimate)
+
+
+def _sum(one: Loaded, other: Loaded) -> Loaded:
+    changes = Counter(one.policy_changes)
+    changes.update(other.policy_changes)
+    return Loaded(one.rows_read + other.rows_read, one.rows + other.rows, changes)
+
+
+def _record_of(chunk: Chunk, loaded: Loaded | None) -> ChunkRecord:
+    return ChunkRecord(chunk.number, chunk.range.upto, loaded)
+
+
+def _as_planned(records: tuple[ChunkRecord, ...]) -> list[Chunk]:
+    """Each chunk begins where the one before it ends."""
+    chunks: list[Chunk] = []
+    for record in records:
+        after = chunks[-1].range.upto if chunks else None
+        assert record.number == len(chunks) + 1, "a chunk is missing from the metadata"
+        chunks.append(Chunk(record.number, KeyRange(after, record.upto)))
+    return chunks
+
+
+def _digest(target: TargetTable, options: Mapping[str, Any]) -> str:
+    """What the values in the target depend on, beside the definition: how each column is made of its source."""
+    said = (__version__, str(target), target.columns, target.key, target.policies, orjson.dumps(options).decode())
+    return hashlib.sha256(repr(said).encode()).hexdigest()

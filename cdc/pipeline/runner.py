@@ -64,7 +64,8 @@ from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_posi
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import Command, InSinkStore, TableRecord
-from snapshot.loader import TableLoader
+from snapshot.loader import LoadLimits, LoadPlan, TableLoader
+from snapshot.parallel import SessionPool
 
 __all__ = ["Pipeline", "PipelineSettings"]
 
@@ -91,6 +92,7 @@ class PipelineSettings:
     retry_initial_seconds: float
     retry_seconds_max: float
     var_dir: Path
+    load: LoadLimits = LoadLimits()
     lane: int | None = None
     """Which of the sink's lanes it is, None for the only one."""
 
@@ -324,6 +326,7 @@ class _Session:
         self._sink = pipeline._make_sink()
         self._store = InSinkStore(self._sink, self._settings.name)
         self._keeper = pipeline._keeper
+        self._sessions = SessionPool(functools.partial(connect, pipeline._source_settings))
         self._running_commands: list[Command] = []
         self._has_heard = False
 
@@ -344,6 +347,7 @@ class _Session:
             self._p._sink = None
             self._p._channel = None
             self._p._applying = None
+            self._sessions.close()
             self._sink.close()
 
     # ------------------------------------------------------------ where we are
@@ -588,9 +592,12 @@ class _Session:
             transform=functools.partial(transformed_rows, stamp=Stamp(load_id_text(self._clock.now_us()))),
             options=lambda table: tables.options(table).description,
             chunk_rows=self._p._routing.chunk_rows,
+            sessions=self._sessions,
+            limits=self._settings.load,
             accepts_hidden_cascades=self._p._routing.accepts_hidden_cascades,
             hook=self._hooks,
             on_progress=self._on_load_progress,
+            on_resume=self._on_load_resumed,
         )
         has_reset = False
         for one in waiting:
@@ -622,6 +629,7 @@ class _Session:
                 state=loaded.state,
                 seconds=round(self._clock.monotonic() - began, 2),
             )
+        self._sessions.close()
         self._finish_commands(tables)
         if has_reset:  # tables that share a target which was made anew
             raise _SessionEnd
@@ -637,6 +645,15 @@ class _Session:
                     messages.append(str((record.error or {}).get("message", "parked")))
             self._store.set_command(command.id, "failed" if messages else "done", "; ".join(messages))
         self._running_commands = []
+
+    def _on_load_resumed(self, plan: LoadPlan) -> None:
+        self._log.info(
+            "load_resumed",
+            table=str(plan.source),
+            chunks=len(plan.loaded),
+            rows=sum(loaded.rows for loaded in plan.loaded),
+            position=str(plan.record.loaded_from),
+        )
 
     def _on_load_progress(self, table: TableName, *, rows: int, rows_estimate: int | None) -> None:
         self._status.progress(str(table), rows, rows_estimate)

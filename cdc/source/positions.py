@@ -12,7 +12,7 @@ from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, SourcePosition
 from cdc.source.connection import SourceConnection
 
-__all__ = ["semi_sync_wait_seconds", "uses_gtid", "visible_position", "written_file_pos"]
+__all__ = ["is_in_log", "semi_sync_wait_seconds", "uses_gtid", "visible_position", "written_file_pos"]
 
 
 def uses_gtid(connection: SourceConnection) -> bool:
@@ -93,3 +93,22 @@ def visible_position(connection: SourceConnection) -> SourcePosition:
         text = connection.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or ""
         return SourcePosition(identity, None, MysqlGtidSet.parse(text))
     return SourcePosition(identity, FilePos.of(written_file_pos(connection).file, 4), None)
+
+
+def is_in_log(connection: SourceConnection, position: SourcePosition) -> bool:
+    """Does this server still have its log from `position` on, and has it not lost what was before?
+
+    Another server than the position's: False, as nothing is known of what a SELECT there sees of it.
+    """
+    if position.server != connection.identity():
+        return False
+    if isinstance(position.gtid, MysqlGtidSet):
+        executed, purged = (
+            MysqlGtidSet.parse(connection.query_text(f"SELECT @@GLOBAL.{name}")[0][0] or "")
+            for name in ("gtid_executed", "gtid_purged")
+        )
+        return not position.gtid.subtract(executed) and not purged.subtract(position.gtid)
+    if position.file is None:
+        return False
+    sizes = {row["Log_name"]: int(row["File_size"] or 0) for row in connection.rows_by_name("SHOW BINARY LOGS")}
+    return position.file.pos <= sizes.get(position.file.file, -1)

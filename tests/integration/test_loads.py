@@ -17,7 +17,8 @@ from cdc.schema.mapping import map_table
 from cdc.schema.target import Policies, SinkKind
 from cdc.source.connection import SourceSettings, connect
 from checkpoints.store import TableRecord
-from snapshot.loader import TableLoader
+from snapshot.loader import LoadLimits, TableLoader
+from snapshot.parallel import SessionPool
 from tests.integration.test_store import Place
 from tests.integration.test_visible_position import OPTIONS, written
 from tests.support import fresh_database, fresh_pg_database, wait_until
@@ -153,6 +154,8 @@ def test_ddl_in_the_middle_of_the_first_load_begins_it_again(
             transform=lambda rows, _target: rows,
             options=lambda _table: {},
             chunk_rows=lambda _database, _table: 1000,
+            sessions=SessionPool(lambda: connect(source.settings)),
+            limits=LoadLimits(),
             accepts_hidden_cascades=lambda _database, _table: True,
             hook=hook,
             on_progress=lambda table, *, rows, rows_estimate: None,

@@ -108,7 +108,8 @@ def test_the_minimal_file_gets_the_documented_defaults(load: Callable[..., Confi
     assert (config.sinks[0].pool_size, config.sinks[0].statement_timeout_seconds) == (3, 0)
     assert (config.flush.rows_max, config.flush.bytes_max, config.flush.age_ms_max) == (100_000, 16 << 20, 0)
     assert config.queue_bytes_max == 32 << 20
-    assert config.snapshot.chunk_rows == 20_000
+    assert config.snapshot.chunk_rows == 200_000
+    assert (config.snapshot.workers, config.snapshot.chunk_seconds) == (2, 1)
     assert config.policies == Policies(zero_dates="null", nul_bytes="replace")
     assert config.lease.seconds == 15
     assert (config.retry.initial_seconds, config.retry.max_seconds) == (0.5, 30)
@@ -138,7 +139,7 @@ http: {host: 127.0.0.1, port: 8089}
     assert config.sinks[0].schema_name == "raw"
     assert config.sinks[1].url.database == "shop_copy"
     assert config.chunk_rows_for("shop", "order_items") == 5000
-    assert config.chunk_rows_for("shop", "orders") == 20_000
+    assert config.chunk_rows_for("shop", "orders") == 200_000
 
 
 def test_settings_do_not_change(load: Callable[..., Config]) -> None:

@@ -1,13 +1,18 @@
-"""The SELECT of a chunk, as text. That its literals are equal to their rows is tests/integration/test_chunks.py's."""
+"""The SELECTs of chunks, as text, and how chunks are cut. That literals are equal to their rows is
+tests/integration/test_chunks.py's."""
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName, ValueKind
 from cdc.source.resultset import literal, select_list, to_record_batch
-from snapshot.chunks import chunk_sql, read_chunks
+from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace, border_sql, range_sql
 
 INT = ColumnDefinition("a", ValueKind.INTEGER, "int", length=32)
 TEXT = ColumnDefinition("b", ValueKind.TEXT, "varchar(9)", charset="utf8mb4", collation="utf8mb4_bin")
@@ -16,19 +21,33 @@ TABLE = TableDefinition(TableName("sh`op", "t.1"), (INT, TEXT, FLOAT), ("a",))
 SELECT = f"SELECT {select_list(TABLE)} FROM `sh``op`.`t.1`"
 
 
-def test_the_first_chunk_begins_at_the_beginning() -> None:
-    assert chunk_sql(TABLE, ("a",), None, rows_max=5) == f"{SELECT} ORDER BY `a` LIMIT 5"
+def test_the_only_chunk_is_the_whole_table() -> None:
+    assert range_sql(TABLE, ("a",), KeyRange()) == f"{SELECT} ORDER BY `a`"
 
 
-def test_the_next_one_begins_behind_the_last_key() -> None:
-    assert chunk_sql(TABLE, ("a",), (b"-7",), rows_max=5) == f"{SELECT} WHERE (`a` > -7) ORDER BY `a` LIMIT 5"
+def test_a_chunk_begins_behind_a_key_and_ends_with_one() -> None:
+    assert (
+        range_sql(TABLE, ("a",), KeyRange((b"-7",), (b"9",)))
+        == f"{SELECT} WHERE (`a` > -7) AND (`a` <= 9) ORDER BY `a`"
+    )
+    assert range_sql(TABLE, ("a",), KeyRange((b"-7",))) == f"{SELECT} WHERE (`a` > -7) ORDER BY `a`"
+    assert range_sql(TABLE, ("a",), KeyRange(upto=(b"9",))) == f"{SELECT} WHERE (`a` <= 9) ORDER BY `a`"
+
+
+def test_a_border_is_the_key_of_the_last_row_of_a_chunk() -> None:
+    key = ("c`", "a")
+    assert border_sql(TABLE, key, KeyRange(), rows=5) == (
+        "SELECT `c``` * 1e0, `a` FROM `sh``op`.`t.1` ORDER BY `c```, `a` LIMIT 1 OFFSET 4"
+    )
 
 
 def test_a_key_of_several_columns_is_spelled_out_and_keeps_a_range_on_the_first() -> None:
-    b = "_utf8mb4 0x78 COLLATE utf8mb4_bin"
-    assert chunk_sql(TABLE, ("a", "b", "c`"), (b"1", b"x", b"0.5"), rows_max=2) == (
-        f"{SELECT} WHERE `a` >= 1 AND ((`a` > 1) OR (`a` = 1 AND `b` > {b}) "
-        f"OR (`a` = 1 AND `b` = {b} AND `c``` > 0.5e0)) ORDER BY `a`, `b`, `c``` LIMIT 2"
+    x, y = (f"_utf8mb4 0x{code} COLLATE utf8mb4_bin" for code in ("78", "79"))
+    assert range_sql(TABLE, ("a", "b", "c`"), KeyRange((b"1", b"x", b"0.5"), (b"2", b"y", b"1"))) == (
+        f"{SELECT} WHERE (`a` >= 1 AND ((`a` > 1) OR (`a` = 1 AND `b` > {x}) "
+        f"OR (`a` = 1 AND `b` = {x} AND `c``` > 0.5e0))) "
+        f"AND (`a` <= 2 AND ((`a` < 2) OR (`a` = 2 AND `b` < {y}) "
+        f"OR (`a` = 2 AND `b` = {y} AND `c``` <= 1e0))) ORDER BY `a`, `b`, `c```"
     )
 
 
@@ -39,7 +58,7 @@ def test_no_text_is_ever_between_quotes(value: bytes) -> None:
 
 
 class Source:
-    """Answers chunk by chunk: the integers up to `count`."""
+    """Says the borders of a table that holds the integers from 1 to `count`."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -48,17 +67,76 @@ class Source:
     def query(self, sql: str) -> list[tuple[bytes | None, ...]]:
         self.statements.append(sql)
         after = int(sql.partition(" > ")[2].partition(")")[0] or 0)
-        limit = int(sql.rpartition(" ")[2])
-        return [(b"%d" % n, None, None) for n in range(after + 1, min(after + limit, self.count) + 1)]
+        row = after + int(sql.rpartition(" ")[2]) + 1
+        return [(b"%d" % row,)] if row <= self.count else []
 
 
-@pytest.mark.parametrize("count, statements", [(0, 1), (2, 1), (3, 2), (4, 2), (6, 3)])
-def test_reading_ends_with_the_first_chunk_that_is_not_full(count: int, statements: int) -> None:
-    source = Source(count)
-    batches = list(read_chunks(source, TABLE, ("a",), rows_max=3))  # type: ignore[arg-type]
-    assert [value for batch in batches for value in batch.column("a").to_pylist()] == list(range(1, count + 1))
-    assert len(source.statements) == statements
-    assert all(batch.num_rows for batch in batches)
+def cut(plan: ChunkPlan, source: Source) -> list[Chunk]:
+    found = []
+    while (chunk := plan.next(source)) is not None:  # type: ignore[arg-type]
+        found.append(chunk)
+    return found
+
+
+def plan_of(rows_max: int, *planned: Chunk, done: tuple[int, ...] = ()) -> ChunkPlan:
+    return ChunkPlan(TABLE, ("a",), Pace(rows_max=rows_max, seconds=1, bytes_max=1 << 20), planned=planned, done=done)
+
+
+def ranges(*borders: int | None) -> list[KeyRange]:
+    keys = [None if border is None else (b"%d" % border,) for border in borders]
+    return [KeyRange(*pair) for pair in itertools.pairwise(keys)]
+
+
+@pytest.mark.parametrize(
+    "count, borders",
+    [(0, (None, None)), (2, (None, None)), (3, (None, 3, None)), (4, (None, 3, None)), (6, (None, 3, 6, None))],
+)
+def test_chunks_follow_each_other_without_a_gap_and_the_last_one_has_no_end(count: int, borders: tuple[int]) -> None:
+    chunks = cut(plan_of(3), Source(count))
+    assert [chunk.range for chunk in chunks] == ranges(*borders)
+    assert [chunk.number for chunk in chunks] == list(range(1, len(chunks) + 1))
+
+
+@given(st.integers(0, 30), st.integers(1, 7), st.data())
+def test_what_is_left_of_a_plan_is_all_that_is_not_done(count: int, rows_max: int, data: st.DataObject) -> None:
+    """Whatever the size of the new chunks is: together with those that are done they have every key once."""
+    before = cut(plan_of(3), Source(count))
+    known = before[: data.draw(st.integers(0, len(before)))]
+    done = {chunk for chunk in known if data.draw(st.booleans())}
+    plan = plan_of(rows_max, *known, done=tuple(chunk.number for chunk in done))
+    after = cut(plan, Source(count))
+    together = sorted([*done, *after], key=lambda chunk: chunk.number)
+    assert [chunk.number for chunk in together] == list(range(1, len(together) + 1))
+    assert together[0].range.after is None
+    assert together[-1].range.upto is None
+    assert all(one.range.upto == next_.range.after for one, next_ in itertools.pairwise(together))
+    assert plan.take_cut() == [chunk for chunk in after if chunk not in known]
+    assert plan.take_cut() == []
+    assert not plan.has_more
+
+
+def test_chunks_become_as_long_as_they_should_take() -> None:
+    pace = Pace(rows_max=100_000, seconds=2.0, bytes_max=1 << 40)
+    first = pace.rows
+    pace.measured(rows=first, byte_count=1, seconds=1.0)
+    assert pace.rows == 2 * first
+    pace.measured(rows=first, byte_count=1, seconds=0.0001)
+    assert pace.rows == 8 * first, "not more than four times as many at once"
+    for _ in range(10):
+        pace.measured(rows=1000, byte_count=1, seconds=0.0001)
+    assert pace.rows == 100_000, "nor more than the largest"
+    for _ in range(30):
+        pace.measured(rows=10, byte_count=1, seconds=100.0)
+    assert pace.rows == 1
+    pace.measured(rows=0, byte_count=0, seconds=1.0)
+    assert pace.rows == 1, "an empty chunk says nothing"
+
+
+def test_chunks_of_wide_rows_are_smaller() -> None:
+    pace = Pace(rows_max=100_000, seconds=1.0, bytes_max=1 << 20)
+    for _ in range(10):
+        pace.measured(rows=100, byte_count=100 << 10, seconds=0.001)
+    assert pace.rows == 1024
 
 
 def test_a_value_that_cannot_be_read_names_its_column() -> None:

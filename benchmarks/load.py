@@ -1,0 +1,363 @@
+"""How long the first load of a table takes: the service beside the servers' own clients, and its reading by itself.
+
+    python -m benchmarks.load                                      1 M rows, MySQL to two sinks
+    python -m benchmarks.load --source mariadb1011 --rows 5000000 --workers 1 2 4 --sink pg15 --results figures.json
+
+Arms, each into an empty target with its primary key, rounds in turn:
+
+    cdc N          `cdc run --until-caught-up` with N workers: the seconds of its `table_loaded` line
+    pipe           PostgreSQL: `mariadb --quick` piped into `psql` COPY; the MySQL family: into LOAD DATA
+    pgloader       where it is installed, to PostgreSQL
+    mydumper       and myloader, where they are installed, to the MySQL family
+    reference      our reading alone, decoded in Python as the kernel's reference does (a tenth of the rows)
+    kernel N       our reading alone, by N sessions
+
+Source and sinks are private and durable. A figure is printed for rows that are equal only (count and hash sum, by the
+servers' own SQL).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import yaml
+
+from benchmarks.decode import RowsDiffer
+from benchmarks.deployment import Fingerprint, durable_sink, durable_source, fingerprint, settings_line
+from benchmarks.logs import ORDERS
+from cdc.demo.servers import Server
+from cdc.model import TableDefinition, TableName
+from cdc.source.connection import SourceConnection, SourceSettings, connect
+from cdc.source.definitions import read_definition
+from cdc.source.resultset import to_record_batch
+from snapshot.chunks import ChunkPlan, Pace, range_sql
+from snapshot.parallel import ChunkReaders, SessionPool
+
+__all__ = ["main"]
+
+_DATABASE = "load"
+_SINK_DATABASE = "bench"
+_BLOCK_ROWS = 100_000
+_RUN_SECONDS_MAX = 3600
+_READ_BYTES_MAX = 64 << 20
+
+
+@dataclass(slots=True)
+class Case:
+    """A source with the table, and what has been measured."""
+
+    source: Server
+    rows: int
+    expected: Fingerprint
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, arm: str, seconds: float, rows: int | None = None) -> None:
+        """One round; of fewer rows, as if of all."""
+        self.seconds.setdefault(arm, []).append(seconds * self.rows / (rows or self.rows))
+
+    def lines(self) -> list[str]:
+        """A line an arm: rows/s by the median, and the ratio to the fastest of its kind."""
+        found = []
+        for arm, seconds in self.seconds.items():
+            spread = f"{min(seconds):.2f}-{max(seconds):.2f} s"
+            found.append(f"  {arm:28} {self.rows / median(seconds):12,.0f} rows/s   {spread}")
+        return found
+
+
+# ---------------------------------------------------------------- the source
+
+
+def _fill(source: Server, rows: int) -> Fingerprint:
+    source.execute(f"CREATE DATABASE {_DATABASE}")
+    source.execute(ORDERS.create, database=_DATABASE)
+    ten = " UNION ALL ".join(f"SELECT {digit} AS d" for digit in range(10))
+    numbers = ", ".join(f"({ten}) AS t{power}" for power in range(5))
+    seq = " + ".join(f"t{power}.d * {10**power}" for power in range(5))
+    for start in range(0, rows, _BLOCK_ROWS):
+        source.execute(
+            f"INSERT INTO {ORDERS.name} SELECT {ORDERS.row} FROM "
+            f"(SELECT {start + 1} + {seq} AS seq FROM {numbers}) AS numbers WHERE seq <= {rows} ORDER BY seq",
+            database=_DATABASE,
+        )
+    source.execute(f"ANALYZE TABLE {ORDERS.name}", database=_DATABASE)
+    return fingerprint(source, _DATABASE, ORDERS)
+
+
+def _settings(source: Server) -> SourceSettings:
+    return SourceSettings(source.host, source.port, source.user, source.password, 50_000_001)
+
+
+def _definition(connection: SourceConnection) -> TableDefinition:
+    definition = read_definition(connection, TableName(_DATABASE, ORDERS.name))
+    assert definition is not None
+    return definition
+
+
+# ---------------------------------------------------------------- reading alone
+
+
+def _read_by_kernel(case: Case, workers: int) -> None:
+    settings = _settings(case.source)
+    sessions = SessionPool(lambda: connect(settings))
+    with connect(settings) as connection:
+        definition = _definition(connection)
+    pace = Pace(rows_max=200_000, seconds=1.0, bytes_max=_READ_BYTES_MAX // (workers + 1))
+    plan = ChunkPlan(definition, ("id",), pace)
+    began = time.monotonic()
+    rows = 0
+    with ChunkReaders(plan, sessions=sessions, workers=workers, bytes_max=_READ_BYTES_MAX) as readers:
+        for _, batches in readers.chunks(lambda: None):
+            rows += sum(batch.num_rows for batch in batches)
+    seconds = time.monotonic() - began
+    sessions.close()
+    if rows != case.rows:
+        raise RowsDiffer(f"kernel {workers}: {rows} rows read, {case.rows} there")
+    case.add(f"reading: kernel {workers}", seconds)
+
+
+def _read_by_reference(case: Case) -> None:
+    with connect(_settings(case.source)) as connection:
+        definition = _definition(connection)
+        plan = ChunkPlan(definition, ("id",), Pace(rows_max=20_000, seconds=1e9, bytes_max=1 << 40))
+        began = time.monotonic()
+        rows = 0
+        while rows < case.rows // 10 and (chunk := plan.next(connection)) is not None:
+            found = connection.query(range_sql(definition, ("id",), chunk.range))
+            rows += to_record_batch(definition, found).num_rows
+        case.add("reading: reference", time.monotonic() - began, rows)
+
+
+# ---------------------------------------------------------------- loads
+
+
+@dataclass(slots=True)
+class Target:
+    """A sink, its table empty before each arm."""
+
+    kind: str
+    server: Server
+
+    @property
+    def is_postgresql(self) -> bool:
+        """Else it is of the MySQL family."""
+        return self.server.family == "postgresql"
+
+    @property
+    def namespace(self) -> str:
+        """Where the table is."""
+        return _DATABASE if self.is_postgresql else _SINK_DATABASE
+
+    def clear(self) -> None:
+        """As if nothing had ever been loaded."""
+        if self.is_postgresql:
+            for schema in ("_cdc", self.namespace):
+                self.server.execute(f'DROP SCHEMA IF EXISTS "{schema}" CASCADE', database=_SINK_DATABASE)
+            self.server.execute("CHECKPOINT")
+        else:
+            self.server.execute(f"DROP DATABASE IF EXISTS {_SINK_DATABASE}")
+            self.server.execute(f"CREATE DATABASE {_SINK_DATABASE}")
+
+    def empty(self) -> None:
+        """The table that the service has made, without its rows."""
+        quote = '"' if self.is_postgresql else "`"
+        table = f"{quote}{self.namespace}{quote}.{quote}{ORDERS.name}{quote}"
+        self.server.execute(f"TRUNCATE TABLE {table}", database=_SINK_DATABASE)
+
+    def check(self, case: Case, arm: str) -> None:
+        """Raises RowsDiffer."""
+        database = _SINK_DATABASE
+        found = fingerprint(self.server, database, ORDERS, namespace=self.namespace)
+        if found != case.expected:
+            raise RowsDiffer(f"{arm} into {self.kind}: {found}, expected {case.expected}")
+
+
+def _cdc(case: Case, target: Target, workers: int, directory: Path) -> None:
+    arm = f"{target.kind}: cdc {workers}"
+    target.clear()
+    content = {
+        "name": "bench",
+        "source": {"url": case.source.url, "server_id": 50_000_100},
+        "sinks": [{"name": "sink", "url": target.server.url_for(_SINK_DATABASE)}],
+        "tables": {"include": [f"{_DATABASE}.*"]},
+        "snapshot": {"workers": workers},
+        "http": {"enabled": False},
+        "var_dir": str(directory / "var"),
+    }
+    file = directory / "config.yaml"
+    file.write_text(yaml.safe_dump(content))
+    command = [sys.executable, "-m", "cdc", "run", "--until-caught-up", "-c", str(file)]
+    environment = {**os.environ, "CDC__LOG__FORMAT": "json"}
+    result = subprocess.run(
+        command, capture_output=True, text=True, timeout=_RUN_SECONDS_MAX, check=False, env=environment
+    )
+    if result.returncode:
+        raise RowsDiffer(f"{arm} ended with {result.returncode}: {result.stderr[-600:]}")
+    lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
+    (loaded,) = (line for line in lines if line.get("event") == "table_loaded")
+    target.check(case, arm)
+    case.add(arm, float(loaded["seconds"]))
+
+
+def _select(case: Case) -> str:
+    columns = ", ".join(f"{c.name}+0" if c.sql_type == "BIT(1)" else c.name for c in ORDERS.columns)
+    server = case.source
+    arguments = [
+        _client(),
+        f"-h{server.host}",
+        f"-P{server.port}",
+        f"-u{server.user}",
+        "--skip-ssl",
+        "--quick",
+        "--batch",
+        "--skip-column-names",
+        "--default-character-set=utf8mb4",
+        _DATABASE,
+        "-e",
+        f"SET time_zone='+00:00'; SELECT {columns} FROM {ORDERS.name} ORDER BY id",
+    ]
+    password = f"MYSQL_PWD={shlex.quote(server.password)} " if server.password else ""
+    return password + shlex.join(arguments)
+
+
+def _client() -> str:
+    found = shutil.which("mariadb") or shutil.which("mysql")
+    assert found is not None
+    return found
+
+
+def _pipe(case: Case, target: Target) -> None:
+    """Into the table as the service made it."""
+    arm = f"{target.kind}: pipe"
+    server = target.server
+    target.empty()
+    if target.is_postgresql:
+        psql = str(server.kind.program("psql"))
+        copy = f"COPY {target.namespace}.{ORDERS.name} FROM STDIN WITH (NULL 'NULL')"
+        command = f"{_select(case)} | PGTZ=UTC {shlex.join([psql, '-q', server.url_for(_SINK_DATABASE), '-c', copy])}"
+    else:
+        names = ", ".join("@flag" if c.sql_type == "BIT(1)" else c.name for c in ORDERS.columns)
+        load = (
+            f"SET time_zone='+00:00'; LOAD DATA LOCAL INFILE '/dev/stdin' INTO TABLE {ORDERS.name} "
+            f"CHARACTER SET utf8mb4 ({names}) SET flag = CAST(@flag AS UNSIGNED)"
+        )
+        arguments = [_client(), f"-h{server.host}", f"-P{server.port}", f"-u{server.user}", "--skip-ssl"]
+        password = f"MYSQL_PWD={shlex.quote(server.password)} " if server.password else ""
+        command = (
+            f"{_select(case)} | {password}{shlex.join([*arguments, '--local-infile=1', _SINK_DATABASE, '-e', load])}"
+        )
+    began = time.monotonic()
+    subprocess.run(["bash", "-o", "pipefail", "-c", command], check=True, timeout=_RUN_SECONDS_MAX)
+    seconds = time.monotonic() - began
+    target.check(case, arm)
+    case.add(arm, seconds)
+
+
+def _pgloader(case: Case, target: Target, directory: Path) -> None:
+    arm = f"{target.kind}: pgloader"
+    target.empty()
+    source = case.source.url_for(_DATABASE)
+    script = directory / "pgloader.load"
+    script.write_text(
+        f"LOAD DATABASE FROM {source} INTO {target.server.url_for(_SINK_DATABASE)} "
+        "WITH data only, workers = 2, concurrency = 1;\n"
+    )
+    began = time.monotonic()
+    subprocess.run(["pgloader", str(script)], check=True, capture_output=True, timeout=_RUN_SECONDS_MAX)
+    seconds = time.monotonic() - began
+    target.check(case, arm)
+    case.add(arm, seconds)
+
+
+def _mydumper(case: Case, target: Target, directory: Path) -> None:
+    arm = f"{target.kind}: mydumper"
+    target.clear()
+    dump = directory / "dump"
+    shutil.rmtree(dump, ignore_errors=True)
+
+    def client(server: Server) -> list[str]:
+        return ["-h", server.host, "-P", str(server.port), "-u", server.user, "-p", server.password]
+
+    began = time.monotonic()
+    for command in (
+        ["mydumper", *client(case.source), "-B", _DATABASE, "-o", str(dump), "-t", "2", "-r", "100000", "-k"],
+        ["myloader", *client(target.server), "-B", _SINK_DATABASE, "-d", str(dump), "-t", "2"],
+    ):
+        subprocess.run(command, check=True, capture_output=True, timeout=_RUN_SECONDS_MAX)
+    seconds = time.monotonic() - began
+    target.check(case, arm)
+    case.add(arm, seconds)
+
+
+def _arms(case: Case, target: Target, workers: Sequence[int], directory: Path) -> list[Callable[[], None]]:
+    arms: list[Callable[[], None]] = [lambda count=count: _cdc(case, target, count, directory) for count in workers]  # type: ignore[misc]
+    arms.append(lambda: _pipe(case, target))
+    if target.is_postgresql and shutil.which("pgloader"):
+        arms.append(lambda: _pgloader(case, target, directory))
+    elif not target.is_postgresql and shutil.which("mydumper"):
+        arms.append(lambda: _mydumper(case, target, directory))
+    else:
+        case.notes.append(f"{target.kind}: {'pgloader' if target.is_postgresql else 'mydumper'} is not installed")
+    return arms
+
+
+# ---------------------------------------------------------------- the whole
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line. 1 when rows differ, or a program that is measured fails."""
+    parser = argparse.ArgumentParser(prog="benchmarks.load", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--source", default="mysql97", help="mysql97, mariadb1011, mariadb118")
+    parser.add_argument("--sink", nargs="*", default=["pg15", "mariadb1011"])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--results", type=Path)
+    chosen = parser.parse_args(arguments)
+    try:
+        case = _measure(chosen)
+    except (RowsDiffer, subprocess.SubprocessError) as error:
+        print(f"benchmarks.load: {error}", file=sys.stderr)
+        return 1
+    for line in [*case.lines(), *(f"  {note}" for note in case.notes)]:
+        print(line)
+    if chosen.results is not None:
+        results: dict[str, Any] = {"rows": case.rows, "source": chosen.source, "seconds": case.seconds}
+        chosen.results.write_text(json.dumps(results, indent=1))
+    return 0
+
+
+def _measure(chosen: argparse.Namespace) -> Case:
+    with durable_source(chosen.source) as source, tempfile.TemporaryDirectory() as place:
+        case = Case(source, chosen.rows, _fill(source, chosen.rows))
+        print(f"{chosen.source} ({settings_line(source)}), {case.expected}")
+        for _ in range(chosen.rounds):
+            _read_by_reference(case)
+            for workers in chosen.workers:
+                _read_by_kernel(case, workers)
+        for kind in chosen.sink:
+            with durable_sink(kind) as server:
+                target = Target(kind, server)
+                print(f"{kind} ({settings_line(server)})")
+                arms = _arms(case, target, chosen.workers, Path(place))
+                for _ in range(chosen.rounds):
+                    for arm in arms:
+                        arm()
+        return case
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

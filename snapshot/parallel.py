@@ -1,0 +1,257 @@
+"""Chunks read by several connections at a time, for one writer, in bounded memory.
+
+Each reader is a thread with a session of its own: it takes the next chunk from the plan, reads it batch by batch, and
+goes on. The writer takes whole chunks, the lowest number first. Only where a chunk does not fit into the memory that
+there is, it is handed over while it is still being read, and its read view stays open as long as the sink needs.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from cdc.source.connection import SourceConnection
+from cdc.source.result_reader import ResultReader
+from snapshot.chunks import Chunk, ChunkPlan, read_chunk
+
+__all__ = ["ChunkReaders", "SessionPool"]
+
+_POLL_SECONDS = 0.2
+# How long the readers of a load that ends early are waited for: their sessions have been hung up.
+_JOIN_SECONDS = 5.0
+
+
+class _Stopped(Exception):
+    """The load is over: nobody wants what is being read."""
+
+
+@dataclass(slots=True, eq=False)
+class _Read:
+    """A chunk on its way from its reader to the writer."""
+
+    chunk: Chunk
+    batches: deque[pa.RecordBatch] = field(default_factory=deque)
+    is_whole: bool = False
+    is_waiting: bool = False
+    """Its reader has a batch for which there is no room."""
+
+
+class SessionPool:
+    """Sessions on the source that tables are read by, kept from one table to the next. For several threads."""
+
+    def __init__(self, connect: Callable[[], SourceConnection]) -> None:
+        self._connect = connect
+        self._idle: list[SourceConnection] = []
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        """Drop the sessions that nobody uses."""
+        with self._lock:
+            while self._idle:
+                self._idle.pop().close()
+
+    def take(self) -> SourceConnection:
+        """A session that nobody else uses. Raises SourceUnavailable, ConfigError."""
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        return self._connect()
+
+    def give(self, connection: SourceConnection) -> None:
+        """Take a session back that has read everything it asked for."""
+        with self._lock:
+            self._idle.append(connection)
+
+
+class ChunkReaders:
+    """Reads all chunks of a plan, within a `with`: behind it, no session is in use and no thread runs.
+
+    As many readers as there are chunks to read at a time, `workers` at most. `bytes_max` is what may be held in memory;
+    a single batch is, however large it is.
+    """
+
+    def __init__(self, plan: ChunkPlan, *, sessions: SessionPool, workers: int, bytes_max: int) -> None:
+        self._plan = plan
+        self._sessions = sessions
+        self._workers = workers
+        self._bytes_max = bytes_max
+        self._changed = threading.Condition()
+        self._reads: list[_Read] = []
+        self._byte_count = 0
+        self._writing: _Read | None = None
+        self._error: BaseException | None = None
+        self._is_stopping = False
+        self._running = 0
+        self._in_use: list[SourceConnection] = []
+        self._threads: list[threading.Thread] = []
+
+    def __enter__(self) -> ChunkReaders:
+        self._start_reader()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+            for connection in self._in_use:
+                connection.hang_up()
+        deadline = time.monotonic() + _JOIN_SECONDS
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _start_reader(self) -> None:
+        """One more, if there may be one more."""
+        with self._changed:
+            if self._is_stopping or len(self._threads) == self._workers:
+                return
+            name = f"load-{self._plan.definition.name}-{len(self._threads) + 1}"
+            thread = threading.Thread(target=self._run, name=name, daemon=True)
+            self._threads.append(thread)
+            self._running += 1
+        thread.start()
+
+    # ------------------------------------------------------------ the writer
+
+    def chunks(self, on_wait: Callable[[], None]) -> Iterator[tuple[Chunk, Iterator[pa.RecordBatch]]]:
+        """Every chunk once, each with its batches, which must be taken before the next chunk is asked for.
+
+        `on_wait` is called while there is nothing to do, a few times a second; it may raise. Raises what a reader
+        raised.
+        """
+        while (read := self._next(on_wait)) is not None:
+            yield read.chunk, self._batches(read, on_wait)
+
+    def _next(self, on_wait: Callable[[], None]) -> _Read | None:
+        while True:
+            with self._changed:
+                self._writing = None
+                found = self._choose()
+                if found is not None:
+                    self._writing = found
+                    self._reads.remove(found)
+                    self._changed.notify_all()
+                    return found
+                if self._error is None and not self._running:
+                    return None
+                self._raise_or_wait()
+            on_wait()
+
+    def _choose(self) -> _Read | None:
+        """The first whole chunk; else, if a reader has to wait for room, the first of those that do."""
+        reads = sorted(self._reads, key=lambda read: read.chunk.number)
+        whole = next((read for read in reads if read.is_whole), None)
+        return whole or next((read for read in reads if read.is_waiting), None)
+
+    def _batches(self, read: _Read, on_wait: Callable[[], None]) -> Iterator[pa.RecordBatch]:
+        while True:
+            with self._changed:
+                if read.batches:
+                    batch = read.batches.popleft()
+                    self._byte_count -= batch.nbytes
+                    self._changed.notify_all()
+                elif read.is_whole:
+                    return
+                else:
+                    self._raise_or_wait()
+                    batch = None
+            if batch is not None:
+                yield batch
+            else:
+                on_wait()
+
+    def _raise_or_wait(self) -> None:
+        if self._error is not None:
+            raise self._error
+        self._changed.wait(_POLL_SECONDS)
+
+    # ------------------------------------------------------------ the readers
+
+    def _run(self) -> None:
+        try:
+            connection = self._take_session()
+            try:
+                self._read_all(connection)
+            except BaseException:
+                self._drop_session(connection)
+                raise
+            self._drop_session(connection, is_clean=True)
+        except _Stopped:
+            pass
+        except BaseException as error:  # noqa: BLE001 - the writer's thread raises it
+            with self._changed:
+                if self._error is None and not self._is_stopping:
+                    self._error = error
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    def _take_session(self) -> SourceConnection:
+        connection = self._sessions.take()
+        with self._changed:
+            self._in_use.append(connection)
+        return connection
+
+    def _drop_session(self, connection: SourceConnection, *, is_clean: bool = False) -> None:
+        with self._changed:
+            self._in_use.remove(connection)
+            is_clean = is_clean and not self._is_stopping  # else it has been hung up
+        if is_clean:
+            self._sessions.give(connection)
+        else:
+            connection.close()
+
+    def _read_all(self, connection: SourceConnection) -> None:
+        reader = ResultReader(connection, self._plan.definition)
+        while not self._is_stopping and (chunk := self._plan.next(connection)) is not None:
+            if self._plan.has_more:
+                self._start_reader()
+            self._read(reader, chunk)
+
+    def _read(self, reader: ResultReader, chunk: Chunk) -> None:
+        read = _Read(chunk)
+        with self._changed:
+            self._reads.append(read)
+        rows = byte_count = 0
+        waited = 0.0
+        began = time.monotonic()
+        for batch in read_chunk(reader, self._plan, chunk):
+            rows += batch.num_rows
+            byte_count += batch.nbytes
+            waited += self._put(read, batch)
+        self._plan.pace.measured(rows=rows, byte_count=byte_count, seconds=time.monotonic() - began - waited)
+        with self._changed:
+            read.is_whole = True
+            self._changed.notify_all()
+
+    def _put(self, read: _Read, batch: pa.RecordBatch) -> float:
+        """Hand a batch over; the seconds that it took until there was room. Raises _Stopped."""
+        began = time.monotonic()
+        with self._changed:
+            while not self._has_room(read, batch.nbytes):
+                if self._is_stopping:
+                    raise _Stopped
+                if not read.is_waiting:
+                    read.is_waiting = True
+                    self._changed.notify_all()
+                self._changed.wait(_POLL_SECONDS)
+            read.is_waiting = False
+            if self._is_stopping:
+                raise _Stopped
+            read.batches.append(batch)
+            self._byte_count += batch.nbytes
+            self._changed.notify_all()
+        return time.monotonic() - began
+
+    def _has_room(self, read: _Read, size: int) -> bool:
+        # What the writer waits for always goes through: else the others' chunks could fill the memory for ever.
+        return (
+            not self._byte_count
+            or self._byte_count + size <= self._bytes_max
+            or (self._writing is read and not read.batches)
+        )
