@@ -544,7 +544,9 @@ class Application:
                 limits=run_limits(config.flush),
                 age_seconds_max=config.flush.age_ms_max / 1000,
                 queue_bytes_max=config.queue_bytes_max // len(sink.lanes),
-                load=LoadLimits(config.snapshot.workers, config.snapshot.chunk_seconds, config.queue_bytes_max),
+                load=LoadLimits(
+                    config.snapshot.workers, config.snapshot.chunk_seconds, config.queue_bytes_max // len(sink.lanes)
+                ),
                 lease_seconds=config.lease.seconds,
                 retry_initial_seconds=config.retry.initial_seconds,
                 retry_seconds_max=config.retry.max_seconds,

@@ -8,7 +8,7 @@ other instance can take some of them over while this one runs the rest.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from cdc.clock import Clock
@@ -190,9 +190,10 @@ class SinkLanes:
 
     def _placed(self, source: SourceConnection, states: Mapping[int, LaneState]) -> list[Placed]:
         """Every table that is recorded, or that the source has and the configuration wants."""
-        weights = self._weights(source)
+        present = list_tables(source, self._captures)[0]
+        weights = self._weights(source, present)
         found: dict[TableName, Placed] = {}
-        for table in list_tables(source, self._captures)[0]:
+        for table in present:
             found[table] = Placed(table, self._place(table), None, weights.get(table, 0))
         for lane, state in states.items():
             for table, record in state.records.items():
@@ -200,16 +201,15 @@ class SinkLanes:
                 found[table] = Placed(table, self._place(table), lane, weights.get(table, 0), is_idle)
         return list(found.values())
 
-    def _weights(self, source: SourceConnection) -> dict[TableName, int]:
+    def _weights(self, source: SourceConnection, present: Collection[TableName]) -> dict[TableName, int]:
         """The tables' bytes by the source's own estimate: what is large is mostly changed much, too."""
-        if self._rule.count == 1 or self._rule.chosen:
+        if self._rule.count == 1 or self._rule.chosen or not present:
             return {}
-        rows = source.query_text("SELECT TABLE_SCHEMA, TABLE_NAME, DATA_LENGTH FROM information_schema.TABLES")
-        return {
-            TableName(database, table): int(size or 0)
-            for database, table, size in rows
-            if database and table and self._captures(database, table)
-        }
+        rows = source.query_text(
+            "SELECT TABLE_SCHEMA, TABLE_NAME, DATA_LENGTH FROM information_schema.TABLES WHERE TABLE_SCHEMA IN %s",
+            (sorted({table.database for table in present}),),
+        )
+        return {TableName(database or "", table or ""): int(size or 0) for database, table, size in rows}
 
     def _require_together(self, lanes: Mapping[TableName, int], why: str) -> None:
         """Two lanes never write to one target."""

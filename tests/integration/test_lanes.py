@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pymysql
 import pytest
 
 from cdc.demo.servers import Server
@@ -160,7 +161,7 @@ def _wait_until_ready(one: Deployment, count: int = len(TABLES)) -> None:
 def test_six_tables_over_three_lanes_are_equal_after_kills(made: Deployment) -> None:
     _set_lanes(made, 3)
     with _Writer(made.source, made.source_database) as writer:
-        for point in ("", "load_chunk:4", "before_commit:40", "after_commit:25", ""):
+        for point in ("load_chunk:4", "", "before_commit:20", "after_commit:15", ""):
             process = made.start(crash_at=point)
             if point:
                 assert process.wait(60) == -signal.SIGKILL
@@ -172,6 +173,9 @@ def test_six_tables_over_three_lanes_are_equal_after_kills(made: Deployment) -> 
     made.assert_equal(*TABLES)
     assert {lane["tables"] for lane in _lanes(made).values()} == {2}
     assert set(_lanes(made)) == {1, 2, 3}
+    verified = made.run("verify")
+    assert verified.returncode == 0, verified.stdout + verified.stderr
+    assert "all 6 tables equal" in verified.stdout
 
 
 def test_the_number_of_lanes_changes_under_load_without_loading_again(made: Deployment) -> None:
@@ -182,7 +186,7 @@ def test_the_number_of_lanes_changes_under_load_without_loading_again(made: Depl
         assert _pipelines(made) == {f"{made.config['name']}/sink"}
         made.stop()
         with _Sampler(made):
-            for number, lanes in enumerate([3, 2, 6, [[f"{database}.t[05]", f"{database}.t0"], ["*"]], 3, 1]):
+            for number, lanes in enumerate([3, 2, 6, [[f"{database}.t0", f"{database}.t5"], ["*"]], 3, 1]):
                 _set_lanes(made, lanes)
                 made.start()
                 made.wait_for_log("lanes_dealt", count=number + 1)
@@ -207,7 +211,7 @@ def _pipelines(one: Deployment) -> set[str]:
 def test_lanes_that_are_far_apart_change_places_without_loading_again(to_pg: Deployment) -> None:
     """One lane is held up by a lock on the sink while the other goes on; then the tables are dealt the other way."""
     made, database = to_pg, to_pg.source_database
-    first, second = [f"{database}.t0", f"{database}.t1"], ["*"]
+    first, second = ([f"{database}.t{n}" for n in numbers] for numbers in ((0, 1), (2, 3, 4, 5)))
     _set_lanes(made, [first, second])
     made.start()
     _wait_until_ready(made)
@@ -227,7 +231,7 @@ def test_lanes_that_are_far_apart_change_places_without_loading_again(to_pg: Dep
             made.wait_for_log("lanes_dealt")
             writer.wait_for(100)
             made.stop()
-            _set_lanes(made, [[f"{database}.t[1-3]", f"{database}.t2"], ["*"]])
+            _set_lanes(made, [[f"{database}.t1", f"{database}.t2"], ["*"]])
             made.start()
             made.wait_for_log("lanes_dealt", count=2)
             writer.wait_for(100)
@@ -409,20 +413,15 @@ def test_tables_stay_where_they_are_while_a_prepared_transaction_waits(made: Dep
     made.start()
     _wait_until_ready(made)
     database = made.source_database
-    with contextlib.closing(made.source.connect(database)) as connection, connection.cursor() as cursor:
-        cursor.execute("XA START 'waiting'")
-        for table in TABLES:
-            cursor.execute(f"UPDATE {table} SET v = 'prepared' WHERE id = 7")
-        cursor.execute("XA END 'waiting'")
-        cursor.execute("XA PREPARE 'waiting'")
-    wait_until(lambda: made.status()["sinks"][0]["prepared"]["count"] == 2, 30, "both lanes to keep its rows")
-    before = _lane_of(made)
-    made.stop()
-    _set_lanes(made, 1)
-    made.start()
-    made.wait_for_log("lanes_not_dealt")
-    made.source.execute("UPDATE t5 SET v = 'on its way' WHERE id = 8", database=database)
-    made.source.execute("XA COMMIT 'waiting'")
+    with _prepared(made):
+        wait_until(lambda: made.status()["sinks"][0]["prepared"]["count"] == 2, 30, "both lanes to keep its rows")
+        before = _lane_of(made)
+        made.stop()
+        _set_lanes(made, 1)
+        made.start()
+        made.wait_for_log("lanes_not_dealt")
+        made.source.execute("UPDATE t5 SET v = 'on its way' WHERE id = 8", database=database)
+        made.source.execute("XA COMMIT 'waiting'")
     wait_until(lambda: made.status()["sinks"][0]["prepared"]["count"] == 0, 30, "its end")
     assert _lane_of(made) == before
     made.stop()
@@ -430,6 +429,22 @@ def test_tables_stay_where_they_are_while_a_prepared_transaction_waits(made: Dep
     made.assert_equal(*TABLES)
     assert set(_lane_of(made).values()) == {1}
     assert len(_events(made, "table_loaded")) == len(TABLES)
+
+
+@contextlib.contextmanager
+def _prepared(one: Deployment) -> Iterator[None]:
+    """An XA transaction over all tables, prepared; rolled back where nobody has ended it, for the sake of its locks."""
+    with contextlib.closing(one.source.connect(one.source_database)) as connection, connection.cursor() as cursor:
+        cursor.execute("XA START 'waiting'")
+        for table in TABLES:
+            cursor.execute(f"UPDATE {table} SET v = 'prepared' WHERE id = 7")
+        cursor.execute("XA END 'waiting'")
+        cursor.execute("XA PREPARE 'waiting'")
+    try:
+        yield
+    finally:
+        with contextlib.suppress(pymysql.MySQLError):
+            one.source.execute("XA ROLLBACK 'waiting'")
 
 
 def test_a_snapshot_is_carried_out_after_its_table_changed_lanes(to_pg: Deployment) -> None:
@@ -466,11 +481,12 @@ def test_lanes_of_a_source_with_gtids_change_without_loading_again(
     with deployment(tmp_path, mysql97, sink=pg17) as made:
         _create(mysql97, made.source_database)
         with _Writer(mysql97, made.source_database) as writer:
-            for lanes in (3, 1, 2):
+            for number, lanes in enumerate((3, 1, 2)):
                 _set_lanes(made, lanes)
                 made.start()
-                if lanes == 3:
+                if number == 0:
                     _wait_until_ready(made)
+                made.wait_for_log("lanes_dealt", count=number)
                 writer.wait_for(100)
                 made.kill()
         made.catch_up()
@@ -485,7 +501,7 @@ def test_tables_with_one_target_share_a_lane_and_one_is_parked(to_pg: Deployment
         to_pg.config["tables"]["include"].append(f"{other}.*")
         to_pg.config["sinks"][0]["schema"] = "together"
         _set_lanes(to_pg, 3)
-        to_pg.catch_up()
+        assert to_pg.run("run", "--until-caught-up").returncode == 1
         tables = [table for table in to_pg.status()["tables"] if table["target"] == "together.t0"]
     assert sorted(table["state"] for table in tables) == ["parked", "ready"]
     assert len({table["lane"] for table in tables}) == 1
