@@ -10,6 +10,7 @@ cdef struct bytes_t:
 
 cdef uint8_t* pool_take(size_t size, size_t* capacity) noexcept nogil
 cdef void pool_give(uint8_t* data, size_t capacity) noexcept nogil
+cdef size_t pool_refusals() noexcept nogil
 
 cdef int bytes_grow(bytes_t* self, size_t more) noexcept nogil
 cdef void bytes_free(bytes_t* self) noexcept nogil

@@ -73,6 +73,7 @@ cdef size_t kept_total = 0
 cdef size_t live_total = 0
 # Where in its page the next fresh block begins.
 cdef size_t next_line = 0
+cdef size_t refused_total = 0
 
 pthread_mutex_init(&mutex, NULL)
 
@@ -116,12 +117,13 @@ cdef void _release(void* block, size_t capacity) noexcept nogil:
 
 cdef uint8_t* pool_take(size_t size, size_t* capacity) noexcept nogil:
     """A block of at least `size` bytes, its contents undefined; NULL when there is no memory."""
-    global kept_total, live_total, next_line
+    global kept_total, live_total, next_line, refused_total
     cdef int number
     cdef free_t* block
     cdef uint8_t* fresh
     cdef size_t line
     if size > REQUEST_BYTES_MAX:
+        refused_total += 1
         return NULL
     number = _class_of(size, capacity)
     if SANITIZED and 0 < size and number == 4 * SMALLEST_BITS:
@@ -141,8 +143,14 @@ cdef uint8_t* pool_take(size_t size, size_t* capacity) noexcept nogil:
     if fresh == NULL:
         pthread_mutex_lock(&mutex)
         live_total -= capacity[0]
+        refused_total += 1
         pthread_mutex_unlock(&mutex)
     return fresh
+
+
+cdef size_t pool_refusals() noexcept nogil:
+    """How many requests there was no memory for, by whomever: of another number than before, one may be the caller's."""
+    return refused_total
 
 
 cdef void pool_give(uint8_t* data, size_t capacity) noexcept nogil:

@@ -23,7 +23,7 @@ from cdc.binlog.charsets import charset_name, single_byte_table, text_decoder
 from cdc.binlog.decimals import decimal_groups
 from cdc.binlog.events import RowsKind
 from cdc.binlog.kernel.json_text cimport json_apply, json_print
-from cdc.binlog.kernel.memory cimport block_take_over, bytes_free, bytes_grow, bytes_reserve, bytes_t
+from cdc.binlog.kernel.memory cimport block_take_over, bytes_free, bytes_grow, bytes_reserve, bytes_t, pool_refusals
 from cdc.binlog.layout import Codec
 from cdc.errors import InvariantBroken
 from cdc.model import Operation, RowBatch
@@ -1338,7 +1338,7 @@ cdef class ImageBuffer:
         cdef int kind = _KINDS[event.kind], result = IMAGES_REFUSED
         cdef bint is_partial = event.is_partial
         cdef uint32_t index = transaction_index
-        cdef size_t before = images.row_count
+        cdef size_t before = images.row_count, refusals = pool_refusals()
         images.has_no_memory = images.has_no_shape = False
         bitmaps = (event.present_before, event.present_after)
         if event.column_count == images.column_count and not any(bits >> images.column_count for bits in bitmaps):
@@ -1361,7 +1361,7 @@ cdef class ImageBuffer:
                     <size_t> -1,
                 )
         if result == IMAGES_REFUSED:
-            self._raise(event, transaction_index)
+            self._raise(event, transaction_index, pool_refusals() != refusals)
         return images.row_count - before
 
     def append_body(
@@ -1388,9 +1388,12 @@ cdef class ImageBuffer:
             )
         return result, offset
 
-    def _raise(self, event, transaction_index):
-        """Why the kernel refused the event, by the twin."""
-        if self.images.has_no_memory:
+    def _raise(self, event, transaction_index, has_no_memory):
+        """Why the kernel refused the event, by the twin; `has_no_memory`: a request for some was refused meanwhile.
+
+        The printer of JSON has no way to tell the one from the other.
+        """
+        if self.images.has_no_memory or has_no_memory:
             raise MemoryError
         if self.images.has_no_shape:
             raise reference.too_many_shapes(self.layout)

@@ -7,10 +7,13 @@ thrown at them, and the kernel's own business is tested: memory, limits, what st
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
@@ -857,3 +860,39 @@ def test_long_texts_are_checked_at_every_place_of_a_block(charset: str) -> None:
                 value = text.rjust(32, b".")
                 event = RowsEvent(RowsKind.INSERT, 77, 1, 1, 0, 1, b"\0" + _prefixed(value, 2))
                 assert_both_agree(layout, [event])
+
+
+OUT_OF_MEMORY = """
+import resource
+from cdc.binlog import rows as reference
+from tests.unit.binlog.test_kernel_rows import *
+
+columns = [BIGINT, JSON_COLUMN]
+cells = [(1).to_bytes(8, "little"), json_cell("\\1" * (24 << 20))]  # printed, six times as long
+event = RowsEvent(RowsKind.INSERT, 1, 1, 2, 0, 0b11, image_bytes(columns, cells, 0b11))
+buffer = kernel.ImageBuffer(layout_of(columns))
+
+class Accepting:  # in its own right the twin would have no memory either
+    def __init__(self, layout, *, needs_all_columns): pass
+    def append(self, event, transaction_index): pass
+
+reference.ImageBuffer = Accepting
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20),) * 2)
+try:
+    buffer.append(event, 0)
+except BaseException as error:
+    print(type(error).__name__, buffer.image_count)
+"""
+
+
+def test_a_document_that_there_is_no_memory_to_print_is_no_broken_invariant() -> None:
+    """In a process of its own: the limit is the process's."""
+    result = subprocess.run(
+        [sys.executable, "-c", OUT_OF_MEMORY],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[3],
+    )
+    assert (result.stdout, result.stderr) == ("MemoryError 0\n", "")
