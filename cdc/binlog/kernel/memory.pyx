@@ -149,7 +149,7 @@ cdef uint8_t* pool_take(size_t size, size_t* capacity) noexcept nogil:
 
 
 cdef size_t pool_refusals() noexcept nogil:
-    """How many requests there was no memory for, by whomever: of another number than before, one may be the caller's."""
+    """How many requests there was no memory for, by whomever: where it has changed, one may be the caller's."""
     return refused_total
 
 
