@@ -849,8 +849,9 @@ class TableOverride(Section):
     primary_key: _OptionalColumns = Field(
         default=None,
         json_schema_extra={"range_text": "column, or list of columns"},
-        description="Columns that identify a row. Unset: the table's own primary key. For tables without one, or whose "
-        "rows should be told apart otherwise on the sink; the columns must be unique together and not NULL.",
+        description="Columns that identify a row. Unset: the table's own key; where it has none, all columns together "
+        "(docs/keyless.md). For tables without a key, or whose rows should be told apart otherwise on the sink; the "
+        "columns must be unique together and not NULL.",
     )
     sync_strategy: Annotated[Literal["cdc"], BeforeValidator(_strategy)] = Field(
         default="cdc",

@@ -487,6 +487,10 @@ class ChangeBatch:
 
     `inserts` are those of `upserts` that are new: the sink has no row of their key, but on a replay, or while the table
     catches up. Empty where that is not known.
+
+    Without a key (`key` is ()) rows are told apart by all of the target's columns. For each row at `deletes`, which
+    may be equal to others there, one equal row of the sink goes, and has to be there; then each at `upserts` is
+    inserted, whatever is there. There are no `updates`.
     """
 
     definition: TableDefinition

@@ -57,6 +57,7 @@ _BATCH_BYTES_MAX = 16 * 1024 * 1024
 # The second pass keeps a hash of every value of the source's table: about 300 bytes a row of ten columns.
 DIFFERENCE_ROWS_MAX = 200_000
 DIFFERENCES_SHOWN_MAX = 5
+_KEYLESS_COLUMNS_SHOWN = 6  # of a row without a key, which nothing else names
 # Engines whose SELECT reads a consistent view and holds up no writer, however slowly its rows are fetched.
 _CONSISTENT_ENGINES = frozenset({"innodb", "rocksdb", "tokudb"})
 _CHECKSUM_MASK = (1 << 128) - 1
@@ -178,7 +179,7 @@ def _read_source(
 ) -> Iterator[tuple[pa.RecordBatch, int]]:
     """Every row of the table, in batches, each with the bytes of its largest row; in a session of its own."""
     with connect(settings) as connection:
-        if definition.engine.lower() not in _CONSISTENT_ENGINES:
+        if definition.engine.lower() not in _CONSISTENT_ENGINES and key:
             for chunk in read_chunks(connection, definition, key, rows_max=_BATCH_ROWS_MAX):
                 yield chunk, chunk.nbytes // max(1, chunk.num_rows)
             return
@@ -190,7 +191,9 @@ def _fetch(connection: SourceConnection, definition: TableDefinition) -> Iterato
     """The rows of one SELECT as they arrive; the connection cannot be used for anything else any more."""
     cursor: Any = connection.raw.cursor(pymysql.cursors.SSCursor)
     try:
-        cursor.execute(f"SELECT {select_list(definition)} FROM {quote_table(definition.name)}")
+        # Without a read view the server's copy of the rows lets writers go on, however slowly they are fetched.
+        copied = "" if definition.engine.lower() in _CONSISTENT_ENGINES else "SQL_BUFFER_RESULT "
+        cursor.execute(f"SELECT {copied}{select_list(definition)} FROM {quote_table(definition.name)}")
         rows: list[Any] = []
         size = largest = 0
         while (row := cursor.fetchone()) is not None:
@@ -365,7 +368,14 @@ def _find_differences(
     settings: SourceSettings, sink: Sink, target: TargetTable, batch_rows: int
 ) -> tuple[tuple[Difference, ...], str]:
     """A few keys of each kind of difference, and how many there are, as a sentence."""
-    key_at = [next(i for i, c in enumerate(target.columns) if c.name == name) for name in target.key]
+    # Without a key all columns are one, and how many equal rows there are is what can differ.
+    names, key_names = [column.name for column in target.columns], target.source_key
+    key_at = [names.index(name) for name in target.key]
+    if not key_at:
+        key_at, key_names = (
+            list(range(len(names))),
+            tuple(c.source.name for c in target.columns[:_KEYLESS_COLUMNS_SHOWN]),
+        )
     # By key, for the rows not yet met at the sink: 64 bits a value (`hash`, salted per process).
     expected: dict[tuple[str | None, ...], bytes] = {}
     seen = _Numbering()
@@ -379,7 +389,7 @@ def _find_differences(
     def take(kind: Kind, key: tuple[str | None, ...], columns: tuple[str, ...] = ()) -> None:
         counts[kind] += 1
         if len(samples[kind]) < DIFFERENCES_SHOWN_MAX:
-            samples[kind].append(Difference(dict(zip(target.source_key, key[own:], strict=False)), kind, columns))
+            samples[kind].append(Difference(dict(zip(key_names, key[own:], strict=False)), kind, columns))
 
     seen = _Numbering()
     for rows in sink.read_rows(target, batch_rows=batch_rows):

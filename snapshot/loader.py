@@ -21,6 +21,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import orjson
@@ -40,6 +41,7 @@ from cdc.source.resultset import quote, quote_table
 from checkpoints.chunks import ChunkRecord, ChunkStore, Loaded
 from checkpoints.store import InSinkStore, TableRecord
 from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace
+from snapshot.exact import exact_rows, require_view
 from snapshot.parallel import ChunkReaders, SessionPool
 from snapshot.shared import SharedTargets
 
@@ -123,9 +125,16 @@ class TableLoader:
         hook: Callable[[str], None],
         on_progress: LoadProgress,
         on_resume: Callable[[LoadPlan], None] = lambda _plan: None,
+        server_id: int | None = None,
+        spool_dir: Path | None = None,
     ) -> None:
-        """`on_resume` is told of a load that goes on where an earlier one was cut off."""
+        """`on_resume` is told of a load that goes on where an earlier one was cut off.
+
+        `server_id`, for a look at the log: no other stream uses it now. `spool_dir`: where large files may lie.
+        """
         self._source = source
+        self._server_id = source.settings.server_id if server_id is None else server_id
+        self._spool_dir = spool_dir
         self._sink = sink
         self._store = store
         self._make_target = make_target
@@ -192,7 +201,10 @@ class TableLoader:
                 plan = self._begun(record, target, visible, may_replace=may_replace)
             self._written = plan.record
             self._hook("load_begun")
-            loaded = self._copy(plan)
+            if target.source_key:
+                loaded = self._copy(plan)
+            else:
+                plan, loaded = self._copy_exactly(plan)
             self._hook("load_done")
             if read_definition(self._source, table) != definition:
                 return None
@@ -207,7 +219,7 @@ class TableLoader:
             ) from error
         record = replace(
             plan.record,
-            ready_at=written_file_pos(self._source),
+            ready_at=plan.record.ready_at or written_file_pos(self._source),
             ready_server=visible.server,
             rows_loaded=loaded.rows,
             policy_changes={},
@@ -264,7 +276,13 @@ class TableLoader:
         return plan
 
     def _require_unique(self, definition: TableDefinition, key: tuple[str, ...]) -> None:
-        """A key that no unique index backs must be looked at: chunks would pass over the second of two equal keys."""
+        """A key that no unique index backs must be looked at: chunks would pass over the second of two equal keys.
+
+        Without a key, no chunk is read, and a view is needed.
+        """
+        if not key:
+            require_view(definition)
+            return
         indexes = [definition.primary_key] if definition.primary_key else []
         indexes += [index.columns for index in definition.unique_keys if not index.has_prefix]
         if any(set(index) <= set(key) for index in indexes):
@@ -402,6 +420,26 @@ class TableLoader:
             error.position = error.position or "the load"
             raise
         return counter.total
+
+    def _copy_exactly(self, plan: LoadPlan) -> tuple[LoadPlan, Loaded]:
+        """All rows of a table without a key, in one transaction; the plan with their exact position."""
+        table = plan.source
+        counter = _Counter(self._on_progress, table, self._estimate(table))
+        try:
+            with exact_rows(
+                self._source,
+                plan.target.definition,
+                server_id=self._server_id,
+                rows_max=self._chunk_rows(table.database, table.table),
+                on_wait=counter.show,
+                spool_dir=self._spool_dir,
+            ) as exact:
+                self._replace(plan, iter([(Chunk(1, KeyRange()), exact.batches)]), counter)
+        except UnsupportedData as error:
+            error.position = error.position or "the load"
+            raise
+        record = replace(plan.record, loaded_from=exact.position, ready_at=exact.ready_at)
+        return replace(plan, record=record), counter.total
 
     def _replace(self, plan: LoadPlan, chunks: _Chunks, counter: _Counter) -> None:
         """All rows of the target by all chunks, in one transaction."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from cdc.errors import InvariantBroken, UnsupportedData
 from cdc.model import RowBatch, SourcePosition, TableDefinition, TableName, TransactionRun
 from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.keyless import keyless_change, source_columns, transformed_keyless, whole_batches
 from cdc.pipeline.partial import net_changes
 from cdc.pipeline.prepared import PreparedRows
 from cdc.pipeline.tables import TableRegistry
@@ -121,11 +122,16 @@ class Applier:
 
     def _apply_table(self, tx: SinkTransaction, name: TableName, batches: list[RowBatch]) -> None:
         target = self._tables.target(name)
-        kept, left_out = kept_batches(batches, target)
+        kept, left_out = kept_batches(batches if target.key else whole_batches(batches, target), target)
         self._count(name, ApplyResult(policy_changes=left_out))
         if name not in self._partial and any(batch.shape_index is not None for batch in batches):
             self._partial.add(name)
             self._on_partial(batches[-1].definition)
+        if not target.key:
+            change = keyless_change(batches[-1].definition, kept, source_columns(target))
+            if change.upsert_count or change.delete_count:
+                self._count(name, tx.apply(transformed_keyless(change, target, self._stamp), target))
+            return
         changes = net_changes(
             batches[-1].definition,
             target.source_key,

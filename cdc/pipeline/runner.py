@@ -54,6 +54,7 @@ from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
+from cdc.schema.keys import choose_key
 from cdc.schema.sharing import conflict
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
@@ -481,10 +482,12 @@ class _Session:
             # The configuration sends it elsewhere now. What is there is not known to be ours; the old target stays.
             self._log.warning("table_routed_elsewhere", table=str(name), before=record.target, now=target)
             return TableRecord(source=name, target=target, state="pending")
-        if record.state in ("ready", "snapshotting") and record.definition is not None and record.key:
+        if record.state in ("ready", "snapshotting") and record.definition is not None:
             override = self._p._routing.key(name.database, name.table)
-            if override is not None and override != record.key:
-                self._log.warning("table_key_changed", table=str(name), before=record.key, now=override)
+            # A key that was configured and is no more leaves a table that has no other.
+            now = override if override is not None else choose_key(record.definition) or None
+            if (override is not None or now is None) and (now or ()) != record.key:
+                self._log.warning("table_key_changed", table=str(name), before=record.key, now=now or "all columns")
                 return replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None)
             options = self._p._routing.options(name.database, name.table).description
             if options != record.options:
@@ -598,6 +601,8 @@ class _Session:
             hook=self._hooks,
             on_progress=self._on_load_progress,
             on_resume=self._on_load_resumed,
+            server_id=self._settings.server_id,
+            spool_dir=self._settings.var_dir,
         )
         has_reset = False
         for one in waiting:

@@ -1,4 +1,4 @@
-"""Which columns identify a row: the configured key, the primary key, or a unique key that cannot hold NULL."""
+"""Which columns identify a row: the configured key, the primary key, a unique key that cannot hold NULL; or none."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ __all__ = ["choose_key"]
 
 
 def choose_key(definition: TableDefinition, override: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    """The key's columns, in key order.
+    """The key's columns, in key order; () where only all columns together tell a row (docs/keyless.md).
 
-    Raises UnsupportedData when an override names a column that is not there, or when the table has no key at all.
+    Raises UnsupportedData when an override names a column that is not there.
     """
     table = str(definition.name)
     names = {column.name: column for column in definition.columns}
@@ -30,9 +30,4 @@ def choose_key(definition: TableDefinition, override: tuple[str, ...] | None = N
     for key in sorted(definition.unique_keys, key=lambda key: (len(key.columns), key.name)):
         if not key.has_prefix and all(not names[column].is_nullable for column in key.columns):
             return key.columns
-    raise UnsupportedData(
-        f"{table} has no primary key and no unique key over NOT NULL columns: its rows cannot be told apart",
-        table=table,
-        hint=f"ALTER TABLE {table} ADD PRIMARY KEY (…), or name a key under tables.overrides "
-        f"(primary_key: […]), or exclude the table",
-    )
+    return ()

@@ -74,7 +74,7 @@ def map_table(
     Args:
         kind: of the sink; `mysql` and `mariadb` differ.
         namespace: schema (PostgreSQL) or database (MySQL family).
-        key: columns of the primary key, in order, as the source calls them.
+        key: columns of the primary key, in order, as the source calls them; () for a table without one.
         options: rows left out, columns left out, renamed and masked; the source column, which comes first.
     Returns:
         Every column of the source that the options keep, generated and invisible ones included, as a plain column:
@@ -98,6 +98,8 @@ def map_table(
     first = [] if shared is None else [(_source_column(definition, shared, key), shared.name)]
     _check_columns(definition, [*first, *kept, *((column, sink_name) for column, sink_name, _ in added)], kind)
     _check_key(definition, key)
+    if not key:
+        _check_keyless(definition, options)
     names = {column.name: sink_name for column, sink_name in kept}
     columns = tuple(
         _map_column(definition, column, sink_name, options.of_column(column.name).masking, kind, key, policies)
@@ -177,12 +179,6 @@ def _check_columns(definition: TableDefinition, kept: list[tuple[ColumnDefinitio
 
 def _check_key(definition: TableDefinition, key: tuple[str, ...]) -> None:
     table = str(definition.name)
-    if not key:
-        raise UnsupportedData(
-            f"{table} has no primary key",
-            table=table,
-            hint="name the columns that identify a row in tables.overrides: primary_key, or add a primary key",
-        )
     names = {column.name for column in definition.columns}
     missing = [column for column in key if column not in names]
     if missing:
@@ -197,6 +193,18 @@ def _check_key(definition: TableDefinition, key: tuple[str, ...]) -> None:
             f"{table}: the key names a column twice: {', '.join(key)}",
             table=table,
             hint="correct primary_key in tables.overrides",
+        )
+
+
+def _check_keyless(definition: TableDefinition, options: TableOptions) -> None:
+    """Options that tell rows apart by their key."""
+    table = str(definition.name)
+    if any(of == "row_id" for of, _ in options.metadata):
+        raise UnsupportedData(
+            f"{table} has no key, of which the metadata column row_id would be made",
+            table=table,
+            hint="name the columns that identify a row in tables.overrides (primary_key), or take the table out of "
+            "tables.metadata_columns: tables, or row_id out of its columns",
         )
 
 
@@ -783,7 +791,7 @@ the MySQL family the source's own definition is kept, except for the translation
   to MariaDB's `unicode_520` or `bin`, from MariaDB's `uca1400` to MySQL's `0900`). In a key column an unknown collation
   becomes a binary one, so that keys which are two at the source never become one.
 - **Refused**, with an error that names the table: names longer than 63 bytes on PostgreSQL (never shortened), columns
-  with the names of its system columns, more than 1600 columns, two columns with one name, a table without a key, and
+  with the names of its system columns, more than 1600 columns, two columns with one name, and
   key columns of a type that the sink cannot index.
 
 """

@@ -79,9 +79,9 @@ class TargetColumn:
 class TargetTable:
     """The sink table of one captured table. `namespace` is the schema (PostgreSQL) or database (MySQL family).
 
-    `key` has the names that the key's columns have on the sink. `row_filter`, bound to the definition, says which rows
-    of the source are here. Where `source_column` is set, other tables have rows in it, too: those of this one are the
-    rows with its value.
+    `key` has the names that the key's columns have on the sink; () where all columns together tell a row.
+    `row_filter`, bound to the definition, says which rows of the source are here. Where `source_column` is set, other
+    tables have rows in it, too: those of this one are the rows with its value.
     """
 
     namespace: str

@@ -29,6 +29,7 @@ from cdc.sinks.base import ApplyResult, StatementHook
 from cdc.sinks.encode_postgres import CopyReader, copy_pieces
 from cdc.sinks.errors_postgres import is_integrity_error, is_refusal, translate
 from cdc.sinks.kernel.copy_text import PIECE_BYTES
+from cdc.sinks.keyless_postgres import apply_keyless
 from cdc.sinks.narrowing import first_refused
 from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text, new_and_other
 
@@ -384,6 +385,8 @@ class PostgresTransaction:
     # ------------------------------------------------------------ rows
 
     def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
+        if not target.key:
+            return apply_keyless(self, change, target)
         work = _work_of(change, target)
         if not work.row_count:
             return ApplyResult()

@@ -63,6 +63,7 @@ from cdc.sinks.errors_mysql import (
     translate,
 )
 from cdc.sinks.hang_up import shut_down
+from cdc.sinks.keyless_mysql import apply_keyless
 from cdc.sinks.local_infile import ForeignRequest, LoadReply, load_local
 from cdc.sinks.narrowing import first_refused
 from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text, new_and_other
@@ -512,6 +513,11 @@ class MysqlSink:
             key = self._query(_PRIMARY_KEY, place)
             if any(part is not None for _, part in key):
                 problems.append("its primary key covers only the beginning of a column")
+            if not target.key:
+                problems += [
+                    f"it has the unique index {_text(row[0])}, and the source has no key"
+                    for row in self._query(_UNIQUE_INDEXES, place)
+                ]
             has_rows = False
             if not problems:
                 there = {name.casefold() for name in columns}
@@ -587,6 +593,8 @@ class _MysqlTransaction:
     # ------------------------------------------------------------ rows
 
     def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
+        if not target.key:
+            return apply_keyless(self, change, target)
         counter = PolicyCounter()
         with self._border(f"apply changes to {target}", target):
             deleted = None
@@ -1328,9 +1336,10 @@ def table_differences(target: TargetTable, existing: ExistingTable) -> list[str]
             found.append(f"column {column.name} is {has}; wanted is {wants}")
         if column.is_nullable and not is_nullable:
             found.append(f"column {column.name} is NOT NULL, and NULL may come")
-    if [name.casefold() for name in existing.primary_key] != [name.casefold() for name in target.key]:
+    is_made_by_server = not target.key and existing.primary_key == (_GENERATED_KEY,)
+    if [n.casefold() for n in existing.primary_key] != [n.casefold() for n in target.key] and not is_made_by_server:
         has_key = ", ".join(existing.primary_key) or "missing"
-        found.append(f"the primary key is {has_key}; wanted is {', '.join(target.key)}")
+        found.append(f"the primary key is {has_key}; wanted is {', '.join(target.key) or 'none'}")
     return found
 
 
@@ -1353,6 +1362,13 @@ _COLUMNS = (
 _PRIMARY_KEY = (
     "SELECT COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS "
     "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s AND INDEX_NAME = 'PRIMARY' ORDER BY SEQ_IN_INDEX"
+)
+
+_GENERATED_KEY = "my_row_id"  # what MySQL adds where sql_generate_invisible_primary_key is on
+
+_UNIQUE_INDEXES = (
+    "SELECT DISTINCT INDEX_NAME FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s "
+    "AND NON_UNIQUE = 0 AND INDEX_NAME <> 'PRIMARY'"
 )
 
 # How many parts of unique indexes besides the primary key, and how many columns that are not generated.

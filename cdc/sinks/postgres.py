@@ -355,6 +355,11 @@ class PostgresSink:
             key = tuple(row[0] for row in cursor.fetchall())
             cursor.execute(_PROBLEMS, {"oid": oid})
             problems += [row[0] for row in cursor.fetchall()]
+            if not target.key:
+                cursor.execute(_UNIQUE_INDEXES, (oid,))
+                problems += [
+                    f"it has the unique index {row[0]}, and the source has no key" for row in cursor.fetchall()
+                ]
             if target.source_column is not None:
                 cursor.execute(_MIXED_UNIQUE, (oid, target.source_column.name))
                 problems += [mixed_unique_problem(row[0], target.source_column.name) for row in cursor.fetchall()]
@@ -497,7 +502,7 @@ def table_differences(target: TargetTable, existing: ExistingTable) -> list[str]
             found.append(f"column {column.name} is NOT NULL, and NULL may come")
     if existing.primary_key != target.key:
         has_key = ", ".join(existing.primary_key) or "missing"
-        found.append(f"the primary key is {has_key}; wanted is {', '.join(target.key)}")
+        found.append(f"the primary key is {has_key}; wanted is {', '.join(target.key) or 'none'}")
     return found
 
 
@@ -518,6 +523,10 @@ SELECT a.attname
 FROM pg_index i CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k(attnum, position)
 JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
 WHERE i.indrelid = %s AND i.indisprimary AND k.position <= i.indnkeyatts ORDER BY k.position"""
+
+_UNIQUE_INDEXES = """
+SELECT c.relname FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
+WHERE i.indrelid = %s AND i.indisunique AND NOT i.indisprimary ORDER BY c.relname"""
 
 _PROBLEMS = """
 SELECT 'it has the trigger ' || tgname FROM pg_trigger

@@ -206,7 +206,7 @@ def plan_targets(
     policies: Callable[[str, str], Policies],
     options: Callable[[str, str], TableOptions],
 ) -> tuple[Planned, ...]:
-    """Where each captured table goes. `key` gives None for a table without one, which is another check's business."""
+    """Where each captured table goes. `key` gives None where it is misnamed, which is another check's business."""
     planned = []
     for definition in definitions:
         table = definition.name
@@ -215,7 +215,7 @@ def plan_targets(
         namespace, name = route(kind, table, optional, schema=place.schema, database=place.database)
         columns = key(definition)
         target, problem = None, None
-        if columns:
+        if columns is not None:
             try:
                 target = map_table(
                     definition,

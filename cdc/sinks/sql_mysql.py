@@ -94,9 +94,10 @@ def key_columns(target: TargetTable) -> tuple[TargetColumn, ...]:
 
 
 def create_table(target: TargetTable, kind: SinkKind) -> str:
-    """The table with its primary key and nothing else: InnoDB, every attribute explicit."""
+    """The table with its primary key, where it has one, and nothing else: InnoDB, every attribute explicit."""
     lines = [_column(column, kind) for column in target.columns]
-    lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
+    if target.key:
+        lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
     return (
         f"CREATE TABLE {_table(target)} (\n    "
         + ",\n    ".join(lines)

@@ -91,12 +91,13 @@ def clear(target: TargetTable) -> str:
 
 
 def create_table(target: TargetTable) -> str:
-    """The table with its primary key and nothing else."""
+    """The table with its primary key, where it has one, and nothing else."""
     lines = [
         f"{quote(column.name)} {column.sql_type}{'' if column.is_nullable else ' NOT NULL'}"
         for column in target.columns
     ]
-    lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
+    if target.key:
+        lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
     return f"CREATE TABLE {_table(target)} (\n    " + ",\n    ".join(lines) + "\n)"
 
 

@@ -267,13 +267,29 @@ def _refuse_merged_keys(text: str, index: int) -> None:
 
 
 def key_text(rows: pa.RecordBatch, target: TargetTable, index: int) -> str:
-    """`id=7, lang='de'` of row `index`, for messages."""
+    """`id=7, lang='de'` of row `index`, for messages; of a table without a key its first columns."""
     parts = []
+    if not target.key:
+        return row_text(rows, target, index)
     for column in target.columns:
         if column.is_key:
             value = python_values(column_of(rows, column).slice(index, 1), column.source.kind)[0]
             parts.append((target.key.index(column.name), f"{column.name}={shown(value, column.source.kind)}"))
     return ", ".join(text for _, text in sorted(parts))
+
+
+_SHOWN_COLUMNS_MAX = 6
+
+
+def row_text(rows: pa.RecordBatch, target: TargetTable, index: int) -> str:
+    """The values of row `index` in its first columns, for messages."""
+    parts = []
+    for column in target.columns[:_SHOWN_COLUMNS_MAX]:
+        if column.metadata is not None:
+            continue
+        value = python_values(column_of(rows, column).slice(index, 1), column.source.kind)[0]
+        parts.append(f"{column.name}={shown(value, column.source.kind)}")
+    return ", ".join(parts) + (", …" if len(target.columns) > _SHOWN_COLUMNS_MAX else "")
 
 
 def shown(value: Any, kind: ValueKind, characters_max: int = _SHOWN_CHARACTERS_MAX) -> str:

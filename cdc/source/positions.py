@@ -12,7 +12,17 @@ from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, SourcePosition
 from cdc.source.connection import SourceConnection
 
-__all__ = ["is_in_log", "semi_sync_wait_seconds", "uses_gtid", "visible_position", "written_file_pos"]
+__all__ = [
+    "VIEWED_ENGINES",
+    "is_in_log",
+    "semi_sync_wait_seconds",
+    "uses_gtid",
+    "visible_position",
+    "written_file_pos",
+]
+
+VIEWED_ENGINES = frozenset({"innodb", "rocksdb", "tokudb"})
+"""Those that have read views: what a transaction reads of their tables, however long it takes, is of one moment."""
 
 
 def uses_gtid(connection: SourceConnection) -> bool:

@@ -23,6 +23,7 @@ from cdc.schema.keys import choose_key
 from cdc.source.cascades import ACTIVE_RULES, ForeignKey, logs_cascades, read_foreign_keys
 from cdc.source.connection import SourceConnection, SourceSettings
 from cdc.source.definitions import SYSTEM_DATABASES, _column
+from cdc.source.positions import VIEWED_ENGINES
 
 __all__ = [
     "SOURCE_CHECKS",
@@ -85,6 +86,7 @@ class SourceFacts:
         by_column: captured tables that are readable by grants on single columns, with what the server answered to
             `SELECT *` ('' when it ran).
         others: what the patterns match and is no plain table, with its kind.
+        row_estimates: how many rows a captured table has, as the server guesses.
         is_local: the source is on this machine: what is said to it crosses no network.
         is_running: a live instance holds this deployment's lease on some sink.
     """
@@ -114,6 +116,7 @@ class SourceFacts:
     unsupported: tuple[UnsupportedData, ...]
     others: tuple[tuple[TableName, str], ...]
     foreign_keys: tuple[ForeignKey, ...]
+    row_estimates: Mapping[TableName, int] = field(default_factory=dict)
     is_local: bool = False
     is_running: bool = False
 
@@ -242,6 +245,13 @@ def read_source(
         unsupported=tables.unsupported,
         others=tables.others,
         foreign_keys=read_foreign_keys(connection, {definition.name for definition in tables.definitions}),
+        row_estimates={
+            TableName(database or "", table or ""): int(rows or 0)
+            for database, table, rows in connection.query_text(
+                "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM information_schema.TABLES "
+                "WHERE TABLE_ROWS IS NOT NULL"
+            )
+        },
         is_local=is_local,
         is_running=is_running,
     )
@@ -965,16 +975,11 @@ def _key(facts: SourceFacts) -> Iterator[Finding]:
         try:
             key = choose_key(definition, override)
         except UnsupportedData as problem:
-            place = f"{quoted(definition.name.database)}.{quoted(definition.name.table)}"
-            fix = problem.hint
-            if not override:
-                fix = (
-                    f"ALTER TABLE {place} ADD PRIMARY KEY (...); or name the columns that identify a row in "
-                    "tables.overrides (primary_key), or exclude the table"
-                )
-            yield error(definition.name, problem.message, fix, is_configuration=override is not None)
+            yield error(definition.name, problem.message, problem.hint, is_configuration=True)
             continue
-        if override:
+        if not key:
+            yield _keyless(facts, definition)
+        elif override:
             yield from _override(definition, key)
         elif not definition.primary_key:
             yield info(
@@ -982,6 +987,27 @@ def _key(facts: SourceFacts) -> Iterator[Finding]:
                 f"has no primary key: its unique key over {', '.join(key)} stands in for one",
                 "nothing to do as long as that key stays",
             )
+
+
+def _keyless(facts: SourceFacts, definition: TableDefinition) -> Finding:
+    place = f"{quoted(definition.name.database)}.{quoted(definition.name.table)}"
+    problem = "has no primary key and no unique key over NOT NULL columns"
+    name_a_key = "name the columns that identify a row in tables.overrides (primary_key)"
+    if definition.engine.lower() not in VIEWED_ENGINES:
+        return error(
+            definition.name,
+            f"{problem}, and its engine {definition.engine} has no read view: it cannot be loaded at an exact position",
+            f"ALTER TABLE {place} ENGINE = InnoDB; or {name_a_key}, or exclude the table",
+        )
+    rows = facts.row_estimates.get(definition.name)
+    return warning(
+        definition.name,
+        f"{problem}: its rows are told apart by all columns together. Changes that delete or update rows read the "
+        f"whole target, on MySQL and MariaDB several times{'' if rows is None else f' (some {rows:,} rows)'}; inserts "
+        "do not",
+        f"ALTER TABLE {place} ADD PRIMARY KEY (...); or {name_a_key}; an index on the target, over columns that few "
+        "rows share, helps too",
+    )
 
 
 def _override(definition: TableDefinition, key: tuple[str, ...]) -> Iterator[Finding]:
@@ -1284,7 +1310,8 @@ TABLE_CHECKS: tuple[Check[SourceFacts], ...] = (
         "table.key",
         _key,
         looks="a primary key, a unique key over NOT NULL columns, or a key named in `tables.overrides`",
-        breaks="rows cannot be told apart: the table is parked",
+        breaks="rows are told apart by all their columns: each run of changes that deletes or updates some reads the "
+        "whole target; a table of an engine without read views is parked",
         mends="`ALTER TABLE ... ADD PRIMARY KEY (...)`, or `primary_key` in `tables.overrides`",
     ),
     Check(

@@ -575,6 +575,9 @@ def test_tables_without_a_key_are_found_unless_something_stands_in(
     captured = database(source_server)
     for statement in (
         "CREATE TABLE keyless (a INT, b INT)",
+        "INSERT INTO keyless VALUES (1, 2), (1, 2)",
+        "ANALYZE TABLE keyless",
+        "CREATE TABLE viewless (a INT) ENGINE = MyISAM",
         "CREATE TABLE nullable (a INT, UNIQUE (a))",
         "CREATE TABLE prefixed (a VARCHAR(100) NOT NULL, UNIQUE (a(10)))",
         "CREATE TABLE stands_in (a INT NOT NULL, UNIQUE (a))",
@@ -591,14 +594,17 @@ def test_tables_without_a_key_are_found_unless_something_stands_in(
 
     findings = {f.subject.rpartition(".")[2]: f for f in found(report, "table.key")}
     assert {name: f.severity for name, f in findings.items()} == {
-        "keyless": "error",
-        "nullable": "error",
-        "prefixed": "error",
+        "keyless": "warning",
+        "nullable": "warning",
+        "prefixed": "warning",
+        "viewless": "error",
         "stands_in": "info",
         "named": "warning",
         "misnamed": "error",
     }
     assert f"ALTER TABLE `{captured}`.`keyless` ADD PRIMARY KEY" in findings["keyless"].fix
+    assert "some 2 rows" in findings["keyless"].problem
+    assert "no read view" in findings["viewless"].problem
     assert "idd" in findings["misnamed"].problem
     assert report.exit_code == 2  # the override names a column that is not there
 

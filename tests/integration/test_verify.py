@@ -170,19 +170,20 @@ def test_a_target_that_is_gone_is_missing(pair: Deployment) -> None:
     assert _states(results) == {("pg", "lines"): "equal", ("mysql", "lines"): "missing target"}
 
 
-def test_a_table_that_is_not_loaded_yet_is_pending_and_one_without_a_key_is_parked(pair: Deployment) -> None:
+def test_a_table_that_is_not_loaded_yet_is_pending_and_one_that_cannot_be_is_parked(pair: Deployment) -> None:
+    name = "n" * 64  # characters; PostgreSQL has 63 bytes for it
     pair.source.execute("CREATE TABLE late (id INT PRIMARY KEY)", database=pair.source_database)
-    pair.source.execute("CREATE TABLE keyless (n INT)", database=pair.source_database)
-    pair.source.execute("INSERT INTO keyless VALUES (1), (1)", database=pair.source_database)
+    pair.source.execute(f"CREATE TABLE {name} (n INT)", database=pair.source_database)
+    pair.source.execute(f"INSERT INTO {name} VALUES (1), (1)", database=pair.source_database)
     results = _verify(pair, sinks=["pg"])
     assert {table: state for (_, table), state in _states(results).items()} == {
         "late": "pending",
-        "keyless": "parked",
+        name: "parked",
         "types": "equal",
         "lines": "equal",
     }
-    assert results["pg", "keyless"].source_rows == 2
-    assert "no primary key" in results["pg", "keyless"].notes[0]
+    assert results["pg", name].source_rows == 2
+    assert "cannot go to" in results["pg", name].notes[0]
     done = pair.run("verify")
     assert "changes not yet applied" in done.stdout
     assert done.stdout.splitlines()[-1] == "2 of 4 tables differ"

@@ -43,11 +43,9 @@ def test_the_key_is_the_primary_one_or_the_narrowest_unique_one_without_null(
 @pytest.mark.parametrize(
     "definition", [table(), table("", unique("n", "a"), nullable="a"), table("", unique("p", "a", has_prefix=True))]
 )
-def test_a_table_without_a_key_is_unsupported_and_says_how_to_mend_it(definition: TableDefinition) -> None:
-    with pytest.raises(UnsupportedData, match="no primary key") as caught:
-        choose_key(definition)
-    assert caught.value.table == "shop.t"
-    assert "ADD PRIMARY KEY" in caught.value.hint
+def test_a_table_without_a_key_has_none_unless_one_is_configured(definition: TableDefinition) -> None:
+    assert choose_key(definition) == ()
+    assert choose_key(definition, ("a",)) == ("a",), "a nullable unique key, if it is named"
 
 
 def test_the_configured_key_goes_before_all_others() -> None:
