@@ -351,9 +351,11 @@ def test_lines_that_cannot_be_made_end_the_connection_and_leave_nothing(
 
     with monkeypatch.context() as patch:
         patch.setattr(LoadLines, "__iter__", lines)
-        with pytest.raises(MemoryError):
-            place.load(source, target, [(n, "x" * 100) for n in range(10_000)])
-    assert not place.sink.is_open()
+        rows = rows_of(source, [(n, "x" * 100) for n in range(10_000)])
+        with place.sink.transaction() as transaction:
+            with pytest.raises(MemoryError):
+                transaction.load(rows, target)
+            assert not place.sink.is_open()
     place.sink.open()
     assert place.rows(target) == []
 
