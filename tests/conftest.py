@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 from collections.abc import Callable, Generator, Hashable, Iterator
 from typing import Any
 
@@ -52,8 +53,6 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[POOL] = ServerPool(urls={family: url for family, url in given.items() if url})
     config.stash[REPORTS] = []
     config.stash[LEFT_OUT] = 0
-    if config.pluginmanager.has_plugin("dsession"):
-        config.pluginmanager.register(_Workers(config))
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -67,6 +66,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.integration)
     if config.getoption("--sample"):
         _keep_the_sample(config, items)
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays to the end: the collector need not look at it each time, which some tests wait for."""
+    gc.collect()
+    gc.freeze()
 
 
 def _keep_the_sample(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -91,16 +96,12 @@ def _candidate(item: pytest.Item) -> Candidate:
     )
 
 
-class _Workers:
-    """With `-n`: what the workers' servers were, for the last lines of the run."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-
-    def pytest_testnodedown(self, node: Any) -> None:
-        told = getattr(node, "workeroutput", {})
-        self._config.stash[REPORTS].extend(told.get("servers", []))
-        self._config.stash[LEFT_OUT] = max(self._config.stash[LEFT_OUT], told.get("left_out", 0))
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """With `-n`, a worker has ended: what its servers were, for the last lines of the run."""
+    told = getattr(node, "workeroutput", {})
+    node.config.stash[REPORTS].extend(told.get("servers", []))
+    node.config.stash[LEFT_OUT] = max(node.config.stash[LEFT_OUT], told.get("left_out", 0))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -83,7 +83,7 @@ class Deployment:
             environment["CDC_CRASH_AT"] = crash_at
         return environment
 
-    def run(self, *arguments: str, timeout: float = 90, crash_at: str = "") -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = 180, crash_at: str = "") -> subprocess.CompletedProcess[str]:
         """Run a command of `cdc` to its end."""
         with tempfile.TemporaryFile() as stdout, tempfile.TemporaryFile() as stderr:
             process = self._launch(arguments, crash_at, stdout, stderr)
@@ -97,7 +97,7 @@ class Deployment:
             assert process.returncode is not None
             return subprocess.CompletedProcess(list(arguments), process.returncode, _text(stdout), _text(stderr))
 
-    def catch_up(self, timeout: float = 90) -> None:
+    def catch_up(self, timeout: float = 180) -> None:
         """`cdc run --until-caught-up`, which must succeed."""
         result = self.run("run", "--until-caught-up", timeout=timeout)
         assert result.returncode == 0, f"exit code {result.returncode}\n{result.stderr}"
@@ -125,8 +125,8 @@ class Deployment:
     def log(self) -> str:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
-    def stop(self, timeout: float = 10) -> int:
-        """SIGTERM, as an operator would; the exit code."""
+    def stop(self, timeout: float = 60) -> int:
+        """SIGTERM, as an operator would; the exit code. (That ten seconds are enough is test_service.py's to show.)"""
         assert self.process is not None
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -148,7 +148,7 @@ class Deployment:
         document: dict[str, Any] = json.loads(result.stdout)
         return document
 
-    def wait_for_log(self, event: str, *, count: int = 1, timeout: float = 30) -> None:
+    def wait_for_log(self, event: str, *, count: int = 1, timeout: float = 120) -> None:
         """Until the service has logged `event` `count` times."""
         wait_until(lambda: self.log().count(f'"event": "{event}"') >= count, timeout, f"{event} x {count} in the log")
 

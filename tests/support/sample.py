@@ -4,8 +4,9 @@ The rule is the same for every test, so that nobody has to think of it when writ
 
 - What differs by the servers alone (`source_server`, `place`, a parameter that is the name of one or of some) is one
   case. A case stays on one server of each family (MySQL, MariaDB, PostgreSQL); versions of a family take turns.
-- A test of many cases (`MANY_CASES`) leaves it to the cases to meet every family: each stays on one PostgreSQL
-  and on one of the MySQL family, MySQL and the MariaDBs in turn.
+- A test of many cases (`MANY_CASES`) leaves it to the cases to meet every sink: each stays on one PostgreSQL and on one
+  of the MySQL family, MySQL and the MariaDBs in turn. A source (by the parameter's name) is of each family always:
+  MySQL's log is not MariaDB's.
 - `@pytest.mark.every_server` keeps a test on all of them; `@pytest.mark.full`, on a test or a parameter, leaves it to
   `make test-all`.
 
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,6 +47,14 @@ class Candidate:
         """The servers that parameters choose, in the order of the parameters."""
         return tuple(name for value, _ in self.parameters.values() for name in _server_names(value))
 
+    def group(self, *, has_many_cases: bool) -> tuple[str, ...]:
+        """What its servers are: of the candidates of one case and one group, one is in the sample."""
+        return tuple(
+            _kind(server) if has_many_cases and "source" not in name else _FAMILIES[server]
+            for name, (value, _) in self.parameters.items()
+            for server in _server_names(value)
+        )
+
     def case(self) -> Hashable:
         """All parameters that choose no server."""
         return tuple((name, known) for name, (value, known) in self.parameters.items() if not _server_names(value))
@@ -67,29 +76,14 @@ def sample(candidates: Sequence[Candidate], has_server: Callable[[str], bool] = 
         for number, places in enumerate(cases.values()):
             if candidates[places[0]].is_on_every_server:
                 chosen.update(places)
-            else:
-                group = _family if len(cases) < MANY_CASES else _kind
-                chosen.update(_one_of_each(candidates, places, group, turn + number, has_server))
+                continue
+            alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
+            for place in places:
+                alike[candidates[place].group(has_many_cases=len(cases) >= MANY_CASES)].append(place)
+            for some in alike.values():
+                here = [place for place in some if all(map(has_server, candidates[place].servers()))] or some
+                chosen.add(here[(turn + number) % len(here)])
     return [index in chosen for index in range(len(candidates))]
-
-
-def _one_of_each(
-    candidates: Sequence[Candidate],
-    places: Iterable[int],
-    group: Callable[[str], str],
-    turn: int,
-    has_server: Callable[[str], bool],
-) -> Iterable[int]:
-    alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    for place in places:
-        alike[tuple(map(group, candidates[place].servers()))].append(place)
-    for some in alike.values():
-        here = [place for place in some if all(map(has_server, candidates[place].servers()))] or some
-        yield here[turn % len(here)]
-
-
-def _family(server: str) -> str:
-    return _FAMILIES[server]
 
 
 def _kind(server: str) -> str:

@@ -65,6 +65,18 @@ def test_few_cases_each_stay_on_each_family() -> None:
     assert len(found) == 2 * (MANY_CASES - 1)
 
 
+def test_each_of_many_cases_stays_on_each_family_of_sources() -> None:
+    candidates = [
+        Candidate("t", {"source_server": (server, server), "number": (number, number)})
+        for server in MYSQL_FAMILY
+        for number in range(MANY_CASES)
+    ]
+    servers = [server for _, server in kept(candidates)]
+    assert len(servers) == 2 * MANY_CASES
+    assert servers.count("mysql97") == MANY_CASES
+    assert set(servers) == set(MYSQL_FAMILY)
+
+
 def test_a_combination_of_servers_is_one_choice() -> None:
     places = [("mariadb1011", "pg15"), ("mysql97", "mariadb1011"), ("mariadb118", "pg17"), ("mariadb1011", "mysql97")]
     found = sample([Candidate("t", {"place": (place, number)}) for number, place in enumerate(places)])

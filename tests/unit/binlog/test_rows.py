@@ -109,8 +109,9 @@ def test_what_is_built_from_rows_decodes_to_those_rows(
 def test_every_prefix_of_an_image_is_malformed(new_buffer: NewBuffer, column: BuiltColumn, data: st.DataObject) -> None:
     value = data.draw(column.values)
     whole = parse_rows(framed(EventType.WRITE_ROWS, rows_body([column], [(value,)])))
+    layout = layout_of([column])
     for size in range(1, len(whole.rows)):
-        buffer = new_buffer(layout_of([column]))
+        buffer = new_buffer(layout)
         with pytest.raises(MalformedEvent, match="ends inside"):
             buffer.append(replace(whole, rows=whole.rows[:size]), 0)
 
