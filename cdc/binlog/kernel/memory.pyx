@@ -160,10 +160,7 @@ cdef void _release_all(free_t* blocks) noexcept nogil:
 
 cdef uint8_t* pool_take(size_t size, size_t* capacity) noexcept nogil:
     """A block of at least `size` bytes, its contents undefined; NULL when there is no memory."""
-    global kept_total, live_total, next_line, refused_total
-    cdef int number
-    cdef free_t* block
-    global live_total, next_line
+    global live_total, next_line, refused_total
     cdef int number, last
     cdef free_t* block = NULL
     cdef free_t* evicted = NULL
