@@ -18,7 +18,7 @@ from typing import Any
 
 from cdc.errors import CdcError, SinkRefused, SinkUnavailable, TargetConflict, UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName
-from cdc.schema.sharing import columns_on_sink
+from cdc.schema.sharing import Reshaping, columns_on_sink
 from cdc.schema.target import SourceColumn, TargetTable
 from cdc.sinks.base import ExistingTable, Sink
 from checkpoints.store import InSinkStore, TableRecord
@@ -79,19 +79,20 @@ class SharedTargets:
 
         `intent` is the record to be written before a target is made. Raises SinkRefused, TargetConflict.
         """
-        others = self._others(record, target)
         existing = self._sink.inspect(target)
         if existing is None:
-            self._make(intent, target, others)
+            self._make(intent, target, self._others(record, target))
             return False
         is_ours = record.definition is not None and record.target == str(target)
-        if is_ours or others.own or others.foreign:
-            fitted = self._reshape(record, target, existing, others)
-            if fitted is None:
-                self._make_anew(record, intent, target, existing, others)
-                return False
-            existing = fitted
-        self._require_fit(record, target, existing)
+        if not self._fits(record, target, existing):
+            others = self._others(record, target)
+            if is_ours or others.own or others.foreign:
+                fitted = self._reshape(record, target, existing, others)
+                if fitted is None:
+                    self._make_anew(record, intent, target, existing, others)
+                    return False
+                existing = fitted
+            self._require_fit(record, target, existing)
         if existing.has_rows and not is_ours and not may_replace:
             raise SinkRefused(
                 f"{record.source}: the target {target} on sink {self._sink.name} holds rows with {shared.name} = "
@@ -100,7 +101,7 @@ class SharedTargets:
                 hint=f"`cdc snapshot {record.source}` replaces them by the source's; or delete them",
             )
         if is_ours:
-            self._clear_former(record, target, shared, others)
+            self._clear_former(record, target, shared)
         if existing.has_rows and is_ours and not record.is_complete:
             self._clear(target)  # the remains of a load that did not finish
             return False
@@ -117,13 +118,16 @@ class SharedTargets:
 
     # ------------------------------------------------------------ altering
 
+    def _fits(self, record: TableRecord, target: TargetTable, existing: ExistingTable) -> bool:
+        """Is there nothing to be done, whatever the others are? Mostly so, and of those there may be a thousand."""
+        plan = self._sink.reshaping(target, existing, others={}, former=_former_columns(record, target))
+        return plan == Reshaping() and not self._sink.differences(target, existing)
+
     def _reshape(
         self, record: TableRecord, target: TargetTable, existing: ExistingTable, others: _Others
     ) -> ExistingTable | None:
         """Alter the target as far as needed; None where that cannot be."""
-        former: set[str] = set()
-        if record.definition is not None and record.target == str(target):
-            former = set(columns_on_sink(record.definition, record.options))
+        former = _former_columns(record, target)
         plan = self._sink.reshaping(target, existing, others=others.columns(), former=former)
         if plan.misfits:
             return None
@@ -271,11 +275,12 @@ class SharedTargets:
 
     # ------------------------------------------------------------ rows
 
-    def _clear_former(self, record: TableRecord, target: TargetTable, shared: SourceColumn, others: _Others) -> None:
+    def _clear_former(self, record: TableRecord, target: TargetTable, shared: SourceColumn) -> None:
         """Delete what the table has there under another value, unless that is another table's now."""
         former = record.options.get("source_column", {}).get("value")
         if former is None or former == shared.value:
             return
+        others = self._others(record, target)
         taken = {self._options(other.source).get("source_column", {}).get("value") for other in others.own}
         taken |= {other.options.get("source_column", {}).get("value") for other in others.foreign}
         if former not in taken:
@@ -286,3 +291,10 @@ class SharedTargets:
             tx.clear(target)
             self._store.fence(tx)
             tx.commit()
+
+
+def _former_columns(record: TableRecord, target: TargetTable) -> set[str]:
+    """What the table's columns were called there when it was loaded last."""
+    if record.definition is None or record.target != str(target):
+        return set()
+    return set(columns_on_sink(record.definition, record.options))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -447,7 +448,7 @@ def test_a_target_made_anew_is_taken_up_where_a_kill_left_it(fleet: Fleet) -> No
     fleet.assert_equal()
 
 
-POINTS = ("after_statement:40", "before_commit:15", "load_chunk_committed:7", "target_made:2")
+POINTS = ("load_chunk_committed:7", "after_statement:40", "before_commit:15", "target_made:1")
 
 
 @pytest.mark.crash
@@ -480,9 +481,9 @@ def test_three_databases_under_writers_and_kills(
         fleet.made.catch_up()
         for table in ("accounts", "orders", "items"):
             for tenant in TENANTS:
-                expected = sorted(map(repr, fleet.source(tenant, _COLUMNS[table], table)))
-                value = f"SELECT {_COLUMNS[table]} FROM {{}} WHERE tenant = '{tenant}'"
-                assert sorted(map(repr, fleet.sink_query("sink", value, table=table))) == expected, (table, tenant)
+                expected = _told(fleet.source(tenant, _COLUMNS[table], table))
+                query = f"SELECT {_COLUMNS[table]} FROM {{}} WHERE tenant = '{tenant}'"
+                assert _told(fleet.sink_query("sink", query, table=table)) == expected, (table, tenant)
         result = fleet.made.run("verify", "--json")
         assert {one["state"] for one in json.loads(result.stdout)} == {"equal"}, result.stdout
 
@@ -492,3 +493,10 @@ _COLUMNS = {
     "orders": "customer, amount, placed, state",
     "items": "order_id, line, name, price",
 }
+
+
+def _told(rows: list[tuple[Any, ...]]) -> list[str]:
+    """Rows as sorted text; BIGINT UNSIGNED is numeric(20) on PostgreSQL, and a Decimal to its driver."""
+    return sorted(
+        repr(tuple(int(v) if isinstance(v, Decimal) and v.as_tuple().exponent == 0 else v for v in row)) for row in rows
+    )
