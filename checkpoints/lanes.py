@@ -14,16 +14,23 @@ import orjson
 from cdc.model import TableName
 from checkpoints.store import InSinkStore, MetadataSink
 
-__all__ = ["hand_over", "pipeline_names", "retire", "set_command_tables", "tables_of_tables"]
+__all__ = ["hand_over", "pipelines_in_use", "retire", "set_command_tables", "tables_of_tables"]
 
 # What is kept by pipeline and source table. Older metadata may lack some of them.
 _BY_TABLE = ("tables", "chunks", "marks")
 
 
-def pipeline_names(sink: MetadataSink) -> list[str]:
-    """Every pipeline of every deployment that has ever run on this sink, whose metadata tables have to be there."""
+def pipelines_in_use(sink: MetadataSink) -> list[str]:
+    """The pipelines of every deployment that have a checkpoint (damaged or not) or tables on this sink.
+
+    The metadata tables have to be there.
+    """
     with sink.transaction() as tx:
-        return [str(row[0]) for row in tx.execute(f"SELECT pipeline FROM {sink.metadata_table('checkpoint')}")]
+        rows = tx.execute(
+            f"SELECT pipeline FROM {sink.metadata_table('checkpoint')} WHERE position <> '' "
+            f"UNION SELECT pipeline FROM {sink.metadata_table('tables')}"
+        )
+    return sorted(str(row[0]) for row in rows)
 
 
 def tables_of_tables(store: InSinkStore) -> list[str]:

@@ -21,7 +21,7 @@ from cdc.model import ServerIdentity, SourcePosition, TableName
 from cdc.pipeline.lanes import lane_number
 from cdc.sinks.base import Sink
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.lanes import hand_over, pipeline_names, retire, set_command_tables, tables_of_tables
+from checkpoints.lanes import hand_over, pipelines_in_use, retire, set_command_tables, tables_of_tables
 from checkpoints.prepared import PreparedStore
 from checkpoints.store import Command, InSinkStore, TableRecord
 
@@ -64,11 +64,10 @@ def lane_stores(sink: Sink, pipeline: str) -> dict[int, InSinkStore]:
     stores = {1: InSinkStore(sink, pipeline)}
     if not stores[1].exists():
         return stores
-    for name in pipeline_names(sink):
+    for name in pipelines_in_use(sink):
         lane = lane_number(pipeline, name)
-        store = InSinkStore(sink, name)
-        if lane is not None and lane > 1 and (store.load_checkpoint()[0] is not None or store.load_tables()):
-            stores[lane] = store
+        if lane is not None and lane > 1:
+            stores[lane] = InSinkStore(sink, name)
     return dict(sorted(stores.items()))
 
 

@@ -252,21 +252,21 @@ def test_a_parked_table_leaves_the_other_lanes_and_comes_back_by_its_own(made: D
     made.start()
     _wait_until_ready(made)
     server, database = made.sinks["sink"]
-    target = f'"{made.source_database}".t3' if server.family == "postgresql" else "t3"
+    target = f'"{made.source_database}".t4' if server.family == "postgresql" else "t4"
     server.execute(f"DROP TABLE {target}", database=database)
     with _Writer(made.source, made.source_database) as writer:
         made.wait_for_log("table_parked")
         writer.wait_for(50)
         parked = {t["table"].partition(".")[2]: t["lane"] for t in made.status()["tables"] if t["state"] == "parked"}
-        assert list(parked) == ["t3"]
-        result = made.run("snapshot", f"{made.source_database}.t3")
+        assert parked == {"t4": 2}
+        result = made.run("snapshot", f"{made.source_database}.t4")
         assert result.returncode == 0, result.stderr
         writer.wait_for(50)
     assert made.stop() == 0
     made.catch_up()
     made.assert_equal(*TABLES)
     loads = _events(made, "table_loaded")
-    assert [entry["lane"] for entry in loads if entry["table"].endswith(".t3")] == [parked["t3"]] * 2
+    assert [entry["lane"] for entry in loads if entry["table"].endswith(".t4")] == [parked["t4"]] * 2
     assert len(loads) == len(TABLES) + 1
 
 
@@ -310,16 +310,23 @@ def test_a_takeover_takes_every_lane_and_the_sleeper_writes_nothing(made: Deploy
 
 
 def test_a_lane_that_fails_for_good_ends_them_all(made: Deployment) -> None:
+    """Its checkpoint is damaged while it runs, and read again when it has to load a table."""
     _set_lanes(made, 2)
     made.catch_up()
+    process = made.start()
+    wait_until(lambda: made.status()["sinks"][0]["state"] == "caught_up", 30, "caught_up")
+    table = next(table for table, lane in _lane_of(made).items() if lane == 2)
     server, database = made.sinks["sink"]
     metadata = "_cdc.checkpoint" if server.family == "postgresql" else "_cdc_checkpoint"
     name = f"{made.config['name']}/sink#2"
     right = server.execute(f"SELECT position FROM {metadata} WHERE pipeline = '{name}'", database=database)[0][0]
     server.execute(f"UPDATE {metadata} SET position = 'torn' WHERE pipeline = '{name}'", database=database)
-    result = made.run("run", timeout=60)
-    assert result.returncode == 1
-    assert "damaged" in result.stderr
+    assert made.run("snapshot", f"{made.source_database}.{table}").returncode == 1
+    assert process.wait(30) == 1
+    made.process = None
+    assert "damaged" in made.log()
+    assert made.run("run", timeout=60).returncode == 1  # nor does it start so
+    assert made.status()["sinks"][0]["state"] == "failed"
     server.execute(f"UPDATE {metadata} SET position = '{right}' WHERE pipeline = '{name}'", database=database)
     made.source.execute("UPDATE t1 SET v = 'after' WHERE id < 20", database=made.source_database)
     made.catch_up()
@@ -458,6 +465,7 @@ def test_a_snapshot_is_carried_out_after_its_table_changed_lanes(to_pg: Deployme
     result = made.run("snapshot", *(f"{made.source_database}.{table}" for table in TABLES))
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(" loaded, ") == len(TABLES)
+    assert set(server.execute("SELECT state FROM _cdc.commands", database=sink_database)) == {("done",)}
     made.assert_equal(*TABLES)
     assert set(_lane_of(made).values()) == {1, 2, 3}
 
@@ -507,13 +515,16 @@ def test_tables_with_one_target_share_a_lane_and_one_is_parked(to_pg: Deployment
     assert len({table["lane"] for table in tables}) == 1
 
 
-def test_a_stop_in_the_middle_of_the_deal_leaves_the_leases(to_pg: Deployment) -> None:
-    """Another instance holds the second lane only: the first lane's lease is let go, and the next start is free."""
-    _set_lanes(to_pg, 2)
+def test_without_every_lease_no_lane_writes_and_those_taken_are_left(to_pg: Deployment) -> None:
+    """Another instance holds the last lane only: the others write nothing, and let their leases go."""
+    _set_lanes(to_pg, 3)
     to_pg.config["lease"] = {"seconds": 3}
     to_pg.catch_up()
+    before = {table: to_pg.sink_rows("sink", table) for table in TABLES}
+    for table in TABLES:
+        to_pg.source.execute(f"UPDATE {table} SET v = 'later' WHERE id < 20", database=to_pg.source_database)
     server, database = to_pg.sinks["sink"]
-    name = f"{to_pg.config['name']}/sink#2"
+    name = f"{to_pg.config['name']}/sink#3"
     with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
         stop = threading.Event()
 
@@ -536,9 +547,9 @@ def test_a_stop_in_the_middle_of_the_deal_leaves_the_leases(to_pg: Deployment) -
             thread.join()
         assert result.returncode == 1
         assert "is run by somebody" in result.stderr
-        cursor.execute("SELECT expires_us FROM _cdc.lease WHERE pipeline = %s", (name.removesuffix("#2"),))
-        assert cursor.fetchone() == (0,)
-    to_pg.source.execute("UPDATE t1 SET v = 'after' WHERE id < 20", database=to_pg.source_database)
+        assert {table: to_pg.sink_rows("sink", table) for table in TABLES} == before
+        cursor.execute("SELECT expires_us FROM _cdc.lease WHERE pipeline <> %s", (name,))
+        assert cursor.fetchall() == [(0,), (0,)]
     to_pg.catch_up()
     to_pg.assert_equal(*TABLES)
 
