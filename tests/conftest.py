@@ -87,7 +87,8 @@ def _candidate(item: pytest.Item) -> Candidate:
     if (spec := getattr(item, "callspec", None)) is not None:
         plain = (str, bytes, int, float, bool, type(None))
         for name, value in spec.params.items():
-            parameters[name] = (value, value if isinstance(value, plain) else ("number", spec.indices[name]))
+            # by its text, in which 0 is not -0.0 or False
+            parameters[name] = (value, repr(value) if isinstance(value, plain) else spec.indices[name])
     return Candidate(
         item.nodeid.partition("[")[0],
         parameters,

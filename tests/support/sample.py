@@ -74,7 +74,7 @@ def sample(candidates: Sequence[Candidate], has_server: Callable[[str], bool] = 
     for function, cases in by_function.items():
         turn = zlib.crc32(function.encode())  # tests of one case do not all begin with the same server
         for number, places in enumerate(cases.values()):
-            if candidates[places[0]].is_on_every_server:
+            if candidates[places[0]].is_on_every_server or not candidates[places[0]].servers():
                 chosen.update(places)
                 continue
             alike: dict[tuple[str, ...], list[int]] = defaultdict(list)
