@@ -446,6 +446,9 @@ class SchemaChange:
     `end` is the position after the statement. `tables` are the captured tables touched; `is_dropped` those of them
     that the statement itself removes. `xa` is set where it is no DDL, but the commit of an XA transaction whose rows
     are in no event that follows: it may have changed every table that is captured.
+
+    `is_exact`: the statement is known to the letter, ran without an error and is its whole group, so `end` is right
+    behind it. `database` and the two that follow say how its session read it.
     """
 
     tables: tuple[TableName, ...]
@@ -454,6 +457,10 @@ class SchemaChange:
     commit_time_us: int
     is_dropped: frozenset[TableName] = frozenset()
     xa: Xa | None = None
+    is_exact: bool = False
+    database: str = ""
+    has_ansi_quotes: bool = False
+    has_backslash_escapes: bool = True
 
 
 # ---------------------------------------------------------------- towards the sink

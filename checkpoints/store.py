@@ -58,6 +58,8 @@ class TableRecord:
         pending, ready_at set          to be loaded once the stream has passed `ready_at`
         dropped, loaded_from set       the source did not have the table any more, up to that position
 
+    `step` is what a DDL that is followed has left to be done (`pipeline.schema_step`); '' is nothing.
+
     `key` are the key's columns, and `options` the table's options (`schema.options`), when it was loaded; a table
     whose configuration says otherwise now is loaded again. `is_complete` says that the target holds a whole version
     of the table, which readers must not lose sight of while it is loaded again.
@@ -77,6 +79,7 @@ class TableRecord:
     last_change_us: int | None = None
     policy_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
+    step: str = ""
 
     def with_policy_changes(self, more: Mapping[tuple[str, str], int]) -> TableRecord:
         """Counts added up by column and policy."""
@@ -130,18 +133,19 @@ def _ascii(text: str) -> str:
     return text if text.isascii() else json.dumps(orjson.loads(text), separators=(",", ":"))
 
 
-def _encode_loaded(key: tuple[str, ...], options: Mapping[str, Any]) -> str | None:
-    """The column `key_columns`: the key's columns, or (where there are options) an object with both."""
-    if not options:
+def _encode_loaded(key: tuple[str, ...], options: Mapping[str, Any], step: str = "") -> str | None:
+    """The column `key_columns`: the key's columns, or (where there is more to be said) an object with all."""
+    if not options and not step:
         return _ascii(orjson.dumps(key).decode()) if key else None
-    return _ascii(orjson.dumps({"key": key, "options": options}).decode())
+    content: dict[str, Any] = {"key": key, "options": options}
+    return _ascii(orjson.dumps({**content, "step": step} if step else content).decode())
 
 
-def _decode_loaded(text: str | None) -> tuple[tuple[str, ...], Mapping[str, Any]]:
+def _decode_loaded(text: str | None) -> tuple[tuple[str, ...], Mapping[str, Any], str]:
     content = orjson.loads(text) if text else []
     if isinstance(content, dict):
-        return tuple(content["key"]), content["options"]
-    return tuple(content), {}
+        return tuple(content["key"]), content["options"], content.get("step", "")
+    return tuple(content), {}, ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -504,6 +508,7 @@ class InSinkStore:
             last_change_us=last_change_us,
             policy_changes=orjson.loads(changes),
             error=orjson.loads(error) if error else None,
+            step=loaded[2],
         )
 
     def save_table(self, tx: Any, record: TableRecord) -> None:
@@ -517,7 +522,7 @@ class InSinkStore:
             record.target,
             record.state,
             _ascii(encode_definition(record.definition)) if record.definition else None,
-            _encode_loaded(record.key, record.options),
+            _encode_loaded(record.key, record.options, record.step),
             int(record.is_complete),
             encode_position(record.loaded_from) if record.loaded_from else None,
             ready_at,

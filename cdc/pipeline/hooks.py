@@ -29,7 +29,10 @@ CRASH_POINTS = (
     "load_chunk_committed",
     "load_done",  # all chunks are there, the position to catch up to is not recorded
     "load_recorded",
-    "schema_change",  # DDL in the stream is about to be recorded
+    "schema_change",  # DDL in the stream is about to be followed or recorded
+    "schema_intent",  # on a sink that commits DDL by itself: the intent is recorded, the target is as it was
+    "schema_altered",  # the target is altered, nothing is recorded of it
+    "schema_recorded",  # the target is altered, and the checkpoint behind the statement
 )
 
 

@@ -50,6 +50,7 @@ from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.reader import Reader
+from cdc.pipeline.schema_step import DefinitionAudit, SchemaStep
 from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
@@ -330,6 +331,7 @@ class _Session:
         self._sessions = SessionPool(functools.partial(connect, pipeline._source_settings))
         self._running_commands: list[Command] = []
         self._has_heard = False
+        self._audit: DefinitionAudit | None = None
 
     def run(self) -> None:
         """Raises _SessionEnd, TransientError, or what the pipeline cannot go on after."""
@@ -709,6 +711,8 @@ class _Session:
         )
         applier.prepared.load()
         self._status.set_prepared(*applier.prepared.waiting())
+        self._audit = DefinitionAudit(sink=self._sink, store=self._store, log=self._log, tables=tables)
+        self._audit.begin(source)
         reader = self._make_reader(source, tables, checkpoint.position, channel, applier.prepared.known())
         reader.start()
         try:
@@ -730,7 +734,10 @@ class _Session:
                     self._status.seen(item.position, is_well=self._p.recovered(item.position))
                     self._check_due(tables, item.position)
                 elif isinstance(item, SchemaChange):
-                    self._record_change(applier, tables, item)
+                    self._hooks("schema_change")
+                    applier.close()  # the middle of a large transaction: it comes again after the change
+                    if not self._follow_change(source, applier, tables, item):
+                        self._record_change(applier, tables, item)
                     raise _SessionEnd
                 elif isinstance(item, Abandoned):
                     self._log.warning(
@@ -853,14 +860,27 @@ class _Session:
             self._park_and_restart(tables, error)
         raise error
 
+    def _follow_change(
+        self, source: SourceConnection, applier: Applier, tables: TableRegistry, change: SchemaChange
+    ) -> bool:
+        """Do on the sink what the DDL did, if that is proven to come out the same."""
+        step = SchemaStep(
+            sink=self._sink, store=self._store, hooks=self._hooks, log=self._log, server_version=source.version
+        )
+        try:
+            is_followed = step.follow(tables, change, applier.checkpoint)
+        except UnsupportedData as error:
+            self._park_and_restart(tables, error)
+        self._p.tables = tables.records()
+        return is_followed
+
     def _record_change(self, applier: Applier, tables: TableRegistry, change: SchemaChange) -> None:
         """DDL touched captured tables: their rows and columns may be others now, so they are loaded again."""
-        self._hooks("schema_change")
-        applier.close()  # the middle of a large transaction: it comes again after the load
         records = []
         for name in change.tables:
             target = ".".join(tables.place(name))
             record = tables.record(name) or TableRecord(source=name, target=target, state="pending")
+            record = replace(record, step="")
             anew = replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None, error=None)
             if name in change.is_dropped:
                 record = replace(anew, state="dropped")
@@ -908,7 +928,9 @@ class _Session:
         )
 
     def _check_due(self, tables: TableRegistry, position: SourcePosition) -> None:
-        """Start a session for tables whose load waited for this position."""
+        """Start a session for tables whose load waited for this position, or that turn out to need one."""
+        if self._audit is not None and self._audit.passed(position):
+            raise _SessionEnd
         due = tables.due(position)
         if not due:
             return

@@ -154,7 +154,14 @@ class TableRegistry(Capture):
             return []
         return [
             replace(
-                record, state="ready", is_complete=True, ready_at=None, ready_server=None, loaded_from=None, error=None
+                record,
+                state="ready",
+                is_complete=True,
+                ready_at=None,
+                ready_server=None,
+                loaded_from=None,
+                error=None,
+                step="",
             )
             for record in self._records.values()
             if record.state == "snapshotting"

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cdc.model import TableName
+from cdc.schema.tokens import NotUnderstood, Reader, Token, tokens_of
 
 __all__ = ["Statement", "StatementKind", "classify_statement"]
 
@@ -54,14 +55,7 @@ class Statement:
     names: frozenset[TableName] = frozenset()
 
 
-@dataclass(frozen=True, slots=True)
-class _Token:
-    text: str
-    is_name: bool  # a word or a quoted identifier; else punctuation or a literal
-    is_quoted: bool = False
-
-
-_DOT = _Token(".", False)
+_DOT = Token(".", False)
 # What can stand before a table's name: `FROM .t` is the old way to write the default database's t.
 _BEFORE_A_TABLE = frozenset(
     [
@@ -82,130 +76,6 @@ _BEFORE_A_TABLE = frozenset(
         "USING",
     ]
 )
-_BLANK = " \t\r\n\f\v"
-
-
-def _tokens(sql: str, *, ansi_quotes: bool, backslash_escapes: bool) -> Iterator[_Token]:
-    at, end, depth = 0, len(sql), 0
-    while at < end:
-        char = sql[at]
-        if char in _BLANK or char == "\0":
-            at += 1
-        elif char == "#" or (sql.startswith("--", at) and (at + 2 == end or sql[at + 2] in _BLANK)):
-            newline = sql.find("\n", at)
-            at = end if newline < 0 else newline + 1
-        elif sql.startswith("/*", at):
-            at, opened = _comment(sql, at)
-            depth += opened
-        elif depth and sql.startswith("*/", at):
-            depth -= 1
-            at += 2
-        elif char == "`" or (char == '"' and ansi_quotes):
-            at, text = _quoted(sql, at, char, backslash=False)
-            yield _Token(text, True, True)
-        elif char in "'\"":
-            at, text = _quoted(sql, at, char, backslash=backslash_escapes)
-            yield _Token(text, False, True)
-        elif char.isalnum() or char in "_$@" or ord(char) > 127:
-            start = at
-            while at < end and (sql[at].isalnum() or sql[at] in "_$@" or ord(sql[at]) > 127):
-                at += 1
-            yield _Token(sql[start:at], True)
-        else:
-            yield _Token(char, False)
-            at += 1
-
-
-def _comment(sql: str, at: int) -> tuple[int, int]:
-    """After `/*`: an executable comment opens (its content is code), any other is passed over."""
-    for opener in ("/*M!", "/*!"):
-        if sql.startswith(opener, at):
-            at += len(opener)
-            while at < len(sql) and sql[at].isdigit():
-                at += 1
-            return at, 1
-    closing = sql.find("*/", at + 2)
-    return (len(sql) if closing < 0 else closing + 2), 0
-
-
-def _quoted(sql: str, at: int, quote: str, *, backslash: bool) -> tuple[int, str]:
-    out: list[str] = []
-    at += 1
-    while at < len(sql):
-        char = sql[at]
-        if char == "\\" and backslash:
-            out.append(sql[at : at + 2])
-            at += 2
-        elif char == quote:
-            if sql.startswith(quote * 2, at):
-                out.append(quote)
-                at += 2
-            else:
-                return at + 1, "".join(out)
-        else:
-            out.append(char)
-            at += 1
-    return at, "".join(out)
-
-
-class _Reader:
-    """The tokens of one statement, read by keyword."""
-
-    def __init__(self, tokens: list[_Token], database: str) -> None:
-        self.tokens = tokens
-        self.at = 0
-        self.database = database
-
-    def peek(self, ahead: int = 0) -> str:
-        """The keyword (upper case) or punctuation there; '' past the end or for anything quoted."""
-        index = self.at + ahead
-        if index >= len(self.tokens) or self.tokens[index].is_quoted:
-            return ""
-        return self.tokens[index].text.upper()
-
-    def take(self, *words: str) -> bool:
-        """Step over these words when they come next."""
-        if all(self.peek(i) == word for i, word in enumerate(words)):
-            self.at += len(words)
-            return True
-        return False
-
-    def take_any(self, *words: str) -> bool:
-        return any(self.take(word) for word in words)
-
-    def table(self) -> TableName:
-        """A table name, qualified or not. Raises _NotUnderstood."""
-        first = self._name()
-        if self.peek() == "." and not self.tokens[self.at].is_name:
-            self.at += 1
-            return TableName(first, self._name())
-        return TableName(self.database, first)
-
-    def _name(self) -> str:
-        if self.at >= len(self.tokens) or not self.tokens[self.at].is_name:
-            raise _NotUnderstood
-        self.at += 1
-        return self.tokens[self.at - 1].text
-
-    def tables(self) -> tuple[TableName, ...]:
-        found = [self.table()]
-        while self.take(","):
-            found.append(self.table())
-        return tuple(found)
-
-    def seek(self, *words: str) -> bool:
-        """Step to just after the next occurrence of these words."""
-        while self.at < len(self.tokens):
-            if self.take(*words):
-                return True
-            self.at += 1
-        return False
-
-
-class _NotUnderstood(Exception):
-    """The form is not one of those recognised: fall back to every name that occurs."""
-
-
 _CONTROL = {
     ("BEGIN",): StatementKind.BEGIN,
     ("START", "TRANSACTION"): StatementKind.BEGIN,
@@ -262,12 +132,12 @@ def classify_statement(
     sql: str, *, database: str = "", ansi_quotes: bool = False, backslash_escapes: bool = True
 ) -> Statement:
     """Classify the text of a Query event. `database` is the event's default database."""
-    tokens = list(_tokens(sql, ansi_quotes=ansi_quotes, backslash_escapes=backslash_escapes))
-    reader = _Reader(tokens, database)
+    tokens = list(tokens_of(sql, ansi_quotes=ansi_quotes, backslash_escapes=backslash_escapes))
+    reader = Reader(tokens, database)
     # MariaDB logs `SET STATEMENT variable=value FOR statement` as it was written.
     if reader.take("SET", "STATEMENT") and reader.seek("FOR"):
         tokens = tokens[reader.at :]
-        reader = _Reader(tokens, database)
+        reader = Reader(tokens, database)
     for words, kind in _CONTROL.items():
         if reader.take(*words):
             return Statement(kind)
@@ -275,13 +145,13 @@ def classify_statement(
         return Statement(StatementKind.HARMLESS)
     try:
         return _ddl(reader)
-    except _NotUnderstood:
+    except NotUnderstood:
         first = tokens[0].text.upper()
         kind = StatementKind.DML if first in _DML_FIRST else StatementKind.UNKNOWN
         return Statement(kind, names=frozenset(_names(tokens, database)))
 
 
-def _names(tokens: list[_Token], database: str) -> Iterator[TableName]:
+def _names(tokens: list[Token], database: str) -> Iterator[TableName]:
     for index, token in enumerate(tokens):
         if not token.is_name:
             continue
@@ -289,11 +159,11 @@ def _names(tokens: list[_Token], database: str) -> Iterator[TableName]:
         yield TableName((tokens[index - 2].text if is_qualified else database).lower(), token.text.lower())
 
 
-def _is_qualifier(token: _Token) -> bool:
+def _is_qualifier(token: Token) -> bool:
     return token.is_name and (token.is_quoted or token.text.upper() not in _BEFORE_A_TABLE)
 
 
-def _ddl(reader: _Reader) -> Statement:
+def _ddl(reader: Reader) -> Statement:
     first = reader.peek()
     if first in _HARMLESS_FIRST:
         return Statement(StatementKind.HARMLESS)
@@ -303,7 +173,7 @@ def _ddl(reader: _Reader) -> Statement:
         reader.take_any("NO_WRITE_TO_BINLOG", "LOCAL")
         if reader.take_any("TABLE", "TABLES"):
             return Statement(StatementKind.HARMLESS)
-        raise _NotUnderstood  # MariaDB: ANALYZE UPDATE … runs it
+        raise NotUnderstood  # MariaDB: ANALYZE UPDATE … runs it
     if reader.take("TRUNCATE"):
         reader.take("TABLE")
         return Statement(StatementKind.DDL, (reader.table(),))
@@ -315,14 +185,14 @@ def _ddl(reader: _Reader) -> Statement:
         return _alter(reader)
     if reader.take("DROP"):
         return _drop(reader)
-    raise _NotUnderstood
+    raise NotUnderstood
 
 
-def _rename(reader: _Reader) -> Statement:
+def _rename(reader: Reader) -> Statement:
     if reader.take("USER"):
         return Statement(StatementKind.HARMLESS)
     if not reader.take_any("TABLE", "TABLES"):
-        raise _NotUnderstood
+        raise NotUnderstood
     reader.take("IF", "EXISTS")
     live: dict[TableName, None] = {}
     touched: dict[TableName, None] = {}
@@ -331,7 +201,7 @@ def _rename(reader: _Reader) -> Statement:
         while not reader.take("TO"):  # MariaDB: WAIT n, NOWAIT
             reader.at += 1
             if reader.at >= len(reader.tokens):
-                raise _NotUnderstood
+                raise NotUnderstood
         new = reader.table()
         touched |= {old: None, new: None}
         live.pop(old, None)
@@ -341,7 +211,7 @@ def _rename(reader: _Reader) -> Statement:
     return Statement(StatementKind.DDL, tuple(touched), tuple(t for t in touched if t not in live))
 
 
-def _create(reader: _Reader) -> Statement:
+def _create(reader: Reader) -> Statement:
     is_replaced = reader.take("OR", "REPLACE")
     if reader.take("TEMPORARY"):
         return Statement(StatementKind.HARMLESS)
@@ -356,10 +226,10 @@ def _create(reader: _Reader) -> Statement:
         return Statement(StatementKind.HARMLESS)  # rows and columns stay; the sinks keep their own indexes
     if reader.peek() in ("SEQUENCE", "TABLESPACE") or _is_other_object(reader):
         return Statement(StatementKind.HARMLESS)
-    raise _NotUnderstood
+    raise NotUnderstood
 
 
-def _is_index(reader: _Reader) -> bool:
+def _is_index(reader: Reader) -> bool:
     start = reader.at
     reader.take_any("ONLINE", "OFFLINE")
     reader.take_any("UNIQUE", "FULLTEXT", "SPATIAL", "VECTOR")
@@ -369,7 +239,7 @@ def _is_index(reader: _Reader) -> bool:
     return False
 
 
-def _is_other_object(reader: _Reader) -> bool:
+def _is_other_object(reader: Reader) -> bool:
     """CREATE/ALTER/DROP [DEFINER=…] [SQL SECURITY …] [ALGORITHM=…] VIEW|TRIGGER|… within the first words."""
     limit = 24
     for ahead in range(limit):
@@ -381,7 +251,7 @@ def _is_other_object(reader: _Reader) -> bool:
     return False
 
 
-def _alter(reader: _Reader) -> Statement:
+def _alter(reader: Reader) -> Statement:
     while reader.take_any("ONLINE", "OFFLINE", "IGNORE"):
         pass
     if reader.take("TABLE"):
@@ -409,10 +279,10 @@ def _alter(reader: _Reader) -> Statement:
         return Statement(StatementKind.DDL, (table, *others), tuple(dropped))
     if reader.peek() in ("DATABASE", "SCHEMA", "SEQUENCE", "TABLESPACE", "INSTANCE") or _is_other_object(reader):
         return Statement(StatementKind.HARMLESS)
-    raise _NotUnderstood
+    raise NotUnderstood
 
 
-def _drop(reader: _Reader) -> Statement:
+def _drop(reader: Reader) -> Statement:
     if reader.take("TEMPORARY"):
         return Statement(StatementKind.HARMLESS)
     if reader.take_any("TABLE", "TABLES"):
@@ -424,8 +294,8 @@ def _drop(reader: _Reader) -> Statement:
         return Statement(StatementKind.DATABASE, database=reader.table().table)
     if _is_index(reader):
         if not reader.seek("ON"):
-            raise _NotUnderstood
+            raise NotUnderstood
         return Statement(StatementKind.DDL, (reader.table(),))
     if reader.peek() in ("SEQUENCE", "TABLESPACE", "PREPARE") or _is_other_object(reader):
         return Statement(StatementKind.HARMLESS)
-    raise _NotUnderstood
+    raise NotUnderstood

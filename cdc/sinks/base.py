@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from cdc.errors import CdcError
 from cdc.model import ChangeBatch, ColumnDefinition
+from cdc.schema.alteration import TargetAlteration
 from cdc.schema.sharing import Alteration, Reshaping
 from cdc.schema.target import SinkKind, TargetTable
 
@@ -169,6 +170,13 @@ class Sink(Protocol):
 
     def alter_table(self, target: TargetTable, alterations: Sequence[Alteration]) -> None:
         """Alter columns. Commits by itself on the MySQL family. Raises SinkRefused."""
+
+    def follow_ddl(self, alteration: TargetAlteration, existing: ExistingTable) -> None:
+        """Make `alteration.after` of the target, of which `existing` was found; what has been done is left.
+
+        In the open transaction on PostgreSQL. On the MySQL family outside of any: one statement, which commits by
+        itself, does all of it or nothing. Raises SinkRefused; Unproven for what this sink has no statement for.
+        """
 
     def estimated_rows(self, targets: Sequence[TargetTable]) -> dict[str, int | None]:
         """The server's own estimate by `str(target)`."""

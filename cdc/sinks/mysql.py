@@ -37,10 +37,12 @@ from cdc.errors import (
     UnsupportedData,
 )
 from cdc.model import ChangeBatch, ColumnDefinition, PartialUpdate, ValueKind
+from cdc.schema.alteration import TargetAlteration
 from cdc.schema.grants import grant_pattern
 from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_mysql as sql
+from cdc.sinks.alter_mysql import alter_statements, drop_defaults
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_mysql
 from cdc.sinks.encode_mysql import (
@@ -483,6 +485,15 @@ class MysqlSink:
         table = str(target.definition.name)
         with self._definition_statement(f"alter the table {target}", table=table, grant=self.table_grant(target)):
             self.run(sql.alter_table(target, alterations, self._kind))
+
+    def follow_ddl(self, alteration: TargetAlteration, existing: ExistingTable) -> None:
+        self._refuse_open_transaction()
+        target = alteration.after
+        table = str(target.definition.name)
+        statements = [*alter_statements(alteration, existing, self._kind), *drop_defaults(alteration)]
+        with self._definition_statement(f"alter the table {target}", table=table, grant=self.table_grant(target)):
+            for statement in statements:
+                self.run(statement)
 
     def table_grant(self, target: TargetTable) -> str:
         """The rights on a target's database."""

@@ -18,9 +18,11 @@ import psycopg2.extensions
 
 from cdc.errors import CdcError, InvariantBroken, SinkUnavailable
 from cdc.model import ColumnDefinition
+from cdc.schema.alteration import TargetAlteration
 from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
 from cdc.schema.target import SinkKind, TargetTable
 from cdc.sinks import sql_postgres as sql
+from cdc.sinks.alter_postgres import alter_statements
 from cdc.sinks.apply_postgres import BEGIN, PostgresTransaction, Workspace
 from cdc.sinks.base import ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_postgres
@@ -338,6 +340,18 @@ class PostgresSink:
     def _owner_grant(self, target: TargetTable) -> str:
         table = sql.qualified(target.namespace, target.name)
         return f"ALTER TABLE {table} OWNER TO {sql.quote(self._settings.user)};"
+
+    def follow_ddl(self, alteration: TargetAlteration, existing: ExistingTable) -> None:
+        target = alteration.after
+        with self._definition_statement(
+            f"alter the table {target}",
+            table=str(target.definition.name),
+            grant=f"ALTER TABLE {sql.qualified(target.namespace, target.name)} OWNER TO "
+            f"{sql.quote(self._settings.user)};",
+        ) as cursor:
+            for statement in alter_statements(alteration, existing):
+                cursor.execute(statement)
+        self._workspace.forget(target)
 
     def inspect(self, target: TargetTable) -> ExistingTable | None:
         with self._definition_statement(f"look at the table {target}", table=str(target.definition.name)) as cursor:

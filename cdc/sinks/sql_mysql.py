@@ -20,6 +20,7 @@ __all__ = [
     "canonical_type",
     "chunks",
     "clear",
+    "column_definition",
     "complete_staged",
     "create_stage",
     "create_table",
@@ -95,7 +96,7 @@ def key_columns(target: TargetTable) -> tuple[TargetColumn, ...]:
 
 def create_table(target: TargetTable, kind: SinkKind) -> str:
     """The table with its primary key, where it has one, and nothing else: InnoDB, every attribute explicit."""
-    lines = [_column(column, kind) for column in target.columns]
+    lines = [column_definition(column, kind) for column in target.columns]
     if target.key:
         lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
     return (
@@ -111,15 +112,16 @@ def alter_table(target: TargetTable, alterations: Sequence[Alteration], kind: Si
     for alteration in alterations:
         match alteration.action:
             case "add":
-                clauses.append(f"ADD COLUMN {_column(alteration.column, kind)}")
+                clauses.append(f"ADD COLUMN {column_definition(alteration.column, kind)}")
             case "drop":
                 clauses.append(f"DROP COLUMN {quote(alteration.column.name)}")
             case "change":
-                clauses.append(f"MODIFY COLUMN {_column(alteration.column, kind)}")
+                clauses.append(f"MODIFY COLUMN {column_definition(alteration.column, kind)}")
     return f"ALTER TABLE {_table(target)} {', '.join(clauses)}"
 
 
-def _column(column: TargetColumn, kind: SinkKind) -> str:
+def column_definition(column: TargetColumn, kind: SinkKind) -> str:
+    """A column of CREATE and ALTER TABLE."""
     name = quote(column.name)
     text = f"{name} {column.sql_type} {'NULL' if column.is_nullable else 'NOT NULL'}"
     if column.source.kind is ValueKind.TIMESTAMP:
@@ -286,7 +288,7 @@ def create_stage(stage: TargetTable, kind: SinkKind) -> str:
     Its primary key is a number that nobody reads, for servers that demand one: it is read from end to end, and two
     keys to delete may be one to its collation.
     """
-    lines = [*(_column(column, kind) for column in stage.columns), f"{_FOUND} BOOL NULL"]
+    lines = [*(column_definition(column, kind) for column in stage.columns), f"{_FOUND} BOOL NULL"]
     lines.append("`_cdc_number` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY")
     return f"CREATE TEMPORARY TABLE {_table(stage)} ({', '.join(lines)}) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4"
 

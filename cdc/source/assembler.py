@@ -85,6 +85,7 @@ __all__ = [
 
 _SQL_MODE_ANSI_QUOTES = 0x4
 _SQL_MODE_NO_BACKSLASH_ESCAPES = 0x100000
+_SQL_MODES_OF_OTHER_TYPES = 0x1200  # ORACLE and MAXDB: DATE and TIMESTAMP are DATETIME, on MariaDB
 # Rows events of this table id carry no rows: the server closes a statement with it.
 _DUMMY_TABLE_ID = 0xFFFFFF
 _U32 = 1 << 32
@@ -714,7 +715,10 @@ class Assembler:
             touched = [t for t in names if self._is_touched(t)]
             gone = {TableName(self._case(t.database), self._case(t.table)) for t in statement.dropped}
             dropped = frozenset(t for t in touched if t in gone)
-        self._end_or_barrier(touched, dropped, query.statement)
+        if not touched:
+            self._end_if_single()
+            return
+        self._barrier(touched, dropped, query.statement, is_over=not self._scan.group_is_begun, query=query)
 
     def _case(self, name: str) -> str:
         return name.lower() if self._lower_case_names else name
@@ -729,12 +733,6 @@ class Assembler:
         """Must the table be loaded before its rows can be applied? (Rows of one that is gone since never are.)"""
         return self._capture.is_unknown(table) and not self._is_covered(self._capture.absent_at(table))
 
-    def _end_or_barrier(self, touched: list[TableName], dropped: frozenset[TableName], statement: str) -> None:
-        if not touched:
-            self._end_if_single()
-            return
-        self._barrier(touched, dropped, statement, is_over=not self._scan.group_is_begun)
-
     def _barrier(
         self,
         touched: list[TableName],
@@ -743,6 +741,7 @@ class Assembler:
         *,
         is_over: bool = False,
         xa: Xa | None = None,
+        query: Query | None = None,
     ) -> None:
         """Hand over what is whole before the open group, then the change.
 
@@ -757,7 +756,8 @@ class Assembler:
                 self._discard_group_rows()
             self.flush()
         end = self._end_position() if is_over else self.position
-        self._output.change(SchemaChange(tuple(touched), end, statement, commit_us, dropped, xa))
+        change = SchemaChange(tuple(touched), end, statement, commit_us, dropped, xa)
+        self._output.change(change if query is None else _with_session(change, query, is_over=is_over))
         self.saw_barrier = True
 
     def _on_other_statement(self, query: Query, statement: Statement) -> None:
@@ -1166,6 +1166,18 @@ def _classified(query: Query) -> Statement:
         database=query.database,
         ansi_quotes=bool(sql_mode & _SQL_MODE_ANSI_QUOTES),
         backslash_escapes=not sql_mode & _SQL_MODE_NO_BACKSLASH_ESCAPES,
+    )
+
+
+def _with_session(change: SchemaChange, query: Query, *, is_over: bool) -> SchemaChange:
+    """`change` with what decides how its statement is read."""
+    sql_mode = query.status.sql_mode or 0
+    return replace(
+        change,
+        is_exact=is_over and query.is_exact and not query.error_code and not sql_mode & _SQL_MODES_OF_OTHER_TYPES,
+        database=query.database,
+        has_ansi_quotes=bool(sql_mode & _SQL_MODE_ANSI_QUOTES),
+        has_backslash_escapes=not sql_mode & _SQL_MODE_NO_BACKSLASH_ESCAPES,
     )
 
 

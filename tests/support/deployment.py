@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
 
@@ -154,24 +154,34 @@ class Deployment:
 
     # -- what is there
 
-    def source_rows(self, table: str) -> list[tuple[Any, ...]]:
-        return _mysql_rows(self.source, self.source_database, table)
+    def source_columns(self, table: str) -> list[str]:
+        """Their names, in order; those that are invisible, too."""
+        rows = self.source.execute(
+            "SELECT COLUMN_NAME FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = "
+            f"'{self.source_database}' AND TABLE_NAME = '{table}' ORDER BY ORDINAL_POSITION"
+        )
+        return [str(name) for (name,) in rows]
 
-    def sink_rows(self, sink: str, table: str) -> list[tuple[Any, ...]]:
+    def source_rows(self, table: str, columns: Sequence[str] = ()) -> list[tuple[Any, ...]]:
+        return _mysql_rows(self.source, self.source_database, table, columns)
+
+    def sink_rows(self, sink: str, table: str, columns: Sequence[str] = ()) -> list[tuple[Any, ...]]:
+        """Of those columns; all that the sink has, in its order, where none are given."""
         server, database = self.sinks[sink]
         if server.family == "postgresql":
             with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
                 cursor.execute("SET timezone = 'UTC'")
-                cursor.execute(f'SELECT * FROM "{self.source_database}"."{table}"')
+                cursor.execute(f'SELECT {_listed(columns, chr(34))} FROM "{self.source_database}"."{table}"')
                 return sorted((tuple(map(_plain, row)) for row in cursor.fetchall()), key=repr)
-        return _mysql_rows(server, database or self.source_database, table)
+        return _mysql_rows(server, database or self.source_database, table, columns)
 
     def assert_equal(self, *tables: str) -> None:
         """Every table has the same rows on source and sinks, by the servers' own answers."""
         for table in tables:
-            expected = self.source_rows(table)
+            columns = self.source_columns(table)  # a sink may have them in another order, and others besides
+            expected = self.source_rows(table, columns)
             for sink in self.sinks:
-                actual = self.sink_rows(sink, table)
+                actual = self.sink_rows(sink, table, columns)
                 if actual == expected:
                     continue
                 missing = sorted(set(expected) - set(actual), key=repr)[:5]
@@ -191,10 +201,14 @@ def _with_database(server: Server, database: str) -> str:
     return server.url_for(database)
 
 
-def _mysql_rows(server: Server, database: str, table: str) -> list[tuple[Any, ...]]:
+def _listed(columns: Sequence[str], quote: str) -> str:
+    return ", ".join(f"{quote}{name.replace(quote, quote * 2)}{quote}" for name in columns) or "*"
+
+
+def _mysql_rows(server: Server, database: str, table: str, columns: Sequence[str] = ()) -> list[tuple[Any, ...]]:
     with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
         cursor.execute("SET time_zone = '+00:00'")
-        cursor.execute(f"SELECT * FROM `{table}`")
+        cursor.execute(f"SELECT {_listed(columns, '`')} FROM `{table}`")
         return sorted((tuple(map(_plain, row)) for row in cursor.fetchall()), key=repr)
 
 

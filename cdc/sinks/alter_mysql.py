@@ -1,0 +1,82 @@
+"""ALTER TABLE on MySQL and MariaDB as pure text: what an `TargetAlteration` does to the target.
+
+One statement does all that can be seen of it, so that the definition tells afterwards whether it was done. A second
+one takes away defaults that are for the rows that were there; done twice, it changes nothing.
+"""
+
+from __future__ import annotations
+
+from cdc.model import ValueKind
+from cdc.schema.alteration import AddedColumn, TargetAlteration
+from cdc.schema.column_text import Unproven
+from cdc.schema.target import SinkKind, TargetColumn
+from cdc.sinks.base import ExistingTable
+from cdc.sinks.sql_mysql import can_hold, canonical_type, column_definition, qualified, quote
+
+__all__ = ["alter_statements", "drop_defaults"]
+
+_WITHOUT_DEFAULT = ("tinytext", "text", "mediumtext", "longtext", "tinyblob", "blob", "mediumblob", "longblob", "json")
+_IMPLICIT = {ValueKind.TEXT: "", ValueKind.BLOB: ""}
+
+
+def alter_statements(alteration: TargetAlteration, existing: ExistingTable, kind: SinkKind) -> list[str]:
+    """At most one statement; none where it has been done already.
+
+    `existing`: the target as it is; what somebody has made wider there stays so. Raises Unproven for a value that no
+    default of this kind can give.
+    """
+    there = {name.lower(): found for name, found in existing.columns.items()}
+    renamed = {old.name for old, _ in alteration.renamed}
+    parts = [f"DROP COLUMN {quote(column.name)}" for column in alteration.dropped if column.name.lower() in there]
+    for old, new in alteration.renamed:
+        if old.name.lower() in there:
+            parts.append(f"CHANGE COLUMN {quote(old.name)} {column_definition(new, kind)}")
+    for old, new in alteration.retyped:
+        if old.name not in renamed and not _is_there(old, new, there[new.name.lower()]):
+            parts.append(f"MODIFY COLUMN {column_definition(new, kind)}")
+    for added in alteration.added:
+        text = f"ADD COLUMN {_added(added, kind)}"
+        if added.column.name.lower() not in there:
+            parts.append(text)
+    table = qualified(alteration.after.namespace, alteration.after.name)
+    return [f"ALTER TABLE {table} {', '.join(parts)}"] if parts else []
+
+
+def drop_defaults(alteration: TargetAlteration) -> list[str]:
+    """At most one statement, for a table that has the new columns."""
+    parts = [
+        f"ALTER COLUMN {quote(added.column.name)} {'SET DEFAULT NULL' if added.column.is_nullable else 'DROP DEFAULT'}"
+        for added in alteration.added
+        if _has_default(added)
+    ]
+    table = qualified(alteration.after.namespace, alteration.after.name)
+    return [f"ALTER TABLE {table} {', '.join(parts)}"] if parts else []
+
+
+def _is_there(old: TargetColumn, new: TargetColumn, found: tuple[str, bool, bool]) -> bool:
+    """Is the column as it becomes, or has somebody made it wider than that?"""
+    has_type, is_nullable, _ = found
+    if new.is_nullable and not is_nullable:
+        return False
+    wanted = canonical_type(new.sql_type)
+    is_ours = has_type == canonical_type(old.sql_type)
+    return has_type == wanted or (not is_ours and can_hold(has_type, wanted, is_key=new.is_key))
+
+
+def _has_default(added: AddedColumn) -> bool:
+    """Where the value is the one that a column without a default gets anyway, there is none."""
+    if added.existing is None:
+        return False
+    return added.column.is_nullable or added.existing != _IMPLICIT.get(added.column.source.kind)
+
+
+def _added(added: AddedColumn, kind: SinkKind) -> str:
+    column = added.column
+    text = column_definition(column, kind)
+    if _has_default(added):
+        if column.sql_type.split(" ")[0] in _WITHOUT_DEFAULT:
+            raise Unproven(f"a default of {column.name}, which {column.sql_type} cannot have everywhere")
+        text += " DEFAULT '" + (added.existing or "").replace("'", "''") + "'"
+    if added.after is None:
+        return text
+    return f"{text} AFTER {quote(added.after)}" if added.after else f"{text} FIRST"

@@ -1,0 +1,475 @@
+"""DDL on real servers, both sink kinds: what is proven is done without a load, what is not loads the table again."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdc.demo.servers import Server
+from cdc.model import TableName
+from cdc.source.connection import SourceConnection, SourceSettings, connect
+from cdc.source.definitions import read_definition
+from tests.support.ddl_forms import FOLLOWED, LOADED, ROWS, SWAPPED, TABLE
+from tests.support.deployment import Deployment, deployment
+from tests.support.random_ddl import RandomDdl
+from tests.support.writer import TABLES, Writer, create_schema
+
+MINE = "mine"  # a column that somebody has added on the sink: a load would leave it empty
+
+
+def _source(made: Deployment, statement: str) -> None:
+    made.source.execute(statement, database=made.source_database)
+
+
+def _on_sink(made: Deployment, sink: str, statement: str) -> list[Any]:
+    """`{}` is the namespace, with its dot."""
+    server, database = made.sinks[sink]
+    namespace = f'"{made.source_database}".' if server.family == "postgresql" else ""
+    return server.execute(statement.format(namespace), database=database)
+
+
+def _mark(made: Deployment, table: str, *, key: str = "id") -> None:
+    """Give every row at the sinks something that only these rows have."""
+    for sink, (server, _) in made.sinks.items():
+        text = "text" if server.family == "postgresql" else "CHAR"
+        _on_sink(made, sink, f"ALTER TABLE {{}}{table} ADD COLUMN {MINE} VARCHAR(20) NULL")
+        _on_sink(made, sink, f"UPDATE {{}}{table} SET {MINE} = CAST({key} AS {text})")
+
+
+def _unmarked(made: Deployment, sink: str, table: str) -> int:
+    return int(_on_sink(made, sink, f"SELECT COUNT(*) FROM {{}}{table} WHERE {MINE} IS NULL")[0][0])
+
+
+def _columns(made: Deployment, sink: str) -> dict[str, set[tuple[Any, ...]]]:
+    """Name, type, nullability and default of each column of each table; whatever its place."""
+    server, database = made.sinks[sink]
+    if server.family == "postgresql":
+        rows = server.execute(
+            "SELECT c.relname, a.attname, format_type(a.atttypid, a.atttypmod), a.attnotnull, "
+            "pg_get_expr(d.adbin, d.adrelid) FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid "
+            "JOIN pg_namespace n ON n.oid = c.relnamespace LEFT JOIN pg_attrdef d ON d.adrelid = c.oid "
+            f"AND d.adnum = a.attnum WHERE n.nspname = '{made.source_database}' AND c.relkind = 'r' "
+            "AND a.attnum > 0 AND NOT a.attisdropped",
+            database=database,
+        )
+    else:
+        rows = server.execute(
+            "SELECT TABLE_NAME, COLUMN_NAME, COLUMN_TYPE, IS_NULLABLE, COLUMN_DEFAULT, CHARACTER_SET_NAME, "
+            f"COLLATION_NAME, EXTRA FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = '{database}' "
+            r"AND TABLE_NAME NOT LIKE '\_cdc%'",
+        )
+    found: dict[str, set[tuple[Any, ...]]] = {}
+    for table, name, *details in rows:
+        if name != MINE:
+            found.setdefault(table, set()).add((name, *details))
+    return found
+
+
+def _assert_as_if_made_now(made: Deployment, tmp_path: Path) -> None:
+    """The targets have the definitions of targets that are made for the tables as they are."""
+    with contextlib.ExitStack() as stack:
+        directory = tmp_path / "fresh"
+        directory.mkdir()
+        servers = {name: server for name, (server, _) in made.sinks.items()}
+        fresh = stack.enter_context(deployment(directory, made.source, **servers))
+        fresh.config["tables"] = made.config["tables"]
+        fresh.source_database = made.source_database
+        fresh.catch_up()
+        for sink in made.sinks:
+            expected, actual = _columns(fresh, sink), _columns(made, sink)
+            wrong = {t: (actual.get(t, set()) ^ columns) for t, columns in expected.items() if actual.get(t) != columns}
+            assert not wrong, f"{sink}: {wrong}"
+
+
+def _log_events(log: str, event: str) -> list[str]:
+    return [line for line in log.splitlines() if f'"event": "{event}"' in line]
+
+
+PAIRS = (("mysql97", "mariadb1011"), ("mariadb118", "mysql97"), ("mariadb1011", "mariadb118"))
+
+
+@pytest.fixture(params=PAIRS)
+def pair(request: pytest.FixtureRequest, tmp_path: Path, pg15: Server) -> Iterator[Deployment]:
+    """Every source; PostgreSQL and one of the MySQL family."""
+    source, sink = request.param
+    with deployment(tmp_path, request.getfixturevalue(source), pg=pg15, my=request.getfixturevalue(sink)) as made:
+        yield made
+
+
+def _some(forms: tuple[str, ...], made: Deployment) -> tuple[str, ...]:
+    """A third of the forms for each pair, so that all are met; `CDC_DDL_TESTS=all`: all of them for each."""
+    if os.environ.get("CDC_DDL_TESTS") == "all":
+        return forms
+    number = [source for source, _ in PAIRS].index(made.source.kind.name)
+    return forms[number :: len(PAIRS)]
+
+
+def test_every_proven_form_is_followed_without_a_load(pair: Deployment, tmp_path: Path) -> None:
+    _follow_all(pair, _some(FOLLOWED, pair))
+    _assert_as_if_made_now(pair, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name,options",
+    [("mysql97", {"binlog_row_metadata": "MINIMAL"}), ("mariadb118", {"binlog_row_metadata": "NO_LOG"})],
+)
+def test_forms_are_followed_where_the_log_has_no_names(
+    tmp_path: Path, start_server: Callable[..., Server], pg15: Server, name: str, options: dict[str, object]
+) -> None:
+    with deployment(tmp_path, start_server(name, options=options), pg=pg15) as made:
+        _follow_all(made, FOLLOWED[::5])
+
+
+def _follow_all(made: Deployment, forms: tuple[str, ...]) -> None:
+    tables = [f"t{number}" for number in range(len(forms))]
+    for table in tables:
+        _source(made, TABLE.format(t=table))
+        _source(made, ROWS.format(t=table))
+    made.catch_up()
+    for table in tables:
+        _mark(made, table)
+    for table, form in zip(tables, forms, strict=True):
+        _source(made, f"INSERT INTO {table} (b) VALUES ('before')")
+        _source(made, f"ALTER TABLE {table} {form}")
+        b = "bb" if form == "RENAME COLUMN b TO bb" else "b"
+        _source(made, f"INSERT IGNORE INTO {table} ({b}) VALUES ('behind')")
+        _source(made, f"DELETE FROM {table} WHERE {b} = 'before'")
+    result = made.run("run", "--until-caught-up", timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert not _log_events(result.stderr, "table_loaded"), _log_events(result.stderr, "schema_not_followed")
+    assert not _log_events(result.stderr, "definition_worked_out_wrong")
+    made.assert_equal(*tables)
+    for sink in made.sinks:
+        for table, form in zip(tables, forms, strict=True):
+            assert _unmarked(made, sink, table) == 1, f"{sink}: rows were touched by {form}"
+
+
+def test_every_other_form_loads_the_table_again(pair: Deployment, tmp_path: Path) -> None:
+    forms = _some((*SWAPPED, *LOADED), pair)
+    tables = [f"t{number}" for number in range(len(forms))]
+    for table in tables:
+        _source(pair, TABLE.format(t=table))
+        _source(pair, ROWS.format(t=table))
+    pair.catch_up()
+    loaded = []
+    for table, form in zip(tables, forms, strict=True):
+        with contextlib.suppress(Exception):  # what one of the servers does not know is not there to be followed
+            _source(pair, f"ALTER TABLE {table} {form}")
+            loaded.append(table)
+    assert len(loaded) > len(forms) * 0.8
+    result = pair.run("run", "--until-caught-up", timeout=300)
+    assert result.returncode == 0, result.stderr
+    for table in loaded:
+        lines = [line for line in _log_events(result.stderr, "table_loaded") if f'.{table}"' in line]
+        assert len(lines) == 2, f"{table}: {forms[tables.index(table)]}: {lines}"
+    pair.assert_equal(*tables)
+    _assert_as_if_made_now(pair, tmp_path)
+
+
+def test_truncate_empties_the_target_at_its_place(pair: Deployment) -> None:
+    _source(pair, TABLE.format(t="t"))
+    _source(pair, ROWS.format(t="t"))
+    pair.catch_up()
+    _source(pair, "INSERT INTO t (b) VALUES ('gone')")
+    _source(pair, "TRUNCATE TABLE t")
+    _source(pair, "INSERT INTO t (b) VALUES ('there')")
+    _source(pair, "CREATE TABLE IF NOT EXISTS t (id INT)")
+    result = pair.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    assert not _log_events(result.stderr, "table_loaded")
+    pair.assert_equal("t")
+    assert len(pair.sink_rows("pg", "t")) == 1
+
+
+def test_a_row_of_statements_on_one_table_is_followed_one_by_one(pair: Deployment, tmp_path: Path) -> None:
+    """While the service is down: the source's definition is of the end, the rows between are not."""
+    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT)")
+    _source(pair, "INSERT INTO t VALUES (1, 10, 20)")
+    pair.catch_up()
+    _mark(pair, "t")
+    for number in range(12):
+        _source(pair, f"ALTER TABLE t ADD COLUMN c{number} INT DEFAULT {number} AFTER {'id' if number % 2 else 'a'}")
+        _source(pair, f"INSERT INTO t (id, a, b, c{number}) VALUES ({100 + number}, 1, 2, 1000)")
+        if number % 3 == 2:
+            _source(pair, f"ALTER TABLE t DROP COLUMN c{number - 1}")
+            _source(pair, f"ALTER TABLE t RENAME COLUMN c{number} TO d{number}, MODIFY b BIGINT FIRST")
+            _source(pair, f"UPDATE t SET d{number} = 7, b = 4000000000 WHERE id = {100 + number}")
+    result = pair.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    assert not _log_events(result.stderr, "table_loaded")
+    pair.assert_equal("t")
+    for sink in pair.sinks:
+        assert _unmarked(pair, sink, "t") == 12
+    _assert_as_if_made_now(pair, tmp_path)
+
+
+def test_ddl_under_load_is_followed(tmp_path: Path, source_server: Server, pg15: Server, mariadb1011: Server) -> None:
+    with deployment(tmp_path, source_server, pg=pg15, maria=mariadb1011) as made:
+        create_schema(source_server, made.source_database)
+        made.start()
+        made.wait_for_log("table_ready", count=2 * len(TABLES))
+        for table, key in (("accounts", "id"), ("orders", "id"), ("items", "order_id")):
+            _mark(made, table, key=key)
+        with Writer(source_server, made.source_database) as writer:
+            for number, statement in enumerate(
+                (
+                    "ALTER TABLE accounts ADD COLUMN colour VARCHAR(9) NOT NULL DEFAULT 'red', ALGORITHM=INPLACE",
+                    "ALTER TABLE items ADD INDEX by_name (name)",
+                    "ALTER TABLE accounts MODIFY note VARCHAR(400) NULL",
+                    "ALTER TABLE accounts DROP COLUMN colour",
+                    "ALTER TABLE items MODIFY line INT NOT NULL",
+                    "ALTER TABLE orders MODIFY state ENUM('new','paid','shipped','lost') NOT NULL",
+                )
+            ):
+                writer.error = None
+                writer.wait_for(40 * (number + 1))
+                with contextlib.suppress(TimeoutError):
+                    _source(made, statement)
+                if "ADD COLUMN colour" in statement:  # the writer's INSERTs name no columns of accounts
+                    made.wait_for_log("schema_followed", count=2)
+            writer.wait_for(300)
+        made.wait_for_log("schema_followed", count=12)
+        assert made.stop() == 0
+        made.catch_up()
+        made.assert_equal(*TABLES)
+        assert len(_log_events(made.log(), "table_loaded")) == 2 * len(TABLES), "loaded once, at the beginning"
+
+
+# ---------------------------------------------------------------- what stands in the way
+
+
+def test_what_the_operator_added_on_the_sink_survives(pair: Deployment) -> None:
+    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b VARCHAR(20))")
+    _source(pair, "INSERT INTO t VALUES (1, 10, 'x')")
+    pair.catch_up()
+    for sink in pair.sinks:
+        _on_sink(pair, sink, "CREATE INDEX mine_b ON {}t (b)")
+        _on_sink(pair, sink, "CREATE VIEW {}seen AS SELECT id, a FROM {}t".replace("{}", "{0}"))
+    _source(pair, "ALTER TABLE t ADD COLUMN c INT DEFAULT 3, DROP COLUMN b, MODIFY id BIGINT NOT NULL COMMENT ''")
+    _source(pair, "ALTER TABLE t RENAME COLUMN a TO aa")
+    result = pair.run("run", "--until-caught-up")
+    pg = {t["sink"]: t for t in pair.status()["tables"]}["pg"]
+    assert pg["state"] == "parked", "PostgreSQL does not change the type of a column that a view shows"
+    assert "seen" in pg["error"]["message"] or "view" in pg["error"]["message"], pg["error"]
+    assert result.returncode == 1
+    _on_sink(pair, "pg", "DROP VIEW {}seen")
+    assert pair.run("snapshot", f"{pair.source_database}.t").returncode == 0
+    pair.catch_up()
+    pair.assert_equal("t")
+    assert not _log_events(result.stderr, "table_loaded")
+
+
+def test_a_column_that_somebody_made_before_is_not_believed(pair: Deployment) -> None:
+    """Its values are not known: the table is loaded again."""
+    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+    _source(pair, "INSERT INTO t VALUES (1, 10)")
+    pair.catch_up()
+    for sink in pair.sinks:
+        _on_sink(pair, sink, "ALTER TABLE {}t ADD COLUMN c INT NULL")
+        _on_sink(pair, sink, "UPDATE {}t SET c = 99")
+    _source(pair, "ALTER TABLE t ADD COLUMN c INT NULL")
+    pair.catch_up()
+    pair.assert_equal("t")
+
+
+def test_what_was_made_wider_on_the_sink_stays_so(pair: Deployment) -> None:
+    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b VARCHAR(20) NOT NULL)")
+    _source(pair, "INSERT INTO t VALUES (1, 10, 'x')")
+    pair.catch_up()
+    wide = "x" * 150
+    for sink, (server, _) in pair.sinks.items():
+        is_pg = server.family == "postgresql"
+        _on_sink(pair, sink, f"ALTER TABLE {{}}t {'ALTER COLUMN b TYPE' if is_pg else 'MODIFY b'} varchar(300)")
+    _source(pair, "ALTER TABLE t MODIFY b VARCHAR(50) NULL, MODIFY a BIGINT")
+    _source(pair, "INSERT INTO t VALUES (2, 4000000000, NULL)")
+    pair.catch_up()
+    pair.assert_equal("t")
+    for sink in pair.sinks:
+        _on_sink(pair, sink, f"UPDATE {{}}t SET b = '{wide}' WHERE id = 2")
+
+
+def test_a_definition_that_was_worked_out_wrong_is_found_and_loaded_again(
+    tmp_path: Path, mysql97: Server, pg15: Server
+) -> None:
+    """The record says another definition than the source's, as a mistake of ours would have it."""
+    with deployment(tmp_path, mysql97, pg=pg15) as made:
+        _source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT)")
+        _source(made, "INSERT INTO t VALUES (1, 10, 20)")
+        made.catch_up()
+        _source(made, "ALTER TABLE t ADD COLUMN c INT")
+        process = made.start(crash_at="schema_recorded")
+        assert process.wait(30) == -signal.SIGKILL
+        made.process = None
+        assert _on_sink(made, "pg", "SELECT key_columns FROM _cdc.tables")[0][0].count("worked out") == 1
+        swapped = "replace(replace(replace(definition, '\"a\"', '\"?\"'), '\"b\"', '\"a\"'), '\"?\"', '\"b\"')"
+        _on_sink(made, "pg", f"UPDATE _cdc.tables SET definition = {swapped}")
+        _source(made, "CREATE TABLE other (id INT PRIMARY KEY)")
+        result = made.run("run", "--until-caught-up")
+        assert result.returncode == 0, result.stderr
+        assert len(_log_events(result.stderr, "definition_worked_out_wrong")) == 1
+        made.assert_equal("t")
+        assert "worked out" not in _on_sink(made, "pg", "SELECT key_columns FROM _cdc.tables")[0][0]
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_options_and_ddl(pair: Deployment) -> None:
+    _source(pair, "CREATE TABLE plain (id INT PRIMARY KEY, a INT, b VARCHAR(20), secret VARCHAR(20), x INT)")
+    _source(pair, "INSERT INTO plain VALUES (1, 10, 'x', 'y', 1), (2, 20, 'x', 'y', 0)")
+    pair.config["tables"]["hash_salt"] = "a salt for the test of DDL"
+    pair.config["tables"]["overrides"] = [
+        {
+            "table": f"{pair.source_database}.plain",
+            "exclude_columns": ["secret"],
+            "columns": [{"column": "b", "hash": True}],
+            "row_filter": "x = 1",
+        }
+    ]
+    pair.catch_up()
+    _mark(pair, "plain")
+    for statement in ("ADD COLUMN c INT DEFAULT 4", "DROP COLUMN a", "MODIFY c BIGINT"):
+        _source(pair, f"ALTER TABLE plain {statement}")
+    result = pair.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    assert not _log_events(result.stderr, "table_loaded")
+    for sink in pair.sinks:
+        assert _unmarked(pair, sink, "plain") == 0
+        assert len(pair.sink_rows(sink, "plain", ["id", "c"])) == 1
+    for statement in ("MODIFY x BIGINT", "MODIFY b VARCHAR(50)", "MODIFY secret VARCHAR(50)"):
+        _source(pair, f"ALTER TABLE plain {statement}")
+        result = pair.run("run", "--until-caught-up")
+        assert len(_log_events(result.stderr, "table_loaded")) == 2, statement
+
+
+# ---------------------------------------------------------------- cut-overs
+
+
+def test_a_cut_over_ends_as_the_new_table(pair: Deployment) -> None:
+    """What gh-ost and pt-online-schema-change send: a copy beside the table, and an exchange of names at the end."""
+    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+    _source(pair, "INSERT INTO t VALUES (1, 10), (2, 20)")
+    pair.catch_up()
+    pair.start()
+    pair.wait_for_log("service_started")
+    for statement in (
+        "CREATE TABLE _t_gho LIKE t",
+        "ALTER TABLE _t_gho ADD COLUMN c INT DEFAULT 5",
+        "INSERT INTO _t_gho (id, a) SELECT id, a FROM t",
+        "INSERT INTO _t_gho VALUES (3, 30, 6)",
+        "INSERT INTO t VALUES (3, 30)",
+        "CREATE TABLE _t_del (id INT PRIMARY KEY)",
+        "DROP TABLE _t_del",
+        "RENAME TABLE t TO _t_del, _t_gho TO t",
+        "INSERT INTO t VALUES (4, 40, 7)",
+        "DROP TABLE _t_del",
+    ):
+        _source(pair, statement)
+    assert pair.stop() == 0
+    pair.catch_up()
+    pair.assert_equal("t")
+
+
+# ---------------------------------------------------------------- kills
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("point", ["schema_change", "schema_intent", "schema_altered", "schema_recorded"])
+@pytest.mark.parametrize("sink_name", ["pg15", "mariadb1011", "mysql97"])
+def test_a_kill_around_a_statement_does_it_once(
+    tmp_path: Path, mysql97: Server, point: str, sink_name: str, request: pytest.FixtureRequest
+) -> None:
+    """Twice each; rows before and behind, and a column whose values would be lost if the statement were done again."""
+    sink: Server = request.getfixturevalue(sink_name)
+    if point == "schema_intent" and sink.family == "postgresql":
+        pytest.skip("PostgreSQL needs no intent: its DDL is part of the transaction")
+    with deployment(tmp_path, mysql97, sink=sink) as made:
+        _source(made, TABLE.format(t="t"))
+        _source(made, ROWS.format(t="t"))
+        made.catch_up()
+        _mark(made, "t")
+        for statement in (
+            "ALTER TABLE t ADD COLUMN n INT NOT NULL DEFAULT 7, DROP COLUMN c, MODIFY b VARCHAR(60) NOT NULL",
+            "ALTER TABLE t RENAME COLUMN a TO z, MODIFY e ENUM('x','y','z')",
+            "ALTER TABLE t RENAME COLUMN s TO ss, ADD COLUMN m VARCHAR(9) NOT NULL DEFAULT 'm' FIRST",
+        ):
+            _source(made, "INSERT INTO t (b) VALUES (UUID_SHORT())")
+            _source(made, statement)
+            _source(made, "INSERT INTO t (b) VALUES (UUID_SHORT())")
+            process = made.start(crash_at=point)
+            assert process.wait(30) == -signal.SIGKILL, made.log()[-3000:]
+            made.process = None
+        result = made.run("run", "--until-caught-up")
+        assert result.returncode == 0, result.stderr
+        assert not _log_events(made.log() + result.stderr, "table_loaded")
+        made.assert_equal("t")
+        assert _unmarked(made, "sink", "t") == 6
+        defaults = {row[0]: row[-1] for row in _columns(made, "sink")["t"] if sink.family == "postgresql"}
+        assert not any(defaults.values())
+
+
+@pytest.mark.crash
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_random_run_of_ddl_and_dml_with_kills_ends_equal(
+    tmp_path: Path, source_server: Server, pg15: Server, mysql97: Server, seed: int
+) -> None:
+    with deployment(tmp_path, source_server, pg=pg15, my=mysql97) as made:
+        tables = [TableName(made.source_database, name) for name in ("t0", "t1")]
+        for table in tables:
+            _source(made, f"CREATE TABLE {table.table} (id INT PRIMARY KEY, a INT, b VARCHAR(20), c DECIMAL(10,2))")
+            _source(made, f"INSERT INTO {table.table} VALUES (1, 10, 'one', 1.5), (2, 20, 'two', 2.5)")
+        made.catch_up()
+        settings = SourceSettings(source_server.host, source_server.port, source_server.user, source_server.password, 7)
+        with connect(settings) as source:
+            changes = _RandomChanges(made, source, tables, seed)
+            for point in ("schema_altered:1", "schema_altered:3", "schema_intent:2", "schema_recorded:2"):
+                process = made.start(crash_at=point)
+                for _ in range(200):
+                    changes.make()
+                    if process.poll() is not None:
+                        break
+                assert process.wait(30) == -signal.SIGKILL, f"no kill at {point}"
+                made.process = None
+            made.start()
+            for _ in range(20):
+                changes.make()
+            assert made.stop() == 0
+        made.catch_up()
+        made.assert_equal(*(table.table for table in tables))
+        followed = len(_log_events(made.log(), "schema_followed"))
+        assert followed > 10, f"only {followed} of {changes.count} were followed"
+        _assert_as_if_made_now(made, tmp_path)
+
+
+class _RandomChanges:
+    """Random DDL and DML at the source."""
+
+    def __init__(self, made: Deployment, source: SourceConnection, tables: list[TableName], seed: int) -> None:
+        self.count = 0
+        self._made = made
+        self._source = source
+        self._tables = tables
+        self._ddl = RandomDdl(seed, is_simple=True)
+
+    def make(self) -> None:
+        """One statement of DDL, and rows around it."""
+        self.count += 1
+        table = self._tables[self.count % len(self._tables)]
+        definition = read_definition(self._source, table)
+        assert definition is not None
+        self._insert(table)
+        statement = f"ALTER TABLE {table.table} {self._ddl.actions(definition)}"
+        self._ddl.execute(self._made.source, self._made.source_database, statement)
+        self._insert(table)
+        _source(self._made, f"UPDATE {table.table} SET id = id + 1000000 WHERE id % 7 = {self.count % 7}")
+        _source(self._made, f"DELETE FROM {table.table} WHERE id % 11 = {self.count % 11}")
+
+    def _insert(self, table: TableName) -> None:
+        """IGNORE: columns without a default get the one that their type implies."""
+        _source(self._made, f"INSERT IGNORE INTO {table.table} (id) VALUES ({self.count}), ({self.count + 500})")
