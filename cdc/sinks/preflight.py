@@ -1099,9 +1099,10 @@ SINK_CHECKS: tuple[Check[SinkFacts], ...] = (
     Check(
         "sink.name_clash",
         _clashes,
-        looks="two captured tables that would go to one target, by routing or because case does not count there",
+        looks="two captured tables that would go to one target, by routing or because case does not count there, and "
+        "share it by no source column, or with definitions that do not fit",
         breaks="their rows would mix",
-        mends="`schema` unset, no database in the url, or `tables.exclude`",
+        mends="`schema` unset, no database in the url, `source_column` in `tables.routes`, or `tables.exclude`",
     ),
     Check(
         "sink.mapping",
