@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import ssl
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
@@ -172,6 +173,9 @@ class SourceConnection:
             return
         # By a descriptor of its own: shutting down a TLS socket object would pull it from under its reader.
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as other:
+            # The close that follows is a reset: a server that waits for room to send would else wait on, for minutes,
+            # with its read view and the lock on the table's definition.
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             other.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager

@@ -26,15 +26,17 @@ from tests.support.pool import SOURCES
 pytestmark = pytest.mark.crash
 
 ROWS = 600
-# How often each point is passed before it kills. With chunks of 60 rows, some are done by then and some are not.
+CHUNK_ROWS = 15
+# How often each point is passed before it kills: in each run a few chunks more are done, until all of them are.
 POINTS = (
     "load_begun:1",
     "load_chunk:3",
     "load_chunk_committed:3",
-    "before_statement:4",
-    "after_statement:6",
-    "load_chunk_committed:2",
+    "load_chunk:5",
+    "load_chunk_committed:4",
+    "load_begun:1",
     "load_chunk:2",
+    "load_chunk_committed:6",
     "load_done:1",
     "load_recorded:1",
 )
@@ -142,7 +144,7 @@ def test_a_load_that_is_killed_again_and_again_goes_on_and_ends_equal(
     source: Server = request.getfixturevalue(source_name)
     sink: Server = request.getfixturevalue(sink_name)
     with deployment(tmp_path, source, sink=sink) as made:
-        made.config["snapshot"] = {"chunk_rows": 60, "workers": 3}
+        made.config["snapshot"] = {"chunk_rows": CHUNK_ROWS, "workers": 3}
         key = KEYS[key_name]
         _fill(source, made.source_database, key)
         mover = Mover(source, made.source_database, key)

@@ -46,6 +46,7 @@ from cdc.model import Operation, RowBatch, TableDefinition, TableName, ValueKind
 from cdc.source.connection import SourceSettings, SslSettings
 from cdc.source.connection import connect as connect_source
 from cdc.source.definitions import read_definition
+from cdc.source.result_reader import ResultReader
 from cdc.source.resultset import quote_table, select_list, to_record_batch
 from tests.support.binlog_fetch import (
     Place,
@@ -60,6 +61,7 @@ from tests.support.binlog_values import batch_rows, select_expression, selected
 from tests.support.charset_cells import sequences_of, server_texts
 from tests.support.databases import fresh_database
 from tests.support.pool import SERIES
+from tests.support.results import same_rows
 from tests.support.row_batches import bits
 
 # ---------------------------------------------------------------- helpers
@@ -111,8 +113,11 @@ def check_rows(server: Server, definition: TableDefinition, batches: Sequence[Ro
     """The images are the table's rows: as the server shows them, and to the last bit as a load reads them."""
     assert batch_rows(batches) == select_rows(server, definition, order)
     with connect_source(source_settings(server)) as source:
-        rows = source.query(f"SELECT {select_list(definition)} FROM {quote_table(definition.name)} ORDER BY {order}")
+        sql = f"SELECT {select_list(definition)} FROM {quote_table(definition.name)} ORDER BY {order}"
+        rows = source.query(sql)
+        read = list(ResultReader(source, definition).read(sql, rows_max=1 << 20, bytes_max=1 << 30))
     loaded = to_record_batch(definition, rows)
+    assert not rows or same_rows(pa.Table.from_batches(read).combine_chunks().to_batches()[0], loaded), "by the kernel"
     streamed = pa.Table.from_batches([batch.images for batch in batches]).combine_chunks()
     for name, ours, theirs in zip(loaded.schema.names, streamed.columns, loaded.columns, strict=True):
         assert bits(ours.combine_chunks()).equals(bits(theirs)), (name, ours, theirs)
