@@ -241,7 +241,7 @@ class _Work:
 
 
 def _work_of(change: ChangeBatch, target: TargetTable) -> _Work:
-    new, other = new_and_other(change)
+    new, other = new_and_other(change, few=AT_ONCE_ROWS_MAX)  # they go at once, or are merged together
     return _Work(
         target,
         _selected(change, change.deletes, target, sql.key_columns(target)),

@@ -79,11 +79,20 @@ class PolicyCounter:
 Selections = tuple[pa.Int32Array, ...]
 
 
-def new_and_other(change: ChangeBatch) -> tuple[Selections, Selections]:
-    """The change's upserts, batch by batch: of rows that are new, as far as is known, and the others."""
-    if not change.inserts:
-        none = tuple(selection[:0] for selection in change.upserts)
-        return (change.upserts, none) if set(change.counts) == {"insert"} else (none, change.upserts)
+def new_and_other(change: ChangeBatch, *, few: int = 0) -> tuple[Selections, Selections]:
+    """The change's upserts, batch by batch: of rows that are new, as far as is known, and the others.
+
+    No more than `few` rows are not told apart, unless all are new.
+    """
+    none = tuple(selection[:0] for selection in change.upserts)
+    if change.inserts:
+        is_all = all(new is rows for new, rows in zip(change.inserts, change.upserts, strict=True))
+    else:
+        is_all = set(change.counts) == {"insert"}
+    if is_all:
+        return change.upserts, none
+    if not change.inserts or change.upsert_count <= few:
+        return none, change.upserts
     pairs = [_parted(*pair) for pair in zip(change.upserts, change.inserts, strict=True)]
     return tuple(new for new, _ in pairs), tuple(other for _, other in pairs)
 
