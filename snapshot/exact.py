@@ -40,12 +40,13 @@ from cdc.source.stream import BinlogStream
 __all__ = ["ExactRows", "exact_rows", "is_untouched", "require_view"]
 
 # How long a view is looked for that no transaction on the table is in the way of, semi-synchronous waits aside.
-_SEARCH_SECONDS = 30.0
+_SEARCH_SECONDS = 60.0
 _PAUSE_SECONDS_MAX = 0.25
 # How long the engine's commit may lag behind the log on MySQL without GTIDs (as in cdc/pipeline/runner.py).
 _VISIBLE_SECONDS = 1.0
 _HEARTBEAT_SECONDS = 0.1
 _BATCH_BYTES_MAX = 8 << 20
+_COM_SET_OPTION, _MULTI_STATEMENTS_ON = 0x1B, b"\0\0"
 _SPOOL_MEMORY_MAX = 16 << 20
 
 
@@ -131,14 +132,11 @@ def _mysql_view(
     deadline = time.monotonic() + _SEARCH_SECONDS + lag_seconds
     pause = 0.01
     while True:
-        if by_gtid:
-            text = view.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or ""
-            seen = SourcePosition(identity, None, MysqlGtidSet.parse(text))
-        else:
-            seen = SourcePosition(identity, written_file_pos(view), None)
+        if not by_gtid:
+            before = written_file_pos(view)
             _sleep(_VISIBLE_SECONDS + lag_seconds, on_wait)
-        view.query("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
-        written = written_file_pos(view)
+        executed, written = _open_view(view)
+        seen = SourcePosition(identity, None, executed) if by_gtid else SourcePosition(identity, before, None)
         if is_untouched(source, table, since=seen, upto=written, server_id=server_id, on_wait=on_wait):
             return SourcePosition(identity, written, seen.gtid)
         view.query("ROLLBACK")
@@ -146,6 +144,29 @@ def _mysql_view(
             raise _too_busy(table, by_gtid=by_gtid)
         _sleep(pause, on_wait)
         pause = min(2 * pause, _PAUSE_SECONDS_MAX)
+
+
+def _open_view(view: SourceConnection) -> tuple[MysqlGtidSet, FilePos]:
+    """What is executed right before a view is opened, and what is written right after it.
+
+    In one packet: what a client takes from one answer to the next statement is time for transactions to come between.
+    """
+    status = "SHOW BINARY LOG STATUS" if view.version >= (8, 2, 0) else "SHOW MASTER STATUS"
+    statements = ("SELECT @@GLOBAL.gtid_executed", "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY", status)
+    raw: Any = view.raw
+    try:
+        raw._execute_command(_COM_SET_OPTION, _MULTI_STATEMENTS_ON)
+        raw._read_packet()
+        with raw.cursor() as cursor:
+            cursor.execute("; ".join(statements))
+            results = [cursor.fetchall()]
+            while cursor.nextset():
+                results.append(cursor.fetchall())
+    except (pymysql.err.Error, OSError) as error:
+        raise translate_error(error, view.settings) from error
+    executed, _, written = results
+    text = (executed[0][0] or b"").decode()
+    return MysqlGtidSet.parse(text), FilePos.of(written[0][0].decode(), int(written[0][1]))
 
 
 def _sleep(seconds: float, on_wait: Callable[[], None]) -> None:

@@ -192,7 +192,11 @@ def test_a_load_beside_a_writer_of_duplicates_has_each_row_as_often_as_the_sourc
             assert process.wait(60) == -9, shop.log()[-3000:]
             shop.process = None
             shop.start()
-        wait_until(lambda: {t["state"] for t in shop.status()["tables"]} == {"ready"}, 60, "the tables to be ready")
+        wait_until(
+            lambda: {t["state"] for t in shop.status()["tables"]} == {"ready"},
+            60,
+            lambda: f"the tables to be ready: {shop.status()['tables']}\n{shop.log()[-3000:]}",
+        )
         seen = writer.count
         wait_until(lambda: writer.count > seen + 20 or writer.error is not None, 30, "more transactions")
         shop.stop()
