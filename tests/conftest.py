@@ -94,6 +94,7 @@ def _candidate(item: pytest.Item) -> Candidate:
         parameters,
         is_full=item.get_closest_marker("full") is not None,
         is_on_every_server=item.get_closest_marker("every_server") is not None,
+        is_in_turn=item.get_closest_marker("in_turn") is not None,
     )
 
 

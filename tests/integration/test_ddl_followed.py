@@ -380,6 +380,7 @@ def test_a_cut_over_ends_as_the_new_table(pair: Deployment) -> None:
 
 
 @pytest.mark.crash
+@pytest.mark.in_turn
 @pytest.mark.parametrize("point", ["schema_change", "schema_intent", "schema_altered", "schema_recorded"])
 @pytest.mark.parametrize("sink_name", ["pg15", "mariadb1011", "mysql97"])
 def test_a_kill_around_a_statement_does_it_once(

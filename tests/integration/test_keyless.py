@@ -174,6 +174,7 @@ class DuplicateWriter:
             self.error = error
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize(
     "crash_at", ["", "load_begun", "load_chunk:2", "load_done", "load_recorded", "before_commit:2"]
 )

@@ -77,6 +77,7 @@ DDL = {
 }
 
 
+@pytest.mark.in_turn
 @pytest.mark.parametrize("is_running", [False, True], ids=["stopped", "running"])
 def test_every_ddl_ends_equal(
     tmp_path: Path, source_server: Server, pg15: Server, mysql97: Server, is_running: bool

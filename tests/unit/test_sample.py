@@ -91,6 +91,18 @@ def test_what_only_looks_like_a_server_is_a_case() -> None:
     assert all(sample([Candidate("t", {"value": (value, number)}) for number, value in enumerate(values)]))
 
 
+def test_a_case_of_a_test_that_takes_turns_has_one_source_and_each_kind_of_sink() -> None:
+    candidates = [
+        Candidate("t", {"number": (n, n), "source": (source, source), "sink": (sink, sink)}, is_in_turn=True)
+        for n in range(3)
+        for source in MYSQL_FAMILY
+        for sink in SINKS
+    ]
+    found = [one.servers() for one, is_in in zip(candidates, sample(candidates), strict=True) if is_in]
+    assert len(found) == 2 * 3
+    assert sum(sink in ("pg15", "pg17") for _, sink in found) == 3
+
+
 def test_the_marked_ones_are_on_every_server_or_left_out() -> None:
     assert all(sample(cases("t", SINKS, 3, is_on_every_server=True)))
     assert not any(sample(cases("t", SINKS, 3, is_full=True)))
