@@ -409,6 +409,30 @@ def test_a_table_that_comes_while_lanes_run_is_loaded_by_one_of_them(made: Deplo
     assert len(_events(made, "table_loaded")) == len(TABLES) + 3
 
 
+def test_ddl_reaches_the_lanes_of_all_tables_that_it_names(made: Deployment) -> None:
+    _set_lanes(made, 3)
+    made.start()
+    _wait_until_ready(made)
+    for statement in (
+        "ALTER TABLE t1 ADD COLUMN more INT NOT NULL DEFAULT 7",
+        "UPDATE t1 SET more = id WHERE id > 30",
+        "TRUNCATE TABLE t2",
+        "INSERT INTO t2 VALUES (1, 1, 'after')",
+        "RENAME TABLE t3 TO was_t3, t4 TO t3",
+        "UPDATE t3 SET v = 'was t4' WHERE id < 20",
+        "UPDATE was_t3 SET v = 'was t3' WHERE id < 20",
+        "DROP TABLE t0, t5",
+    ):
+        made.source.execute(statement, database=made.source_database)
+    made.stop()
+    _set_lanes(made, 2)
+    made.catch_up()
+    made.assert_equal("t1", "t2", "t3", "was_t3")
+    states = {table["table"].partition(".")[2]: table["state"] for table in made.status()["tables"]}
+    assert {name for name, state in states.items() if state == "ready"} == {"t1", "t2", "t3", "was_t3"}
+    assert {name for name, state in states.items() if state == "dropped"} == {"t0", "t4", "t5"}
+
+
 def test_loads_run_at_once(to_pg: Deployment) -> None:
     """Lane 1's load is held up by a lock on the source; lane 2 loads meanwhile."""
     database = to_pg.source_database
