@@ -48,7 +48,7 @@ from snapshot.parallel import ChunkReaders, SessionPool
 
 __all__ = ["main"]
 
-_DATABASE = "load"
+_DATABASE = "shop"
 _SINK_DATABASE = "bench"
 _BLOCK_ROWS = 100_000
 _RUN_SECONDS_MAX = 3600
