@@ -349,6 +349,15 @@ def test_rows_that_no_load_would_bring_back_keep_their_target(fleet: Fleet) -> N
     fleet.assert_equal(tenants=("a", "b"))
 
 
+def test_a_target_that_somebody_has_dropped_is_filled_by_all_its_tables(fleet: Fleet) -> None:
+    fleet.made.catch_up()
+    for sink in fleet.made.sinks:
+        fleet.sink_query(sink, "DROP TABLE {}")
+    fleet.made.run("snapshot", f"{fleet.databases['a']}.orders")
+    fleet.made.catch_up()
+    fleet.assert_equal()
+
+
 def test_values_that_are_the_same_do_not_mix(fleet: Fleet) -> None:
     fleet.made.config["tables"]["routes"][0]["source_column"]["value"] = "{table}"
     check = fleet.made.run("check")
