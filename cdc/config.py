@@ -1162,8 +1162,8 @@ class SnapshotSettings(Section):
         le=3600,
         json_schema_extra={"unit": "seconds"},
         description="How long reading a chunk should take: its rows are chosen by what the chunks before it took. Each "
-        "is one SELECT, so that no read view stays open for long on the source, and one transaction on the sink: what a "
-        "load that is cut off has to read again.",
+        "is one SELECT, so that no read view stays open for long on the source, and one transaction on the sink: what "
+        "a load that is cut off has to read again.",
     )
     chunk_rows: Integer = Field(
         default=200_000,

@@ -94,7 +94,7 @@ class PipelineSettings:
     retry_initial_seconds: float
     retry_seconds_max: float
     var_dir: Path
-    load: LoadLimits = LoadLimits()
+    load: LoadLimits
     lane: int | None = None
     """Which of the sink's lanes it is, None for the only one."""
 
