@@ -14,10 +14,11 @@ import pytest
 from cdc.demo.servers import Server
 from cdc.errors import Stopping, TransientError, UnsupportedData
 from cdc.gtid import MysqlGtidSet
-from cdc.model import SourcePosition, TableDefinition, TableName
+from cdc.model import FilePos, SourcePosition, TableDefinition, TableName
 from cdc.source.connection import SourceConnection, TableGone, connect
 from cdc.source.definitions import read_definition
 from cdc.source.positions import written_file_pos
+from snapshot import exact
 from snapshot.exact import exact_rows, is_untouched
 from tests.integration.test_binlog_types import source_settings
 from tests.support.databases import fresh_database
@@ -171,6 +172,32 @@ def test_a_file_that_cannot_be_written_is_tried_again_later(
         monkeypatch.setattr(tempfile, "SpooledTemporaryFile", lambda **_: contextlib.nullcontext(full))
         with pytest.raises(TransientError, match="cannot be written"):
             read(source, definition_of(source, database), spool_dir=tmp_path)
+
+
+def test_a_view_that_may_show_more_than_its_position_is_given_up(
+    mysql97: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A transaction comes between the look at what is executed and the view: it would be loaded, and applied again."""
+    with fresh_database(mysql97) as database, connect(source_settings(mysql97)) as source:
+        mysql97.execute("CREATE TABLE t (a INT)", database=database)
+        real = exact._open_view
+        executed_first: list[MysqlGtidSet] = []
+
+        def late(view: SourceConnection) -> tuple[MysqlGtidSet, FilePos]:
+            executed, written = real(view)
+            if not executed_first:
+                executed_first.append(executed)
+                view.query("ROLLBACK")
+                run(mysql97, database, "INSERT INTO t VALUES (1)")
+                _, written = real(view)
+            return executed, written
+
+        monkeypatch.setattr(exact, "_open_view", late)
+        with exact_rows(source, definition_of(source, database), server_id=77_006, rows_max=10, on_wait=never) as found:
+            assert sum(batch.num_rows for batch in found.batches) == 1
+            assert found.position.gtid != executed_first[0]
+            assert isinstance(found.position.gtid, MysqlGtidSet)
+            assert executed_first[0].is_subset_of(found.position.gtid)
 
 
 @pytest.mark.parametrize("name", ["mysql97", "mariadb1011"])

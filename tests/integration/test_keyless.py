@@ -174,7 +174,6 @@ class DuplicateWriter:
             self.error = error
 
 
-@pytest.mark.in_turn
 @pytest.mark.parametrize(
     "crash_at", ["", "load_begun", "load_chunk:2", "load_done", "load_recorded", "before_commit:2"]
 )
@@ -270,6 +269,19 @@ def test_a_key_may_come_and_go(shop: Deployment) -> None:
     shop.catch_up()
     shop.assert_equal("t")
     assert len(shop.sink_rows("pg", "t")) == 2
+
+
+def test_a_column_that_comes_or_goes_is_one_more_or_less_to_tell_rows_apart_by(shop: Deployment) -> None:
+    execute(shop, "CREATE TABLE t (a INT, b INT)", "INSERT INTO t VALUES (1, 1), (1, 1), (1, 2)")
+    shop.catch_up()
+    execute(shop, "ALTER TABLE t ADD COLUMN c VARCHAR(9) DEFAULT 'c'", "UPDATE t SET c = 'd' WHERE b = 1 LIMIT 1")
+    execute(shop, "DELETE FROM t WHERE b = 2")
+    shop.catch_up()
+    shop.assert_equal("t")
+    execute(shop, "ALTER TABLE t DROP COLUMN c", "DELETE FROM t LIMIT 1")
+    shop.catch_up()
+    shop.assert_equal("t")
+    assert shop.sink_rows("pg", "t") == [(1, 1)]
 
 
 @pytest.mark.parametrize("image", ["MINIMAL", "NOBLOB"])
