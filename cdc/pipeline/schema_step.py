@@ -137,7 +137,7 @@ class SchemaStep:
             if alteration is None:
                 tx.clear(plan.target)
             elif is_alter and self._sink.kind == "postgresql":
-                existing = self._inspected(plan)
+                existing = self._inspected(plan, alteration)
                 if _is_begun(alteration, existing, self._sink):
                     raise Unproven("somebody has altered the target")
                 self._sink.follow_ddl(alteration, existing)
@@ -149,7 +149,7 @@ class SchemaStep:
 
     def _alter_by_itself(self, plan: _Plan, alteration: TargetAlteration, tables: TableRegistry) -> None:
         """On a sink that commits DDL by itself. What an earlier instance began is recognised by its intent."""
-        existing = self._inspected(plan)
+        existing = self._inspected(plan, alteration)
         if plan.before.step != plan.intent:
             if _is_begun(alteration, existing, self._sink):
                 raise Unproven("somebody has altered the target")
@@ -166,21 +166,25 @@ class SchemaStep:
             self._sink.follow_ddl(alteration, existing)
         except SinkRefused:
             # The ALTER of an instance that was killed may have ended only now.
-            existing = self._inspected(plan)
+            existing = self._inspected(plan, alteration)
             if not _is_done(alteration, existing, self._sink):
                 raise
             self._sink.follow_ddl(alteration, existing)
         self._hooks("schema_altered")
         self._require_fits(plan, alteration)
 
-    def _inspected(self, plan: _Plan) -> ExistingTable:
+    def _inspected(self, plan: _Plan, alteration: TargetAlteration) -> ExistingTable:
         existing = self._sink.inspect(plan.target)
         if existing is None:
             raise Unproven("the target is gone")
+        names = _names(existing, self._sink)
+        for column in alteration.before.columns:
+            if column.name not in alteration.goes and _folded(column.name, self._sink) not in names:
+                raise Unproven(f"somebody has dropped the target's column {column.name}")
         return existing
 
     def _require_fits(self, plan: _Plan, alteration: TargetAlteration) -> None:
-        existing = self._inspected(plan)
+        existing = self._inspected(plan, alteration)
         differences = self._sink.differences(plan.target, existing)
         if differences or not _is_done(alteration, existing, self._sink):
             raise Unproven(f"the target is not as it should be: {'; '.join(differences)}")
