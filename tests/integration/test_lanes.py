@@ -184,6 +184,7 @@ def test_six_tables_over_three_lanes_are_equal_after_kills(made: Deployment) -> 
     assert "all 6 tables equal" in verified.stdout
 
 
+@pytest.mark.any_server
 def test_the_number_of_lanes_changes_under_load_without_loading_again(made: Deployment) -> None:
     """One table has no key: what is applied twice stays there twice."""
     database = made.source_database
@@ -256,6 +257,7 @@ def _far_apart(one: Deployment) -> dict[int, dict[str, Any]]:
     return lanes if lanes[2]["position"]["pos"] > lanes[1]["position"]["pos"] + 10_000 else {}
 
 
+@pytest.mark.any_server
 def test_a_parked_table_leaves_the_other_lanes_and_comes_back_by_its_own(made: Deployment) -> None:
     _set_lanes(made, 3)
     made.start()
@@ -298,6 +300,7 @@ def test_a_second_instance_gets_none_of_the_lanes(to_pg: Deployment) -> None:
     to_pg.assert_equal(*TABLES)
 
 
+@pytest.mark.any_server
 def test_a_takeover_takes_every_lane_and_the_sleeper_writes_nothing(made: Deployment) -> None:
     made.config["lease"] = {"seconds": 3}
     _set_lanes(made, 3)
@@ -318,6 +321,7 @@ def test_a_takeover_takes_every_lane_and_the_sleeper_writes_nothing(made: Deploy
     made.assert_equal(*TABLES)
 
 
+@pytest.mark.any_server
 def test_a_lane_that_fails_for_good_ends_them_all(made: Deployment) -> None:
     """Its checkpoint is damaged while it runs, and read again when it has to load a table."""
     _set_lanes(made, 2)
@@ -393,6 +397,7 @@ def _behind(one: Deployment) -> dict[str, Any]:
     return sink if (sink["lag_seconds"] or 0) > 1 and sink["lanes"][1]["state"] == "caught_up" else {}
 
 
+@pytest.mark.any_server
 def test_a_table_that_comes_while_lanes_run_is_loaded_by_one_of_them(made: Deployment) -> None:
     _set_lanes(made, 3)
     made.start()

@@ -32,6 +32,7 @@ def test_until_caught_up_leaves_source_and_sinks_equal(shop: Deployment, positio
     shop.assert_equal(*TABLES)
 
 
+@pytest.mark.any_server
 def test_a_running_service_follows_and_stops_on_sigterm(shop: Deployment) -> None:
     shop.start()
     shop.wait_for_log("service_started")
@@ -42,6 +43,7 @@ def test_a_running_service_follows_and_stops_on_sigterm(shop: Deployment) -> Non
     shop.assert_equal(*TABLES)
 
 
+@pytest.mark.any_server
 def test_a_table_created_while_it_runs_is_loaded_and_followed(shop: Deployment) -> None:
     shop.start()
     shop.wait_for_log("table_ready", count=2 * len(TABLES))
@@ -132,6 +134,7 @@ def _change_everything(made: Deployment, *, is_running: bool, prefix: str = "") 
     assert _state(made, f"{prefix}drop_table_ddl") == {"dropped"}
 
 
+@pytest.mark.any_server
 def test_ddl_under_load_by_file_position_ends_equal(shop: Deployment) -> None:
     """By file and position a load can only start at the file's beginning: the history in that file must not harm."""
     shop.config["source"]["position"] = "file"
@@ -150,6 +153,7 @@ def test_ddl_under_load_by_file_position_ends_equal(shop: Deployment) -> None:
     shop.assert_equal(*TABLES)
 
 
+@pytest.mark.any_server
 def test_a_dropped_table_is_no_longer_followed_and_comes_back_when_made_again(shop: Deployment) -> None:
     shop.catch_up()
     database = shop.source_database
@@ -162,6 +166,7 @@ def test_a_dropped_table_is_no_longer_followed_and_comes_back_when_made_again(sh
     shop.assert_equal("items")
 
 
+@pytest.mark.any_server
 def test_a_table_that_came_and_went_while_stopped_does_not_stop_the_stream(shop: Deployment) -> None:
     shop.catch_up()
     database = shop.source_database
@@ -189,6 +194,7 @@ def test_a_transaction_larger_than_a_batch_arrives_whole(shop: Deployment) -> No
     shop.assert_equal(*TABLES)
 
 
+@pytest.mark.any_server
 def test_readers_of_the_sink_never_see_half_a_transaction(shop: Deployment) -> None:
     """Transfers keep the sum of balances: every read of a ready table must find it."""
     shop.start()
@@ -202,6 +208,7 @@ def test_readers_of_the_sink_never_see_half_a_transaction(shop: Deployment) -> N
     assert shop.stop() == 0
 
 
+@pytest.mark.any_server
 def test_source_names_that_look_like_sql_arrive(
     tmp_path: Path, source_server: Server, pg17: Server, mysql97: Server
 ) -> None:

@@ -8,6 +8,7 @@ The rule is the same for every test, so that nobody has to think of it when writ
   of the MySQL family, MySQL and the MariaDBs in turn. A source (by the parameter's name) is of each family always:
   MySQL's log is not MariaDB's.
 - `@pytest.mark.in_turn`, for what takes long, says that of a test of few cases too, and of sources: each case has one.
+- `@pytest.mark.any_server`, for what the servers have no part in: each case has one server or combination, in turn.
 - `@pytest.mark.every_server` keeps a test on all of them; `@pytest.mark.full`, on a test or a parameter, leaves it to
   `make test-all`.
 
@@ -44,6 +45,7 @@ class Candidate:
     is_full: bool = False
     is_on_every_server: bool = False
     is_in_turn: bool = False
+    is_on_any_server: bool = False
 
     def servers(self) -> tuple[str, ...]:
         """The servers that parameters choose, in the order of the parameters."""
@@ -51,6 +53,8 @@ class Candidate:
 
     def group(self, *, has_many_cases: bool) -> tuple[str, ...]:
         """What its servers are: of the candidates of one case and one group, one is in the sample."""
+        if self.is_on_any_server:
+            return ()
         return tuple(
             _kind(server) if self.is_in_turn or (has_many_cases and "source" not in name) else _FAMILIES[server]
             for name, (value, _) in self.parameters.items()

@@ -103,6 +103,16 @@ def test_a_case_of_a_test_that_takes_turns_has_one_source_and_each_kind_of_sink(
     assert sum(sink in ("pg15", "pg17") for _, sink in found) == 3
 
 
+def test_what_the_servers_have_no_part_in_is_on_one_of_them() -> None:
+    candidates = [
+        Candidate("t", {"number": (n, n), "sink": (sink, sink)}, is_on_any_server=True)
+        for n in range(5)
+        for sink in SINKS
+    ]
+    found = [one.servers()[0] for one, is_in in zip(candidates, sample(candidates), strict=True) if is_in]
+    assert sorted(found) == sorted(SINKS)
+
+
 def test_the_marked_ones_are_on_every_server_or_left_out() -> None:
     assert all(sample(cases("t", SINKS, 3, is_on_every_server=True)))
     assert not any(sample(cases("t", SINKS, 3, is_full=True)))
