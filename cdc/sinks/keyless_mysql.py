@@ -33,8 +33,8 @@ _STAGE = "_cdc_gone"  # the rows that go, as they come
 _IMAGES = "_cdc_images"  # the same, each kind once, with how many of it go
 _KEPT = "_cdc_kept"  # rows of the target to be put back
 _LINE = "_cdc_line"
-# So many kinds of rows are looked for column by column.
-COMPARED_ROWS_MAX = 20
+# So many kinds of rows are looked for column by column; an image of each row of the target costs as much as some ten.
+COMPARED_ROWS_MAX = 8
 _SHORT_LENGTH_MAX = 255
 
 
