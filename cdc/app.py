@@ -37,6 +37,7 @@ from cdc.pipeline.runner import Pipeline, PipelineSettings
 from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
+from cdc.schema.modes import MODE_COLUMNS
 from cdc.schema.options import ColumnOption, TableOptions
 from cdc.schema.routing import route
 from cdc.schema.target import Masking, MetadataKind, Policies, SinkKind, SourceColumn
@@ -159,16 +160,23 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
     )
 
 
+# The keys of `tables.mode_columns` that are called otherwise than the columns' kinds.
+_NAMED_AS = {"change_operation": "operation", "change_time": "commit_time", "change_position": "position"}
+
+
 def table_options(config: Config, database: str, table: str) -> TableOptions:
     """What the configuration makes of a table: its place, its columns and rows."""
     override, routed = config.tables.override_for(database, table), config.tables.route_for(database, table)
     metadata = config.tables.metadata_for(database, table)
     shared = config.tables.source_column_for(database, table)
+    mode, names = config.tables.mode_for(database, table), config.tables.mode_columns.model_dump()
     options = TableOptions(
         target_schema=routed.target_schema if routed is not None else None,
         target_table=routed.target_table if routed is not None else None,
         metadata=tuple((cast(MetadataKind, of), name) for of, name in metadata.items()),
         source_column=SourceColumn(*shared) if shared is not None else None,
+        mode=mode,
+        mode_columns=tuple((kind, names[_NAMED_AS.get(kind, kind)]) for kind in MODE_COLUMNS[mode]),
     )
     if override is None:
         return options

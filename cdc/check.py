@@ -24,7 +24,7 @@ from cdc.errors import CdcError, ConfigError, UnsupportedData
 from cdc.model import TableDefinition, TableName
 from cdc.pipeline.dealing import lane_stores
 from cdc.pipeline.tables import TableRegistry
-from cdc.schema.findings import Check, Finding, Severity, error, listed, warning
+from cdc.schema.findings import Check, Finding, Severity, error, info, listed, warning
 from cdc.schema.grants import account_text, quoted
 from cdc.schema.keys import choose_key
 from cdc.sinks.base import Sink
@@ -154,6 +154,7 @@ def _check_reached(
             except CdcError as failure:
                 findings.append(_unreached("sink.connection", f"sink {settings.name}", failure))
     findings += _shared_targets(config)
+    findings += _modes(config, source)
     findings += _streams(config, source, is_running=any(history.is_running for history in histories.values()))
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     return CheckReport(tuple(findings), source, facts)
@@ -273,6 +274,27 @@ def _read_sink(
         source=SourceView(source.variables if source is not None else {}, config.tables.matches),
         clock=clock,
     )
+
+
+def _modes(config: Config, source: SourceFacts | None) -> Iterator[Finding]:
+    """Which tables keep what was, and what is to be known of it."""
+    for mode, text in _MODE_TEXTS.items():
+        names = [
+            definition.name
+            for definition in (source.definitions if source is not None else ())
+            if config.tables.mode_for(definition.name.database, definition.name.table) == mode
+        ]
+        if names:
+            yield replace(info(listed(names), f"mode: {mode}: {text}", ""), check="table.mode")
+
+
+_MODE_TEXTS = {
+    "soft_delete": "rows that are gone stay on the sinks, marked; row images have to be whole (binlog_row_image=FULL)",
+    "append_only": "every change is a row on the sinks, which only grow; row images have to be whole "
+    "(binlog_row_image=FULL); `cdc verify` does not compare them",
+    "history": "every version is a row on the sinks, which only grow; row images have to be whole "
+    "(binlog_row_image=FULL)",
+}
 
 
 def _shared_targets(config: Config) -> Iterator[Finding]:
@@ -532,6 +554,13 @@ CONNECTION_CHECKS: tuple[Check[Any], ...] = (
         looks="reads this deployment's metadata on the sink, where there are any",
         breaks="the checkpoint cannot be found",
         mends="rights on the metadata tables, or a restore of them",
+    ),
+    Check(
+        "table.mode",
+        _nothing,
+        looks="tables whose `mode` is not `mirror`",
+        breaks="nothing; their targets grow, and need whole row images",
+        mends="nothing to mend",
     ),
     Check(
         "sink.shared_target",

@@ -581,6 +581,8 @@ Salt = Annotated[
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "minLength": HASH_SALT_BYTES_MIN}),
 ]
+TableMode = Literal["mirror", "soft_delete", "append_only", "history"]
+_ModeColumn = Annotated[str, Field(min_length=1, validate_default=True, json_schema_extra={"range_text": "name"})]
 _MetadataName = Annotated[str | None, Field(min_length=1, json_schema_extra={"range_text": "name"})]
 Filter = Annotated[
     RowFilter,
@@ -900,6 +902,11 @@ class TableOverride(Section):
         "are counted. Unset: all.",
     )
     columns: tuple[ColumnOverride, ...] = Field(default=())
+    mode: TableMode | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`tables.mode`"},
+        description="As `tables.mode`, for this table.",
+    )
 
     @field_validator("include_columns", "exclude_columns")
     @classmethod
@@ -968,6 +975,56 @@ class MetadataColumns(Section):
     @classmethod
     def _names_differ(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and value in [name for key, name in info.data.items() if key != "tables"]:
+            _fail(f"{value} is the name of two of these columns")
+        return value
+
+
+class ModeColumns(Section):
+    """Names of the columns that the modes of tables add to those of the source, on every sink."""
+
+    is_deleted: _ModeColumn = Field(
+        default="_cdc_is_deleted",
+        description="`soft_delete`: 1 in rows that the source does not have any more, else 0.",
+    )
+    deleted_at: _ModeColumn = Field(
+        default="_cdc_deleted_at",
+        description="`soft_delete`: when the source committed the deletion, in UTC (of a row that a load found gone: "
+        "when that was); NULL in rows that the source has.",
+    )
+    sequence: _ModeColumn = Field(
+        default="_cdc_sequence",
+        description="`append_only`, `history`: a number that orders the changes of a table as the stream has them, and "
+        "tells them apart; it is in the key.",
+    )
+    operation: _ModeColumn = Field(
+        default="_cdc_operation",
+        description="`append_only`: `insert`, `update`, `delete`, `load` for a row that was loaded, or `reload`, which "
+        "says that all of the table follows as it is then.",
+    )
+    commit_time: _ModeColumn = Field(
+        default="_cdc_commit_time",
+        description="`append_only`: when the source committed the change, in UTC; NULL for rows that were loaded.",
+    )
+    position: _ModeColumn = Field(
+        default="_cdc_position",
+        description="`append_only`: the transaction's GTID, or `file:offset` where it has none; NULL for rows that "
+        "were loaded.",
+    )
+    valid_from: _ModeColumn = Field(
+        default="_cdc_valid_from",
+        description="`history`: when the source committed the version, in UTC; when the load began, for one that was "
+        "there before.",
+    )
+    valid_to: _ModeColumn = Field(
+        default="_cdc_valid_to",
+        description="`history`: when the version ended, by its successor or by a deletion, in UTC; NULL in current "
+        "ones.",
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _mode_names_differ(cls, value: str, info: ValidationInfo) -> str:
+        if value in info.data.values():
             _fail(f"{value} is the name of two of these columns")
         return value
 
@@ -1045,6 +1102,14 @@ class Tables(Section):
     )
     routes: tuple[TableRoute, ...] = Field(default=())
     metadata_columns: MetadataColumns = MetadataColumns()
+    mode: TableMode = Field(
+        default="mirror",
+        description="What the sinks hold of each table (docs/options.md). `mirror`: the rows that the source has. "
+        "`soft_delete`: those too that it had, marked. `append_only`: every change, as a row of its own. `history`: "
+        "every version of a row, with the time from which and to which it was there. What the last three keep is never "
+        "thrown away by a change of the configuration alone: the table is parked until `cdc snapshot`.",
+    )
+    mode_columns: ModeColumns = ModeColumns()
     hash_salt: Salt | None = Field(
         default=None,
         json_schema_extra={"range_text": f"text of at least {HASH_SALT_BYTES_MIN} bytes", "default_text": "unset"},
@@ -1108,6 +1173,11 @@ class Tables(Section):
             return {}
         found = self.metadata_columns.model_dump(exclude={"tables"}, exclude_none=True)
         return {str(kind): str(name) for kind, name in found.items()}
+
+    def mode_for(self, database: str, table: str) -> TableMode:
+        """What the sinks hold of this table."""
+        override = self.override_for(database, table)
+        return self.mode if override is None or override.mode is None else override.mode
 
     def override_for(self, database: str, table: str) -> TableOverride | None:
         """The entry of `overrides` about this table."""

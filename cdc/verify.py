@@ -47,7 +47,7 @@ from snapshot.chunks import read_chunks
 
 __all__ = ["Difference", "RowSum", "TableResult", "results_text", "run_verify_command", "verify_tables"]
 
-State = Literal["equal", "different", "parked", "missing target", "pending"]
+State = Literal["equal", "different", "parked", "missing target", "pending", "not compared"]
 Kind = Literal["missing", "extra", "different"]
 CanonicalRow = Sequence[str | None]
 
@@ -278,6 +278,9 @@ def _verify_table(settings: SourceSettings, table: TableName, sinks: Sequence[_O
                     rows = _count(connection, table)
                     results.append(sink.result(table, "parked", source_rows=rows, notes=(error.message,)))
                     continue
+                if target.mode == "append_only":
+                    results.append(_not_compared(sink, table))
+                    continue
                 # Sinks of equal mapping share the canonical rows, which take most of the time.
                 mapping = (
                     sink.sink.kind,
@@ -302,6 +305,15 @@ def _verify_table(settings: SourceSettings, table: TableName, sinks: Sequence[_O
     for sink, target, expectation in planned:
         results.append(_compare(settings, sink, target, expectation, batch_rows))
     return results
+
+
+def _not_compared(sink: _OpenSink, table: TableName) -> TableResult:
+    """Of a target that holds changes, and not rows."""
+    record = sink.records.get(table)
+    if record is not None and record.state == "parked":
+        said = (record.error or {}).get("message") or "no reason is recorded"
+        return sink.result(table, "parked", notes=(f"parked: {said}",))
+    return sink.result(table, "not compared", notes=("it holds changes (mode: append_only), which the source has not",))
 
 
 def _count(connection: SourceConnection, table: TableName) -> int:
@@ -564,7 +576,7 @@ def run_verify_command(config: Config, tables: list[str], *, only_sinks: list[st
     finally:
         if is_terminal:
             sys.stderr.write("\r\x1b[K")
-    is_equal = all(result.state == "equal" for result in results)
+    is_equal = all(result.state in ("equal", "not compared") for result in results)
     if as_json:
         document = [result.to_dict() for result in results]
         sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
@@ -608,15 +620,18 @@ def results_text(results: Sequence[TableResult], in_flight: Sequence[str]) -> st
             printed.append(f"{result.table} on {result.sink} ({result.target}): {'; '.join(result.notes)}")
             printed += [f"  {difference}" for difference in result.differences]
     tables = {result.table for result in results}
-    unequal = {result.table for result in results if result.state != "equal"}
+    unequal = {result.table for result in results if result.state not in ("equal", "not compared")}
+    compared = {result.table for result in results if result.state != "not compared"}
     printed.append("")
     if unequal:
         printed += in_flight
         printed.append(f"{len(unequal)} of {len(tables)} tables differ")
     else:
         sinks = {result.sink for result in results}
+        others = f"; {len(tables - compared)} not compared" if tables - compared else ""
         printed.append(
-            f"all {len(tables)} {_plural('table', len(tables))} equal on {len(sinks)} {_plural('sink', len(sinks))}"
+            f"all {len(compared)} {_plural('table', len(compared))} equal on {len(sinks)} "
+            f"{_plural('sink', len(sinks))}{others}"
         )
     return "".join(f"{line}\n" for line in printed)
 

@@ -31,7 +31,7 @@ MetadataSink = Any
 
 
 # Metadata that an older version made is complete once it has these tables, too.
-_NEWER_TABLES = ("prepared", "chunks")
+_NEWER_TABLES = ("prepared", "chunks", "marks")
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -257,6 +257,9 @@ class InSinkStore:
             # Of tables that are being loaded: number 0 says of what load they are (checkpoints/chunks.py).
             "chunks": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, number integer NOT NULL, "
             f"content {text} NOT NULL, PRIMARY KEY (pipeline, source_table, number)",
+            # How far rows of append-only and history tables are numbered (checkpoints/marks.py).
+            "marks": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, last_sequence bigint NOT NULL, "
+            f"last_time_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)",
             "checkpoint": f"pipeline {key} NOT NULL PRIMARY KEY, format integer NOT NULL, sequence bigint NOT NULL, "
             f"position {text} NOT NULL, epoch bigint NOT NULL, committed_us bigint NOT NULL",
         }

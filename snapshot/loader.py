@@ -32,7 +32,7 @@ from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.schema.options import names_made
 from cdc.schema.target import TargetTable
-from cdc.sinks.base import ExistingTable, Sink, SinkTransaction
+from cdc.sinks.base import ApplyResult, ExistingTable, Sink, SinkTransaction
 from cdc.source.cascades import require_visible_changes
 from cdc.source.connection import SourceConnection, TableDenied, TableGone
 from cdc.source.definitions import read_definition
@@ -42,10 +42,11 @@ from checkpoints.chunks import ChunkRecord, ChunkStore, Loaded
 from checkpoints.store import InSinkStore, TableRecord
 from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace
 from snapshot.exact import exact_rows, require_view
+from snapshot.kept import fitted, is_kept
 from snapshot.parallel import ChunkReaders, SessionPool
 from snapshot.shared import SharedTargets
 
-__all__ = ["LoadLimits", "LoadPlan", "LoadProgress", "TableLoader"]
+__all__ = ["LoadLimits", "LoadPlan", "LoadProgress", "MirrorWriter", "RowWriter", "TableLoader"]
 
 
 def _stale_columns(record: TableRecord, target: TargetTable, existing: ExistingTable) -> list[str]:
@@ -70,6 +71,22 @@ class LoadProgress(Protocol):
 
     def __call__(self, table: TableName, *, rows: int, rows_estimate: int | None) -> None:
         """`rows` have been read and copied; `rows_estimate` is the source's own guess of all of them."""
+
+
+class RowWriter(Protocol):
+    """Puts the rows of one load into its target, in the loader's transactions.
+
+    Chunk by chunk into an empty target, there is only `put`; else `begin`, all rows and `end` in one transaction.
+    """
+
+    def begin(self, tx: SinkTransaction) -> None:
+        """The target may hold rows, which readers must not lose sight of."""
+
+    def put(self, tx: SinkTransaction, rows: pa.RecordBatch) -> ApplyResult:
+        """Rows as the target takes them."""
+
+    def end(self, tx: SinkTransaction) -> None:
+        """All rows are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +123,22 @@ class LoadPlan:
         return [chunk.loaded for chunk in self.chunks if chunk.loaded is not None]
 
 
+class MirrorWriter:
+    """The rows of a mirror: all of them are replaced."""
+
+    def __init__(self, target: TargetTable) -> None:
+        self._target = target
+
+    def begin(self, tx: SinkTransaction) -> None:
+        tx.clear(self._target)
+
+    def put(self, tx: SinkTransaction, rows: pa.RecordBatch) -> ApplyResult:
+        return tx.load(rows, self._target)
+
+    def end(self, tx: SinkTransaction) -> None:
+        """There is nothing left to do."""
+
+
 class TableLoader:
     """Loads tables into one sink, one after the other, on the applier's thread."""
 
@@ -125,6 +158,7 @@ class TableLoader:
         hook: Callable[[str], None],
         on_progress: LoadProgress,
         on_resume: Callable[[LoadPlan], None] = lambda _plan: None,
+        make_writer: Callable[[TargetTable], RowWriter] = MirrorWriter,
         server_id: int | None = None,
         spool_dir: Path | None = None,
     ) -> None:
@@ -148,6 +182,7 @@ class TableLoader:
         self._hook = hook
         self._on_progress = on_progress
         self._on_resume = on_resume
+        self._make_writer = make_writer
         self._written: TableRecord | None = None
         self.shared = SharedTargets(
             sink=sink,
@@ -200,6 +235,7 @@ class TableLoader:
             else:
                 plan = self._begun(record, target, visible, may_replace=may_replace)
             self._written = plan.record
+            self._writer = self._make_writer(target)
             self._hook("load_begun")
             if target.source_key:
                 loaded = self._copy(plan)
@@ -221,6 +257,8 @@ class TableLoader:
             plan.record,
             ready_at=plan.record.ready_at or written_file_pos(self._source),
             ready_server=visible.server,
+            # What the stream makes of rows that are kept from here on, no further load may clear.
+            is_complete=plan.record.is_complete or target.mode != "mirror",
             rows_loaded=loaded.rows,
             policy_changes={},
         ).with_policy_changes(loaded.policy_changes)
@@ -344,6 +382,13 @@ class TableLoader:
             self._sink.create_table(target)
             self._hook("target_made")
             return False
+        if is_kept(record, target, existing):
+            options = self._options(record.source)
+            fitting = fitted(self._sink, record, target, existing, options=options, may_replace=may_replace)
+            if fitting is None:
+                self._drop(record, target)
+                self._sink.create_table(target)
+            return fitting is not None
         is_ours = record.definition is not None and record.target == str(target)
         differences = self._sink.differences(target, existing)
         differences += _stale_columns(record, target, existing)
@@ -444,11 +489,12 @@ class TableLoader:
     def _replace(self, plan: LoadPlan, chunks: _Chunks, counter: _Counter) -> None:
         """All rows of the target by all chunks, in one transaction."""
         with self._sink.transaction() as tx:
-            tx.clear(plan.target)
+            self._writer.begin(tx)
             for _, batches in chunks:
                 for batch in batches:
                     counter.add(self._put(tx, batch, plan.target))
                     counter.show()
+            self._writer.end(tx)
             self._store.fence(tx)
             tx.commit()
 
@@ -482,7 +528,7 @@ class TableLoader:
         changes: Counter[tuple[str, str]] = Counter()
         kept = self._transform(batch, target)
         if kept.num_rows:
-            changes.update(tx.load(kept, target).policy_changes)
+            changes.update(self._writer.put(tx, kept).policy_changes)
         if kept.num_rows < batch.num_rows:
             changes["*", "row_filter"] += batch.num_rows - kept.num_rows
         self._hook("load_chunk")

@@ -102,7 +102,7 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
         tables.add_row(
             escape(table["sink"]),
             escape(table["table"]),
-            escape(table["target"]),
+            escape(table["target"]) + (f" ({mode})" if (mode := (table.get("options") or {}).get("mode")) else ""),
             state,
             _number(table["rows"]),
             (table["last_change"] or "-")[:19],

@@ -15,6 +15,7 @@ from cdc.errors import InvariantBroken, UnsupportedData
 from cdc.model import RowBatch, SourcePosition, TableDefinition, TableName, TransactionRun
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.keyless import keyless_change, source_columns, transformed_keyless, whole_batches
+from cdc.pipeline.modes import KeptRows, hint_at_kept_rows, soft_deleted
 from cdc.pipeline.partial import net_changes
 from cdc.pipeline.prepared import PreparedRows
 from cdc.pipeline.tables import TableRegistry
@@ -65,6 +66,7 @@ class Applier:
         self._partial: set[TableName] = set()
         self._new_load_id = new_load_id
         self._stamp = Stamp("")
+        self._kept_rows = KeptRows(sink, store)
         self._open: ExitStack | None = None
         self._tx: SinkTransaction | None = None
         self._part_number = 0
@@ -81,6 +83,7 @@ class Applier:
         stack, self._open, self._tx = self._open, None, None
         if stack is not None:
             stack.close()
+            self._kept_rows.rolled_back()
 
     def abandon(self) -> None:
         """The source rolled back the transaction whose parts have been applied: so does the sink."""
@@ -106,6 +109,7 @@ class Applier:
             return self._commit(tx, run)
         except UnsupportedData as error:
             error.position = error.position or str(run.end)
+            hint_at_kept_rows(error, self._sink, self._tables)
             raise
         finally:
             if run.is_last_part:
@@ -127,6 +131,9 @@ class Applier:
         if name not in self._partial and any(batch.shape_index is not None for batch in batches):
             self._partial.add(name)
             self._on_partial(batches[-1].definition)
+        if target.is_numbered:
+            self._count(name, self._kept_rows.apply(tx, target, kept, self._stamp))
+            return
         if not target.key:
             change = keyless_change(batches[-1].definition, kept, source_columns(target))
             if change.upsert_count or change.delete_count:
@@ -140,7 +147,9 @@ class Applier:
             may_lack_rows=self._tables.is_catching_up(name),
         )
         for change in changes if kept else ():
-            self._count(name, tx.apply(transformed_change(change, target, self._stamp), target))
+            for part, is_gone in soft_deleted(change, target):
+                result = tx.apply(transformed_change(part, target, self._stamp), target)
+                self._count(name, replace(result, upserted=0, deleted=result.upserted) if is_gone else result)
 
     def _count(self, name: TableName, result: ApplyResult) -> None:
         self._applied.upserted += result.upserted
@@ -177,6 +186,7 @@ class Applier:
         self._store.save(tx, checkpoint)
         self._hooks("before_commit")
         tx.commit()
+        self._kept_rows.committed()
         self._hooks("after_commit")
         self.checkpoint = checkpoint
         self._part_number = 0

@@ -49,6 +49,7 @@ from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
+from cdc.pipeline.modes import LoadWriter
 from cdc.pipeline.reader import Reader
 from cdc.pipeline.schema_step import DefinitionAudit, SchemaStep
 from cdc.pipeline.status import PipelineStatus
@@ -66,7 +67,8 @@ from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_posi
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import Command, InSinkStore, TableRecord
-from snapshot.loader import LoadLimits, LoadPlan, TableLoader
+from snapshot.kept import load_time_us
+from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader
 from snapshot.parallel import SessionPool
 
 __all__ = ["Pipeline", "PipelineSettings"]
@@ -603,6 +605,7 @@ class _Session:
             hook=self._hooks,
             on_progress=self._on_load_progress,
             on_resume=self._on_load_resumed,
+            make_writer=functools.partial(self._load_writer, source),
             server_id=self._settings.server_id,
             spool_dir=self._settings.var_dir,
         )
@@ -661,6 +664,11 @@ class _Session:
             rows=sum(loaded.rows for loaded in plan.loaded),
             position=str(plan.record.loaded_from),
         )
+
+    def _load_writer(self, source: SourceConnection, target: TargetTable) -> RowWriter:
+        if target.mode == "mirror":
+            return MirrorWriter(target)
+        return LoadWriter(self._sink, self._store, target, load_time_us(source))
 
     def _on_load_progress(self, table: TableName, *, rows: int, rows_estimate: int | None) -> None:
         self._status.progress(str(table), rows, rows_estimate)

@@ -43,7 +43,16 @@ from cdc.sinks.values import (
     uuid_text,
 )
 
-__all__ = ["Stamp", "kept_batches", "kept_rows", "load_id_text", "transformed_change", "transformed_rows"]
+__all__ = [
+    "Stamp",
+    "change_times",
+    "kept_batches",
+    "kept_rows",
+    "load_id_text",
+    "transformed_change",
+    "transformed_images",
+    "transformed_rows",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +75,14 @@ def transformed_rows(rows: pa.RecordBatch, target: TargetTable, stamp: Stamp | N
     """
     rows = sourced(kept_rows(rows, target), target)
     return _stamped(_masked(rows, target, None), target, stamp, None, None)
+
+
+def transformed_images(batch: RowBatch, target: TargetTable, stamp: Stamp) -> pa.RecordBatch:
+    """Every image of a batch as the target takes it, whatever the batch's operations are.
+
+    Without the columns that number rows and bound versions: these are given by who works them out.
+    """
+    return _stamped(_masked(batch.images, target, None), target, stamp, batch, None)
 
 
 def kept_rows(rows: pa.RecordBatch, target: TargetTable) -> pa.RecordBatch:
@@ -128,9 +145,8 @@ def _check_all_columns(batch: RowBatch, target: TargetTable) -> None:
     for shape in pc.unique(batch.shape_index).to_pylist() if batch.shape_index is not None else ():
         if batch.shapes[shape]:
             column = min(batch.shapes[shape])
-            raise _incomplete(
-                target, f"it has metadata columns, which need whole row images, and one lacks {column}", column
-            )
+            has = f"mode: {target.mode}, which needs" if target.mode != "mirror" else "metadata columns, which need"
+            raise _incomplete(target, f"it has {has} whole row images, and one lacks {column}", column)
 
 
 def _check_images(batch: RowBatch, target: TargetTable, columns: frozenset[str]) -> None:
@@ -248,7 +264,7 @@ def _stamped(
 ) -> pa.RecordBatch:
     """`rows` with the metadata columns of the target behind them; those of `batch`, or of a load."""
     for column in target.columns:
-        if column.metadata is None:
+        if column.metadata is None or column.metadata in _GIVEN:
             continue
         if stamp is None:
             raise InvariantBroken(f"rows of {target.definition.name} without the metadata of its columns")
@@ -265,22 +281,40 @@ def _metadata(kind: str, row_count: int, stamp: Stamp, batch: RowBatch | None) -
         return pa.repeat(pa.scalar(stamp.load_id, pa.large_string()), row_count)
     run = stamp.run
     if batch is None or run is None:  # a load cannot know by what a row came to be as it is
-        if kind == "operation":
+        if kind in ("operation", "change_operation"):
             return pa.repeat(pa.scalar("load", pa.large_string()), row_count)
-        return pa.nulls(row_count, pa.large_string() if kind == "position" else _UTC)
-    if kind == "operation":
+        if kind == "is_deleted":
+            return pa.repeat(pa.scalar(0, pa.int8()), row_count)
+        return pa.nulls(row_count, pa.large_string() if kind in ("position", "change_position") else _UTC)
+    if kind in ("operation", "change_operation"):
         return _OPERATIONS.take(batch.operation)
-    if kind == "position":
+    if kind in ("position", "change_position"):
         return _positions(run).take(batch.transaction_index)
+    if kind == "is_deleted":
+        return _is_gone(batch).cast(pa.int8())
+    times = change_times(run, batch).cast(pa.timestamp("us")).cast(_UTC)
+    return pc.if_else(_is_gone(batch), times, pa.scalar(None, _UTC)) if kind == "deleted_at" else times
+
+
+def change_times(run: TransactionRun, batch: RowBatch) -> pa.Int64Array:
+    """When the transaction of each image was committed, in microseconds."""
     times = run.commit_times_us
     if run.open_transaction is not None:
         times = pa.concat_arrays([times, pa.array([run.open_transaction.commit_time_us], pa.int64())])
-    return times.take(batch.transaction_index).cast(pa.timestamp("us")).cast(_UTC)
+    return times.take(batch.transaction_index)
+
+
+def _is_gone(batch: RowBatch) -> pa.BooleanArray:
+    """Is the image that of a row that was there?"""
+    gone = pa.array([int(Operation.UPDATE_BEFORE), int(Operation.DELETE)], pa.uint8())
+    return pc.is_in(batch.operation, value_set=gone)
 
 
 _UTC = pa.timestamp("us", tz="UTC")
-# By `Operation`; a row that is there was put there by one of two.
-_OPERATIONS = pa.array([None, "insert", None, "update", None], pa.large_string())
+# Given with the rows, by who numbers them.
+_GIVEN = frozenset({"sequence", "valid_from", "valid_to"})
+# By `Operation`. An image from before an UPDATE is written only where its key is gone with it.
+_OPERATIONS = pa.array([None, "insert", "delete", "update", "delete"], pa.large_string())
 
 
 def _positions(run: TransactionRun) -> pa.Array:

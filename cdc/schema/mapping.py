@@ -17,6 +17,7 @@ from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, Flavor, TableDefinition, ValueKind
 from cdc.schema.filters import bind
 from cdc.schema.identifiers import column_name_problem, folded, namespace_problem, table_name_problem
+from cdc.schema.modes import with_mode
 from cdc.schema.options import TableOptions, kept_columns
 from cdc.schema.target import Masking, MetadataKind, Policies, SinkKind, SourceColumn, TargetColumn, TargetTable
 
@@ -93,7 +94,7 @@ def map_table(
             )
     _check_options(definition, options, key)
     kept = kept_columns(definition, options)
-    added = [(METADATA_COLUMNS[of], sink_name, of) for of, sink_name in options.metadata]
+    added = [(METADATA_COLUMNS[of], sink_name, of) for of, sink_name in (*options.metadata, *options.mode_columns)]
     shared = options.source_column
     first = [] if shared is None else [(_source_column(definition, shared, key), shared.name)]
     _check_columns(definition, [*first, *kept, *((column, sink_name) for column, sink_name, _ in added)], kind)
@@ -115,7 +116,8 @@ def map_table(
     )
     row_filter = bind(options.row_filter, definition) if options.row_filter is not None else None
     key = (*(name for _, name in first), *(names[part] for part in key))
-    return TargetTable(namespace, name, columns, key, definition, policies, row_filter, shared)
+    target = TargetTable(namespace, name, columns, key, definition, policies, row_filter, shared)
+    return with_mode(target, options.mode)
 
 
 def _check_options(definition: TableDefinition, options: TableOptions, key: tuple[str, ...]) -> None:
@@ -252,13 +254,31 @@ def _metadata_column(name: str, length: int, *, is_nullable: bool) -> ColumnDefi
     )
 
 
+def _metadata_time(name: str, *, is_nullable: bool) -> ColumnDefinition:
+    return ColumnDefinition(
+        f"({name})", ValueKind.TIMESTAMP, "timestamp(6)", is_nullable=is_nullable, fraction_digits=6
+    )
+
+
+def _metadata_integer(name: str, column_type: str, bits: int) -> ColumnDefinition:
+    return ColumnDefinition(f"({name})", ValueKind.INTEGER, column_type, is_nullable=False, length=bits)
+
+
 # As what they come to the sink. No usual column of a source has such a name.
 METADATA_COLUMNS: dict[MetadataKind, ColumnDefinition] = {
     "load_id": _metadata_column("load_id", 32, is_nullable=False),
     "row_id": _metadata_column("row_id", 32, is_nullable=False),
-    "commit_time": ColumnDefinition("(commit_time)", ValueKind.TIMESTAMP, "timestamp(6)", fraction_digits=6),
+    "commit_time": _metadata_time("commit_time", is_nullable=True),
     "operation": _metadata_column("operation", 6, is_nullable=False),
     "position": _metadata_column("position", 300, is_nullable=True),
+    "is_deleted": _metadata_integer("is_deleted", "tinyint(1)", 8),
+    "deleted_at": _metadata_time("deleted_at", is_nullable=True),
+    "sequence": _metadata_integer("sequence", "bigint", 64),
+    "change_operation": _metadata_column("change_operation", 6, is_nullable=False),
+    "change_time": _metadata_time("change_time", is_nullable=True),
+    "change_position": _metadata_column("change_position", 300, is_nullable=True),
+    "valid_from": _metadata_time("valid_from", is_nullable=False),
+    "valid_to": _metadata_time("valid_to", is_nullable=True),
 }
 # Likewise, for the column that says whose a row is in a target of several tables.
 SOURCE_COLUMN = "(source)"

@@ -14,7 +14,7 @@ from typing import Any
 
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.rowfilter import RowFilter
-from cdc.schema.target import Masking, MetadataKind, SourceColumn
+from cdc.schema.target import Masking, MetadataKind, Mode, SourceColumn
 
 __all__ = ["ColumnOption", "TableOptions", "kept_columns", "names_made"]
 
@@ -34,7 +34,7 @@ class TableOptions:
 
     `metadata` are the columns of that kind that are added, with their names. `target_schema` (a database on the MySQL
     family) and `target_table` are the place on every sink, where set; `source_column` tells its rows from those of
-    other tables there.
+    other tables there. `mode_columns` are those that its `mode` adds, with their names.
     """
 
     include: tuple[str, ...] = ()
@@ -45,6 +45,8 @@ class TableOptions:
     row_filter: RowFilter | None = None
     metadata: tuple[tuple[MetadataKind, str], ...] = ()
     source_column: SourceColumn | None = None
+    mode: Mode = "mirror"
+    mode_columns: tuple[tuple[MetadataKind, str], ...] = ()
 
     def of_column(self, name: str) -> ColumnOption:
         """What is said of that column of the source."""
@@ -81,6 +83,9 @@ class TableOptions:
             said["row_filter"] = self.row_filter.text
         if self.metadata:
             said["metadata"] = dict(self.metadata)
+        if self.mode != "mirror":
+            said["mode"] = self.mode
+            said["mode_columns"] = dict(self.mode_columns)
         if self.source_column is not None:
             said["source_column"] = {"name": self.source_column.name, "value": self.source_column.value}
         return said
@@ -110,4 +115,5 @@ def kept_columns(definition: TableDefinition, options: TableOptions) -> list[tup
 def names_made(description: Mapping[str, Any]) -> set[str]:
     """The names of columns on the sink that only options have made, by what the metadata say of them."""
     made = {*description.get("rename", {}).values(), *description.get("metadata", {}).values()}
+    made |= set(description.get("mode_columns", {}).values())
     return made | {description["source_column"]["name"]} if "source_column" in description else made

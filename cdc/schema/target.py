@@ -11,7 +11,7 @@ from typing import Literal
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.rowfilter import RowFilter
 
-__all__ = ["Masking", "MetadataKind", "Policies", "SinkKind", "SourceColumn", "TargetColumn", "TargetTable"]
+__all__ = ["Masking", "MetadataKind", "Mode", "Policies", "SinkKind", "SourceColumn", "TargetColumn", "TargetTable"]
 
 SinkKind = Literal["postgresql", "mysql", "mariadb"]
 
@@ -43,7 +43,29 @@ class Masking:
 
 # What a metadata column holds: the load or transaction of ours that wrote the row, a digest of its key, and of the
 # source's transaction that last changed it the time, what it did to the row, and its position.
-MetadataKind = Literal["load_id", "row_id", "commit_time", "operation", "position"]
+MetadataKind = Literal[
+    "load_id",
+    "row_id",
+    "commit_time",
+    "operation",
+    "position",
+    # Those that the modes of a table need (`Mode`).
+    "is_deleted",
+    "deleted_at",
+    "sequence",
+    "change_operation",
+    "change_time",
+    "change_position",
+    "valid_from",
+    "valid_to",
+]
+
+# What a target holds of the source's rows.
+#     mirror       those that are there
+#     soft_delete  those too that are gone, marked
+#     append_only  every change, as a row of its own
+#     history      every version, with the time from which and to which it was there
+Mode = Literal["mirror", "soft_delete", "append_only", "history"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +104,9 @@ class TargetTable:
     `key` has the names that the key's columns have on the sink; () where all columns together tell a row.
     `row_filter`, bound to the definition, says which rows of the source are here. Where `source_column` is set, other
     tables have rows in it, too: those of this one are the rows with its value.
+
+    Of the modes that keep rows, `row_key` has the names on the sink of the columns that tell the source's rows apart,
+    where the target's key is another; `live_column` is NULL in the rows that the source has.
     """
 
     namespace: str
@@ -92,9 +117,24 @@ class TargetTable:
     policies: Policies = Policies()
     row_filter: RowFilter | None = None
     source_column: SourceColumn | None = None
+    mode: Mode = "mirror"
+    row_key: tuple[str, ...] = ()
+    live_column: str | None = None
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"
+
+    @property
+    def is_numbered(self) -> bool:
+        """Is every row a change or a version, with a number of its own?"""
+        return self.mode in ("append_only", "history")
+
+    def column_of(self, kind: MetadataKind) -> TargetColumn:
+        """The metadata column of that kind; KeyError when there is none."""
+        for column in self.columns:
+            if column.metadata == kind:
+                return column
+        raise KeyError(f"{self} has no column {kind}")
 
     @property
     def has_metadata(self) -> bool:
@@ -103,10 +143,15 @@ class TargetTable:
 
     def without_metadata(self) -> TargetTable:
         """The columns that come from the source: what can be compared with it."""
-        return replace(self, columns=tuple(column for column in self.columns if column.metadata is None))
+        columns = tuple(column for column in self.columns if column.metadata is None)
+        if self.is_numbered:
+            return replace(self, columns=columns, key=self.row_key)
+        return replace(self, columns=columns)
 
     @property
     def source_key(self) -> tuple[str, ...]:
         """The key's columns as the source calls them, without the source column."""
         sources = {column.name: column.source.name for column in self.columns}
+        if self.is_numbered:
+            return tuple(sources[name] for name in self.row_key)
         return tuple(sources[name] for name in (self.key if self.source_column is None else self.key[1:]))

@@ -25,8 +25,9 @@ from cdc.errors import CdcError, InvariantBroken, SinkRefused, SinkUnavailable, 
 from cdc.model import ChangeBatch, PartialUpdate
 from cdc.schema.target import TargetColumn, TargetTable
 from cdc.sinks import sql_postgres as sql
+from cdc.sinks import versions
 from cdc.sinks.base import ApplyResult, StatementHook
-from cdc.sinks.encode_postgres import CopyReader, copy_pieces
+from cdc.sinks.encode_postgres import CopyReader, copy_pieces, copy_text
 from cdc.sinks.errors_postgres import is_integrity_error, is_refusal, translate
 from cdc.sinks.kernel.copy_text import PIECE_BYTES
 from cdc.sinks.keyless_postgres import apply_keyless
@@ -44,6 +45,8 @@ STAGED_BYTES_KEPT_MAX = 1 << 20
 AT_ONCE_ROWS_MAX = 100
 AT_ONCE_CELLS_MAX = 2000
 AT_ONCE_BYTES_MAX = 256 << 10
+# Of versions that end: more make a statement of some hundred kilobytes, which nothing gains by.
+ENDED_AT_ONCE_MAX = 2000
 # After a direct COPY that met a row: so many batches are merged before the next try, twice as many each time.
 MERGES_AFTER_MISS_MAX = 64
 
@@ -663,6 +666,17 @@ class PostgresTransaction:
                 index = self._first_refused(cursor, lines, lambda part: self._copy_in(cursor, target, [part]))
                 raise self._blamed(cursor, error, target, rows, index) from error
         return ApplyResult(upserted=rows.num_rows, policy_changes=lines.policies.changes)
+
+    def end_versions(self, rows: pa.RecordBatch, target: TargetTable) -> None:
+        current = versions.ending(target)
+        lines = bytes(copy_text(rows, current, current.columns, PolicyCounter())).decode().split("\n")[:-1]
+        with self._cursor(f"end versions in {target}", target) as cursor:
+            self._prepare(cursor, target)
+            guidance = self._guidance()
+            for start in range(0, len(lines), ENDED_AT_ONCE_MAX):
+                some = "\n".join([*lines[start : start + ENDED_AT_ONCE_MAX], ""])
+                self._change(cursor, *guidance, *versions.end_lines(current, some))
+                guidance = ()
 
     def clear(self, target: TargetTable) -> int:
         with self._cursor(f"empty {target}", target) as cursor:

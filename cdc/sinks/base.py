@@ -71,6 +71,12 @@ class SinkTransaction(Protocol):
     def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
         """Insert `rows` (all columns of the definition) into a target that holds none of their keys."""
 
+    def end_versions(self, rows: pa.RecordBatch, target: TargetTable) -> None:
+        """In a history target, end the current version, if there is one, of each key of `rows` at the time beside it.
+
+        `rows` has the source's key columns, and `(valid_to)`, which never goes back from row to row.
+        """
+
     def clear(self, target: TargetTable) -> int:
         """Delete every row; how many there were. Readers see it only after the commit."""
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import re
 import secrets
 import socket
@@ -42,6 +43,7 @@ from cdc.schema.grants import grant_pattern
 from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 from cdc.sinks import sql_mysql as sql
+from cdc.sinks import versions
 from cdc.sinks.alter_mysql import alter_statements, drop_defaults
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_mysql
@@ -80,6 +82,7 @@ STATEMENT_BYTES_MAX = 4 << 20  # larger ones gain nothing, and hold both sides' 
 STATEMENT_ROWS_MAX = 5000
 DELETE_KEYS_MAX = 5000  # further statements cost less than range analysis of more
 DELETE_CONDITIONS_MAX = 1000  # the same, for keys of several columns
+STATEMENTS_AT_ONCE = 200  # in one round trip
 STAGED_KEYS_MIN = 100  # of several columns; fewer are deleted by a list of conditions
 FEW_ROWS_MAX = 50  # so many changes of a table go in one round trip; LOAD DATA has three
 PACKET_HEAD_BYTES = 64 << 10  # for what surrounds the rows of a statement: names of up to 4096 columns
@@ -621,6 +624,25 @@ class _MysqlTransaction:
         with self._border(f"load rows into {target}", target):
             self._put((rows, None), target, "insert", counter)
         return ApplyResult(upserted=rows.num_rows, policy_changes=counter.changes)
+
+    def end_versions(self, rows: pa.RecordBatch, target: TargetTable) -> None:
+        current, kind = versions.ending(target), self._sink.kind
+        times = column_of(rows, current.columns[-1]).cast(pa.timestamp("us")).cast(pa.int64()).to_pylist()
+        statements: list[bytes] = []
+        at = 0
+        for time_us, group in itertools.groupby(times):  # few times to many keys, but for one-row transactions
+            count = sum(1 for _ in group)
+            keys = key_literals(rows.slice(at, count), current, kind)
+            at += count
+            some = sql.chunks(keys, bytes_max=self._statement_bytes_max // 2, count_max=DELETE_CONDITIONS_MAX)
+            statements += [versions.end_keys(current, chosen, time_us, kind) for chosen in some]
+        with self._border(f"end versions in {target}", target):
+            for together in sql.chunks(statements, bytes_max=self._statement_bytes_max, count_max=STATEMENTS_AT_ONCE):
+                self._sink.hook("before_statement")
+                warnings = sum(cursor.warning_count for cursor in self._sink.run_all(together))
+                self._sink.hook("after_statement")
+                if warnings:
+                    raise pymysql.err.DataError(1105, f"{warnings} warnings where versions end")
 
     def clear(self, target: TargetTable) -> int:
         with self._border(f"empty {target}", target):

@@ -94,6 +94,11 @@ def key_columns(target: TargetTable) -> tuple[TargetColumn, ...]:
     return tuple(by_name[name] for name in target.key)
 
 
+def live_rows(target: TargetTable) -> str:
+    """The condition of the rows that the source has now, where the target keeps others, too; else ''."""
+    return "" if target.live_column is None else f" WHERE {quote(target.live_column)} IS NULL"
+
+
 def create_table(target: TargetTable, kind: SinkKind) -> str:
     """The table with its primary key, where it has one, and nothing else: InnoDB, every attribute explicit."""
     lines = [column_definition(column, kind) for column in target.columns]
@@ -394,7 +399,7 @@ def select_all(target: TargetTable) -> str:
     FLOAT and DOUBLE come as number and sign of zero.
     """
     expressions = ", ".join(_expression(column) for column in target.columns)
-    return f"SELECT {expressions} FROM {_table(target)}{own_rows(target)}"
+    return f"SELECT {expressions} FROM {_table(target)}{own_rows(target)}{live_rows(target)}"
 
 
 def _expression(column: TargetColumn) -> str:

@@ -85,6 +85,14 @@ def stray_value(target: TargetTable, values: Sequence[str]) -> str:
     return f"SELECT {name} FROM {_table(target)} WHERE {name} NOT IN ({', '.join(map(text_literal, values))}) LIMIT 1"
 
 
+def live_rows(target: TargetTable) -> str:
+    """The condition of the rows that the source has now, where the target keeps others, too; else ''.
+
+    Such a target is one table's own.
+    """
+    return "" if target.live_column is None else f" WHERE {quote(target.live_column)} IS NULL"
+
+
 def clear(target: TargetTable) -> str:
     """Delete every row of the source table's."""
     return f"DELETE FROM {_table(target)}{own_rows(target)}"
@@ -315,7 +323,7 @@ def _update_from_arrays(target: TargetTable, lines: str, columns: Sequence[Targe
 def select_all(target: TargetTable) -> str:
     """Every row that the source table has, each column as `canonical.from_postgres` reads it."""
     columns = ", ".join(_expression(column) for column in target.columns)
-    return f"SELECT {columns} FROM {_table(target)}{own_rows(target)}"
+    return f"SELECT {columns} FROM {_table(target)}{own_rows(target)}{live_rows(target)}"
 
 
 def _expression(column: TargetColumn) -> str:

@@ -277,14 +277,16 @@ def _refuse_merged_keys(text: str, index: int) -> None:
 
 def key_text(rows: pa.RecordBatch, target: TargetTable, index: int) -> str:
     """`id=7, lang='de'` of row `index`, for messages; of a table without a key its first columns."""
-    parts = []
-    if not target.key:
+    columns = {column.name: column for column in target.columns}
+    names = target.row_key if target.is_numbered else target.key
+    if not names:
         return row_text(rows, target, index)
-    for column in target.columns:
-        if column.is_key:
-            value = python_values(column_of(rows, column).slice(index, 1), column.source.kind)[0]
-            parts.append((target.key.index(column.name), f"{column.name}={shown(value, column.source.kind)}"))
-    return ", ".join(text for _, text in sorted(parts))
+    parts = []
+    for name in names:
+        column = columns[name]
+        value = python_values(column_of(rows, column).slice(index, 1), column.source.kind)[0]
+        parts.append(f"{name}={shown(value, column.source.kind)}")
+    return ", ".join(parts)
 
 
 _SHOWN_COLUMNS_MAX = 6
