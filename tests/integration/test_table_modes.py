@@ -174,6 +174,23 @@ def test_a_transaction_in_parts_is_in_one_sink_transaction(one: Kept) -> None:
         ]
 
 
+def test_times_of_a_history_never_go_back(tmp_path: Path, mariadb1011: Server, pg15: Server) -> None:
+    """A writer says that it commits an hour ago, which MariaDB writes to its log."""
+    with deployment(tmp_path, mariadb1011, pg=pg15, maria=mariadb1011) as made:
+        kept = Kept(made)
+        kept.story.create(rows=1)
+        made.catch_up()
+        with contextlib.closing(mariadb1011.connect(made.source_database)) as connection, connection.cursor() as cursor:
+            cursor.execute("SET TIMESTAMP = UNIX_TIMESTAMP() - 3600")
+            cursor.execute("UPDATE past SET v = 7")
+            connection.commit()
+        made.catch_up()
+        for sink in SINKS:
+            (first, second) = kept.rows(sink, "past", "_cdc_valid_from, _cdc_valid_to", "_cdc_sequence")
+            assert first[0] <= first[1] == second[0]
+            assert second[1] is None
+
+
 def test_names_of_the_columns_are_configured(one: Kept) -> None:
     one.made.config["tables"]["mode_columns"] = {
         "is_deleted": "gone", "deleted_at": "gone at", "sequence": "number", "operation": "what",
