@@ -9,8 +9,9 @@ FUZZ_SECONDS ?= 60
 LOAD_SECONDS ?= 60
 # further arguments for pytest, as in: make test-unit ARGS="-k gtid -x"
 ARGS ?=
-# test processes side by side, each with servers of its own: one a processor, four at most. 0 is none but pytest itself.
-JOBS ?= logical
+# test processes side by side, each with servers of its own: one more than processors, for half of a test is waiting; four at
+# most. 0 is none but pytest itself.
+JOBS ?= $(shell expr $$(nproc) + 1)
 PYTEST := $(PY) -m pytest -n $(JOBS) --maxprocesses 4 --dist worksteal
 
 help: ## print this list
