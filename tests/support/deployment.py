@@ -127,10 +127,13 @@ class Deployment:
 
     def stop(self, timeout: float = 60) -> int:
         """SIGTERM, as an operator would; the exit code. (That ten seconds are enough is test_service.py's to show.)"""
-        assert self.process is not None
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-        code = self.process.wait(timeout)
+        process = self.process
+        assert process is not None
+        # Before it has installed its handler, the signal would end it as it ends any program.
+        wait_until(lambda: process.poll() is not None or _catches(process.pid, signal.SIGTERM))
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout)
         self.process = None
         return code
 
@@ -195,6 +198,16 @@ class Deployment:
 def _text(file: IO[bytes]) -> str:
     file.seek(0)
     return file.read().decode()
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Has the process installed a handler for the signal? False once it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+    mask = next(int(line.split()[1], 16) for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(mask >> (number - 1) & 1)
 
 
 def _with_database(server: Server, database: str) -> str:
