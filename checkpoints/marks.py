@@ -26,11 +26,11 @@ class Mark:
 
 
 class MarkStore:
-    """The `marks` table, as far as it is one sink's: a table that goes to another lane keeps its mark."""
+    """The `marks` table, as far as it is one lane's: a table that goes to another takes its mark along (`lanes`)."""
 
     def __init__(self, store: InSinkStore) -> None:
         self._store = store
-        self._pipeline = store.pipeline.partition("#")[0]
+        self._pipeline = store.pipeline
 
     @property
     def _table(self) -> str:

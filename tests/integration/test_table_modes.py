@@ -39,6 +39,13 @@ def one(tmp_path: Path, mysql97: Server, pg15: Server, mariadb1011: Server) -> I
         yield Kept(made)
 
 
+@pytest.fixture
+def to_mysql(tmp_path: Path, mariadb1011: Server, mysql97: Server) -> Iterator[Kept]:
+    """The same from MariaDB on a MySQL sink."""
+    with deployment(tmp_path, mariadb1011, mysql=mysql97) as made:
+        yield Kept(made)
+
+
 class Kept:
     """The tables, what has been done to them, and what is there."""
 
@@ -79,7 +86,7 @@ class Kept:
 
     def judge(self, *, loaded: int) -> None:
         """Each sink has what the model has; `loaded` rows came with the first load."""
-        for sink in SINKS:
+        for sink in self.made.sinks:
             self._judge_soft(sink)
             self._judge_log(sink, loaded)
             self._judge_past(sink)
@@ -148,6 +155,59 @@ def test_each_mode_is_what_the_model_makes_of_the_same_changes(kept: Kept) -> No
     assert states == {(sink, table): "not compared" if table == "log" else "equal" for sink in SINKS for table in MODES}
 
 
+def test_each_mode_on_a_mysql_sink(to_mysql: Kept) -> None:
+    """Large runs by LOAD DATA, small ones by literals, and a load again that finds nothing new."""
+    kept = to_mysql
+    kept.story.create(rows=20)
+    kept.made.catch_up()
+    kept.story.tell(80)
+    kept.made.catch_up()
+    kept.made.config["flush"] = {"rows_max": 7}
+    kept.story.tell(20)
+    kept.made.catch_up()
+    kept.judge(loaded=20)
+    before = kept.rows("mysql", "past", "*", "a, b, _cdc_sequence")
+    _reload(kept)
+    assert kept.rows("mysql", "past", "*", "a, b, _cdc_sequence") == before
+    kept._judge_soft("mysql")
+    verified = json.loads(kept.made.run("verify", "--json").stdout)
+    assert sorted(found["state"] for found in verified) == ["equal", "equal", "not compared"]
+
+
+def test_changes_of_a_table_without_a_key(one: Kept) -> None:
+    """Equal rows are several, in loads, too; an UPDATE has no key that it could move."""
+    one.set_modes({"nokey": "append_only"})
+    database = one.made.source_database
+    one.made.source.execute("CREATE TABLE nokey (n INT NULL, note VARCHAR(20) NULL)", database=database)
+    one.made.source.execute("INSERT INTO nokey VALUES (1, 'a'), (1, 'a'), (NULL, NULL)", database=database)
+    one.made.catch_up()
+    many = "WITH RECURSIVE n (i) AS (SELECT 10 UNION ALL SELECT i + 1 FROM n WHERE i < 909) SELECT i, 'many' FROM n"
+    for statement in (
+        "INSERT INTO nokey VALUES (1, 'a')",
+        "UPDATE nokey SET n = 2, note = 'b' WHERE n = 1 LIMIT 2",
+        "DELETE FROM nokey WHERE n IS NULL",
+        f"INSERT INTO nokey {many}",
+    ):
+        one.made.source.execute(statement, database=database)
+    one.made.catch_up()
+    loaded = [("load", 1, "a")] * 2 + [("load", None, None)]
+    changed = [("insert", 1, "a"), *[("update", 2, "b")] * 2, ("delete", None, None)]
+    changed += [("insert", number, "many") for number in range(10, 910)]
+    for sink in SINKS:
+        found = one.rows(sink, "nokey", "_cdc_operation, n, note, _cdc_sequence", "_cdc_sequence")
+        assert [row[3] for row in found] == list(range(1, len(found) + 1))
+        assert sorted((row[:3] for row in found[:3]), key=repr) == loaded
+        assert [row[:3] for row in found[3:]] == changed
+    assert one.made.run("snapshot", f"{database}.nokey").returncode == 0
+    one.made.source.execute("DELETE FROM nokey WHERE n = 2 LIMIT 1", database=database)
+    one.made.catch_up()
+    for sink in SINKS:
+        found = one.rows(sink, "nokey", "_cdc_operation, n, note, _cdc_sequence", "_cdc_sequence")[3 + len(changed) :]
+        assert [row[3] for row in found] == list(range(4 + len(changed), 4 + len(changed) + len(found)))
+        assert [row[0] for row in found] == ["reload"] + ["load"] * 903 + ["delete"]
+        assert found[-1][1:3] == (2, "b")
+
+
 def test_a_transaction_in_parts_is_in_one_sink_transaction(one: Kept) -> None:
     one.made.config["flush"] = {"bytes_max": 65536}
     one.story.create(rows=5)
@@ -189,6 +249,36 @@ def test_times_of_a_history_never_go_back(tmp_path: Path, mariadb1011: Server, p
             (first, second) = kept.rows(sink, "past", "_cdc_valid_from, _cdc_valid_to", "_cdc_sequence")
             assert first[0] <= first[1] == second[0]
             assert second[1] is None
+
+
+def test_tables_that_change_lanes_go_on_counting(tmp_path: Path, mariadb1011: Server, pg15: Server) -> None:
+    """Though readers have emptied one, and a writer says that it commits an hour ago: there and back again."""
+    with deployment(tmp_path, mariadb1011, pg=pg15, maria=mariadb1011) as made:
+        kept = Kept(made)
+        kept.story.create(rows=2)
+        made.catch_up()
+        numbered = 2
+        for lanes in ([[f"{made.source_database}.soft"], ["*"]], 1, 3):
+            for sink in made.config["sinks"]:
+                sink["lanes"] = lanes
+            for name in SINKS:
+                kept.at_sink(name, "DELETE FROM {}.log")
+            with contextlib.closing(mariadb1011.connect(made.source_database)) as connection:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET TIMESTAMP = UNIX_TIMESTAMP() - 3600")
+                    for table in MODES:
+                        cursor.execute(f"UPDATE {table} SET v = coalesce(v, 0) + 1")
+                connection.commit()
+            made.catch_up()
+            for name in SINKS:
+                rows = kept.rows(name, "log", "_cdc_sequence, _cdc_operation")
+                assert rows == [(numbered + 1, "update"), (numbered + 2, "update")], (lanes, name)
+                past = kept.rows(name, "past", "a, _cdc_valid_from, _cdc_valid_to, _cdc_sequence", "a, _cdc_sequence")
+                assert sorted(row[3] for row in past) == list(range(1, numbered + 3))
+                for key in (0, 1):
+                    times = [time for row in past if row[0] == key for time in row[1:3] if time is not None]
+                    assert times == sorted(times), (lanes, name)
+            numbered += 2
 
 
 def test_names_of_the_columns_are_configured(one: Kept) -> None:
@@ -309,7 +399,9 @@ def test_a_reload_keeps_what_was(kept: Kept) -> None:
         kept._judge_soft(sink)
 
 
-def test_a_reload_finds_what_no_log_has_shown(one: Kept) -> None:
+@pytest.mark.parametrize("fixture", ["one", "to_mysql"])
+def test_a_reload_finds_what_no_log_has_shown(fixture: str, request: pytest.FixtureRequest) -> None:
+    one: Kept = request.getfixturevalue(fixture)
     one.story.create(rows=0)
     one.execute("INSERT INTO {} VALUES (1, 'same', 1, 'a', 1), (2, 'other', 1, 'a', 1), (3, 'gone', 1, 'a', 1)")
     one.made.catch_up()
@@ -317,7 +409,7 @@ def test_a_reload_finds_what_no_log_has_shown(one: Kept) -> None:
     one.story.beside("DELETE FROM {} WHERE a = 3")
     one.story.beside("INSERT INTO {} VALUES (4, 'new', NULL, NULL, NULL)")
     _reload(one)
-    for sink in SINKS:
+    for sink in one.made.sinks:
         assert one.rows(sink, "soft", "a, note, _cdc_is_deleted, _cdc_deleted_at IS NULL") == [
             (1, "a", 0, True),
             (2, "A", 0, True),
@@ -330,7 +422,7 @@ def test_a_reload_finds_what_no_log_has_shown(one: Kept) -> None:
         assert versions[1][1] == versions[2][0] == versions[3][1] == versions[4][0] > versions[0][0]
     one.execute("UPDATE {} SET v = 9")
     one.made.catch_up()
-    for sink in SINKS:
+    for sink in one.made.sinks:
         past = one.rows(sink, "past", "a, v, _cdc_valid_to IS NULL", "a, _cdc_sequence")
         assert [row for row in past if row[2]] == [(1, 9, True), (2, 9, True), (4, 9, True)]
 
@@ -369,8 +461,8 @@ def test_a_column_that_goes_stays_where_it_was_kept(one: Kept) -> None:
     one.execute("INSERT INTO {} VALUES (2, 'k', 1, 3.5)")
     one.made.catch_up()
     for sink in SINKS:
-        past = one.rows(sink, "past", "a, note", "_cdc_sequence")
-        assert past == [(1, "text"), (2, None)]
+        past = one.rows(sink, "past", "a, note, _cdc_valid_to IS NULL", "_cdc_sequence")
+        assert past == [(1, "text", True), (2, None, True)]
         assert one.rows(sink, "log", "a, note", "_cdc_sequence")[0] == (1, "text")
 
 
