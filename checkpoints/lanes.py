@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from cdc.model import TableName
-from checkpoints.store import InSinkStore, MetadataSink
+from checkpoints.store import Command, InSinkStore, MetadataSink
 
 __all__ = ["hand_over", "pipelines_in_use", "retire", "set_command_tables", "tables_of_tables"]
 
@@ -20,15 +20,17 @@ __all__ = ["hand_over", "pipelines_in_use", "retire", "set_command_tables", "tab
 _BY_TABLE = ("tables", "chunks", "marks")
 
 
-def pipelines_in_use(sink: MetadataSink) -> list[str]:
+def pipelines_in_use(sink: MetadataSink, *, or_leased: bool = False) -> list[str]:
     """The pipelines of every deployment that have a checkpoint (damaged or not) or tables on this sink.
 
+    `or_leased`: those too whose lease nobody has let go, live or not: an instance that sleeps still has its epoch.
     The metadata tables have to be there.
     """
+    leased = f" UNION SELECT pipeline FROM {sink.metadata_table('lease')} WHERE expires_us <> 0"
     with sink.transaction() as tx:
         rows = tx.execute(
             f"SELECT pipeline FROM {sink.metadata_table('checkpoint')} WHERE position <> '' "
-            f"UNION SELECT pipeline FROM {sink.metadata_table('tables')}"
+            f"UNION SELECT pipeline FROM {sink.metadata_table('tables')}{leased if or_leased else ''}"
         )
     return sorted(str(row[0]) for row in rows)
 
@@ -62,12 +64,12 @@ def retire(store: InSinkStore, tx: Any) -> None:
     )
 
 
-def set_command_tables(store: InSinkStore, tx: Any, command_id: int, tables: Iterable[TableName]) -> None:
+def set_command_tables(store: InSinkStore, tx: Any, command: Command, tables: Iterable[TableName]) -> None:
     """The command is about these tables only; with none left it is done."""
     argument = _argument(tables)
     tx.execute_count(
         f"UPDATE {store.sink.metadata_table('commands')} SET argument = %s, state = %s WHERE id = %s",
-        (argument, "done" if argument == "[]" else "queued", command_id),
+        (argument, "done" if argument == "[]" else command.state, command.id),
     )
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from cdc.gtid import MysqlGtidSet
+from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import ServerIdentity, SourcePosition, TableName
 from cdc.pipeline.lanes import lane_number
 from cdc.sinks.base import Sink
@@ -59,12 +59,15 @@ class LaneState:
         return self.checkpoint.position if self.checkpoint is not None else None
 
 
-def lane_stores(sink: Sink, pipeline: str) -> dict[int, InSinkStore]:
-    """The metadata of every lane that has a checkpoint or tables, and always of the first. Reads only."""
+def lane_stores(sink: Sink, pipeline: str, *, or_leased: bool = False) -> dict[int, InSinkStore]:
+    """The metadata of every lane that has a checkpoint or tables, and always of the first. Reads only.
+
+    `or_leased`: of those too whose lease nobody has let go.
+    """
     stores = {1: InSinkStore(sink, pipeline)}
     if not stores[1].exists():
         return stores
-    for name in pipelines_in_use(sink):
+    for name in pipelines_in_use(sink, or_leased=or_leased):
         lane = lane_number(pipeline, name)
         if lane is not None and lane > 1:
             stores[lane] = InSinkStore(sink, name)
@@ -89,12 +92,25 @@ def read_lane(store: InSinkStore) -> LaneState:
 def compare(one: SourcePosition, other: SourcePosition) -> int | None:
     """Below 0 where `one` is behind `other`, 0 where they are the same place; None where nobody can tell."""
     if one.server == other.server and one.file is not None and other.file is not None:
-        return (one.file > other.file) - (one.file < other.file)
+        order = (one.file > other.file) - (one.file < other.file)
+        # Since a failover, what a lane has applied may lie further on in this server's log than the lane stands.
+        is_nested = (order > 0 or _is_within(one, other)) and (order < 0 or _is_within(other, one))
+        return order if is_nested else None
     if isinstance(one.gtid, MysqlGtidSet) and isinstance(other.gtid, MysqlGtidSet):
         is_behind, is_ahead = one.gtid.is_subset_of(other.gtid), other.gtid.is_subset_of(one.gtid)
         if is_behind or is_ahead:
             return is_ahead - is_behind
     return 0 if one == other else None
+
+
+def _is_within(one: SourcePosition, other: SourcePosition) -> bool:
+    """Does `other` have all that `one` has, by their GTIDs? True where they have none to go by."""
+    if isinstance(one.gtid, MysqlGtidSet) and isinstance(other.gtid, MysqlGtidSet):
+        return one.gtid.is_subset_of(other.gtid)
+    if isinstance(one.gtid, MariadbGtidList) and isinstance(other.gtid, MariadbGtidList):
+        reached = {domain: sequence for domain, (_, sequence) in other.gtid.positions.items()}
+        return all(sequence <= reached.get(domain, 0) for domain, (_, sequence) in one.gtid.positions.items())
+    return True
 
 
 def least(positions: Iterable[SourcePosition]) -> SourcePosition:
@@ -202,14 +218,12 @@ def carry_out(
     *,
     retired: Collection[int],
 ) -> None:
-    """Write it, where there is anything, in one transaction that holds every lane's fence.
+    """Write it, in one transaction that holds every lane's fence: nobody has taken any of them since.
 
     What a lane is asked about a table of another one (`lanes`) is passed on. `retired`: lanes without tables, which are
     not run any more. Raises LeaseLost, SinkUnavailable.
     """
     misplaced = _pass_on_commands(states, lanes)
-    if not dealing.moved and not retired and not misplaced:
-        return
     kept_in = tables_of_tables(states[1].store)
     with sink.transaction() as tx:
         for lane, record in dealing.records:
@@ -217,8 +231,8 @@ def carry_out(
                 before = states[dealing.moved[record.source][0]].store
                 hand_over(before, states[lane].store, tx, record.source, kept_in=kept_in)
             states[lane].store.save_table(tx, record)
-        for store, command_id, kept in misplaced:
-            set_command_tables(store, tx, command_id, kept)
+        for store, command, kept in misplaced:
+            set_command_tables(store, tx, command, kept)
         for lane in retired:
             retire(states[lane].store, tx)
         for lane, state in states.items():
@@ -231,8 +245,8 @@ def carry_out(
 
 def _pass_on_commands(
     states: Mapping[int, LaneState], lanes: Mapping[TableName, int]
-) -> list[tuple[InSinkStore, int, list[TableName]]]:
-    """Ask the right lanes; the commands that were not theirs alone, by store and id, with the tables that are.
+) -> list[tuple[InSinkStore, Command, list[TableName]]]:
+    """Ask the right lanes; the commands that were not theirs alone, by store, with the tables that are.
 
     In transactions of their own: asked twice, after a kill in between, a table is loaded twice.
     """
@@ -245,9 +259,10 @@ def _pass_on_commands(
             kept = by_lane.pop(lane, [])
             for other, tables in by_lane.items():
                 argument = orjson.dumps([[table.database, table.table] for table in tables]).decode()
-                states[other].store.add_command(command.name, argument)
+                passed_on = states[other].store.add_command(command.name, argument)
+                states[other].store.set_command(passed_on, command.state, command.message)
             if by_lane:
-                misplaced.append((state.store, command.id, kept))
+                misplaced.append((state.store, command, kept))
     return misplaced
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 from cdc.clock import Clock
-from cdc.errors import ConfigError
+from cdc.errors import ConfigError, ResyncRequired
 from cdc.log import Logger
 from cdc.model import TableName
 from cdc.pipeline.dealing import CannotDeal, Dealing, LaneState, carry_out, lane_stores, plan_dealing, read_lane
@@ -144,7 +144,8 @@ class SinkLanes:
     def _on_first_lease(self, store: InSinkStore, source: SourceConnection) -> None:
         if self._map is not None:
             return
-        stores = {**lane_stores(store.sink, self._pipeline), 1: store}
+        # A lease that was not let go may be of an instance that sleeps: it must not write when it wakes.
+        stores = {**lane_stores(store.sink, self._pipeline, or_leased=True), 1: store}
         for lane in range(2, self._rule.count + 1):
             stores.setdefault(lane, InSinkStore(store.sink, lane_name(self._pipeline, lane)))
         for lane in sorted(stores.keys() - {1}):
@@ -164,7 +165,7 @@ class SinkLanes:
 
     def _deal(self, source: SourceConnection, states: Mapping[int, LaneState]) -> Mapping[TableName, int]:
         """Bring every table to its lane; the lanes of all that are recorded."""
-        here = {table: lane for lane, state in states.items() for table in state.records}
+        here = _recorded_lanes(states)
         lanes = choose_lanes(self._rule, self._placed(source, states))
         try:
             dealing = plan_dealing(states, lanes, source.identity())
@@ -176,7 +177,8 @@ class SinkLanes:
             )
             self._require_together(here, str(error))
             dealing, lanes = Dealing(), here
-        retired = [lane for lane in states if lane > self._rule.count and lane not in lanes.values()]
+        unused = [lane for lane in states if lane > self._rule.count and lane not in lanes.values()]
+        retired = [lane for lane in unused if states[lane].checkpoint is not None]
         carry_out(states[1].store.sink, states, lanes, dealing, retired=retired)
         if dealing.moved or retired:
             self._log.info(
@@ -233,6 +235,20 @@ class SinkLanes:
         for pipeline in self._lanes.values():
             if self._map is None and not pipeline.is_started:  # the first lane came to its end before it dealt
                 pipeline.release()
+
+
+def _recorded_lanes(states: Mapping[int, LaneState]) -> dict[TableName, int]:
+    """The lane of every table. Raises ResyncRequired for one that has two: nobody knows which has applied what."""
+    here: dict[TableName, int] = {}
+    for lane, state in states.items():
+        for table in state.records:
+            if here.setdefault(table, lane) != lane:
+                raise ResyncRequired(
+                    f"{table} is recorded in two lanes, {here[table]} and {lane}",
+                    hint=f"stop every instance, delete its row of pipeline {state.store.pipeline} from the metadata "
+                    f"table `tables` on the sink, then `cdc snapshot {table}`",
+                )
+    return here
 
 
 def _nothing(*_: object) -> None:

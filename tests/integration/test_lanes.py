@@ -16,9 +16,10 @@ import pymysql
 import pytest
 
 from cdc.demo.servers import Server
+from tests.integration.test_store import Place
 from tests.support import wait_until
 from tests.support.databases import fresh_database
-from tests.support.deployment import Deployment, deployment
+from tests.support.deployment import Deployment, Process, deployment
 
 TABLES = tuple(f"t{n}" for n in range(6))
 ROWS = 60
@@ -319,6 +320,77 @@ def test_a_takeover_takes_every_lane_and_the_sleeper_writes_nothing(made: Deploy
     made.process = None
     made.catch_up()
     made.assert_equal(*TABLES)
+
+
+def test_fewer_lanes_take_the_lease_of_one_that_its_sleeping_holder_has_not_used_yet(to_pg: Deployment) -> None:
+    """Nothing but the lease says that there is a third lane."""
+    made = to_pg
+    made.config["lease"] = {"seconds": 3}
+    process = _start_and_stop_before_it_deals(made)
+    try:
+        before = _epoch(made, 3)
+        _set_lanes(made, 2)
+        made.catch_up()
+        taken = _epoch(made, 3)
+        assert taken > before
+        assert list(_lanes(made)) == [1, 2]
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert process.wait(30) == 1
+    assert "has taken" in made.log()
+    made.process = None
+    made.catch_up()
+    made.assert_equal(*TABLES)
+    assert _epoch(made, 3) == taken, "a lease that was let go is nobody's"
+
+
+def _start_and_stop_before_it_deals(one: Deployment) -> Process:
+    """With three lanes; SIGSTOP comes when it has all leases, and nothing else."""
+    _set_lanes(one, 3)
+    server, database = one.sinks["sink"]
+    with contextlib.ExitStack() as stack:
+        Place(server, database, stack).store("another/sink")  # makes the metadata tables
+        connection = stack.enter_context(contextlib.closing(server.connect(database)))
+        cursor = stack.enter_context(connection.cursor())
+        cursor.execute("BEGIN")
+        cursor.execute("LOCK TABLE _cdc.prepared IN ACCESS EXCLUSIVE MODE")
+        process = one.start()
+        wait_until(lambda: _epoch(one, 3), 30, "the lease of the third lane")
+        process.send_signal(signal.SIGSTOP)
+    return process
+
+
+def _epoch(one: Deployment, lane: int) -> int:
+    """Of the lane's lease; 0 where it has none."""
+    server, database = one.sinks["sink"]
+    name = f"{one.config['name']}/sink#{lane}"
+    rows = server.execute("SELECT epoch FROM _cdc.lease WHERE pipeline = %s", (name,), database=database)
+    return int(rows[0][0]) if rows else 0
+
+
+def test_a_table_that_is_recorded_in_two_lanes_is_named_and_nothing_is_written(to_pg: Deployment) -> None:
+    _set_lanes(to_pg, 2)
+    to_pg.catch_up()
+    server, database = to_pg.sinks["sink"]
+    table = next(table for table, lane in _lane_of(to_pg).items() if lane == 1)
+    name, source = f"{to_pg.config['name']}/sink", f'["{to_pg.source_database}","{table}"]'
+    server.execute(
+        "INSERT INTO _cdc.tables SELECT (jsonb_populate_record(t, jsonb_build_object('pipeline', %s))).* "
+        "FROM _cdc.tables t WHERE pipeline = %s AND source_table = %s",
+        (f"{name}#2", name, source),
+        database=database,
+    )
+    to_pg.source.execute(f"UPDATE {table} SET v = 'later'", database=to_pg.source_database)
+    result = to_pg.run("run", timeout=60)
+    assert result.returncode == 1
+    assert f"{to_pg.source_database}.{table} is recorded in two lanes, 1 and 2" in result.stderr
+    assert f"pipeline {name}#2" in result.stderr
+    assert "later" not in str(to_pg.sink_rows("sink", table))
+    server.execute(
+        "DELETE FROM _cdc.tables WHERE pipeline = %s AND source_table = %s", (f"{name}#2", source), database=database
+    )
+    to_pg.catch_up()
+    to_pg.assert_equal(*TABLES)
 
 
 @pytest.mark.any_server

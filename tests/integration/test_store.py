@@ -15,9 +15,11 @@ from cdc.demo.servers import Server
 from cdc.errors import LeaseLost, ResyncRequired
 from cdc.gtid import MysqlGtidSet
 from cdc.model import ColumnDefinition, FilePos, ServerIdentity, SourcePosition, TableDefinition, TableName, ValueKind
+from cdc.pipeline.dealing import Dealing, LaneState, carry_out
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
 from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint
+from checkpoints.lanes import pipelines_in_use
 from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from tests.support.databases import fresh_database, fresh_pg_database
 from tests.support.waiting import wait_until
@@ -238,6 +240,26 @@ class _Same:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[Any]:
         yield self.tx
+
+
+def test_lanes_of_which_one_was_taken_meanwhile_are_not_dealt_even_where_nothing_moves(place: Place) -> None:
+    """What runs from there on has every lease at one moment, or nothing at all."""
+    first, other = place.holder("one", PIPELINE, seconds=0), place.holder("one", f"{PIPELINE}#2")
+    states = {1: LaneState(first), 2: LaneState(other)}
+    other.sink = first.sink
+    carry_out(first.sink, states, {}, Dealing(), retired=())
+    second = place.store()
+    second.sink.kill_session = lambda session: None
+    take(second, "two")
+    with pytest.raises(LeaseLost):
+        carry_out(first.sink, states, {}, Dealing(), retired=())
+
+
+def test_only_leases_that_were_not_let_go_make_a_pipeline_one_in_use(place: Place) -> None:
+    store, gone = place.holder("one", f"{PIPELINE}#2"), place.holder("one", f"{PIPELINE}#3")
+    gone.release_lease(gone.epoch, status={})
+    assert pipelines_in_use(store.sink) == []
+    assert pipelines_in_use(store.sink, or_leased=True) == [f"{PIPELINE}#2"]
 
 
 def test_pipelines_do_not_see_each_other(place: Place) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cdc.gtid import MysqlGtidSet
+from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
 from cdc.pipeline.dealing import CannotDeal, Dealing, LaneState, compare, least, plan_dealing
 from checkpoints.checkpoint import Checkpoint
@@ -25,6 +25,10 @@ def by_gtid(text: str, pos: int | None = None, uuid: str = "here") -> SourcePosi
     file = FilePos.of("binlog.000001", pos) if pos is not None else None
     numbers = MysqlGtidSet.parse(f"11111111-1111-1111-1111-111111111111:{text}")
     return SourcePosition(ServerIdentity("mysql", uuid), file, numbers)
+
+
+def by_list(text: str, pos: int) -> SourcePosition:
+    return SourcePosition(HERE, FilePos.of("binlog.000001", pos), MariadbGtidList.parse(text))
 
 
 def table(name: str) -> TableName:
@@ -146,12 +150,28 @@ def test_a_loaded_table_of_a_lane_without_a_checkpoint_does_not_move() -> None:
         (by_gtid("1-9", 400), by_gtid("1-5", 200), 1),
         (by_gtid("1-5"), by_gtid("3-9"), None),
         (by_gtid("1-5:7"), by_gtid("1-5", 200, "there"), 1),
+        (by_gtid("1-5", 200), by_gtid("1-5", 400), -1),
+        # After a failover: 9 lies behind both places in the new server's log, and only one lane has it from the old.
+        (by_gtid("1-5:9", 200), by_gtid("1-7", 400), None),
+        (by_gtid("1-7", 400), by_gtid("1-5:9", 200), None),
+        (by_gtid("1-5:9", 200), by_gtid("1-5", 200), None),
+        (by_list("0-1-5,1-1-9", 200), by_list("0-1-6,1-1-9", 400), -1),
+        (by_list("0-1-5", 200), by_list("0-1-6,1-1-9", 400), -1),
+        (by_list("0-1-5,1-1-9", 200), by_list("0-1-6,1-1-8", 400), None),
+        (by_list("0-1-5,1-1-9", 200), by_list("0-1-6", 400), None),
+        (by_list("0-1-5", 200), at(400), -1),
     ],
 )
 def test_positions_are_compared_by_file_or_by_gtid_set(
     one: SourcePosition, other: SourcePosition, order: int | None
 ) -> None:
     assert compare(one, other) == order
+
+
+def test_what_one_lane_has_from_before_a_failover_and_the_next_one_has_not_does_not_move() -> None:
+    states = {1: lane(by_gtid("1-5:9", 200), record("a")), 2: lane(by_gtid("1-7", 400), record("b"))}
+    with pytest.raises(CannotDeal, match="nobody can tell"):
+        plan_dealing(states, {table("a"): 2, table("b"): 2}, ServerIdentity("mysql", "here"))
 
 
 def test_the_least_of_several() -> None:
