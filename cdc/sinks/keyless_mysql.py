@@ -137,7 +137,7 @@ def _require(tx: _MysqlTransaction, target: TargetTable, what: str, count: int, 
 # ---------------------------------------------------------------- SQL
 #
 # A temporary table can be named once in a statement, which none below needs more. The target has no alias: a DELETE
-# would look for it in the session's database, and there is none.
+# would look for it in the session's database, and there is none. So no alias may be a name that it may have.
 
 
 def _temporary(target: TargetTable, name: str) -> str:
@@ -165,26 +165,26 @@ def _make_images(target: TargetTable) -> str:
     return (
         f"CREATE TEMPORARY TABLE {_temporary(target, _IMAGES)} (image BINARY(32) NOT NULL PRIMARY KEY, "
         f"line INT NOT NULL, wanted BIGINT NOT NULL, UNIQUE (line)) ENGINE=InnoDB "
-        f"SELECT {_image(target, 's')} AS image, MIN(s.{quote(_LINE)}) AS line, COUNT(*) AS wanted "
-        f"FROM {_temporary(target, _STAGE)} s GROUP BY 1"
+        f"SELECT {_image(target, '_cdc_s')} AS image, MIN(_cdc_s.{quote(_LINE)}) AS line, COUNT(*) AS wanted "
+        f"FROM {_temporary(target, _STAGE)} _cdc_s GROUP BY 1"
     )
 
 
 def matched(target: TargetTable, *, compares: bool) -> str:
-    """The target's rows that are equal to one that goes, each with its kind `i`.
+    """The target's rows that are equal to one that goes, each with its kind `_cdc_i`.
 
     `compares`: column by column, the rows that go first, so that an index of the target's may be used.
     """
-    table, images = _table(target), f"{_temporary(target, _IMAGES)} i"
+    table, images = _table(target), f"{_temporary(target, _IMAGES)} _cdc_i"
     if not compares:
-        return f"{table} STRAIGHT_JOIN {images} ON i.image = {_image(target, table)}"
+        return f"{table} STRAIGHT_JOIN {images} ON _cdc_i.image = {_image(target, table)}"
     same = " AND ".join(
         part
         for column in target.columns
-        for part in _same(column, f"{table}.{quote(column.name)}", f"s.{quote(column.name)}")
+        for part in _same(column, f"{table}.{quote(column.name)}", f"_cdc_s.{quote(column.name)}")
     )
-    stage = f"{_temporary(target, _STAGE)} s"
-    return f"{images} STRAIGHT_JOIN {stage} ON s.{quote(_LINE)} = i.line STRAIGHT_JOIN {table} ON {same}"
+    stage = f"{_temporary(target, _STAGE)} _cdc_s"
+    return f"{images} STRAIGHT_JOIN {stage} ON _cdc_s.{quote(_LINE)} = _cdc_i.line STRAIGHT_JOIN {table} ON {same}"
 
 
 def _wanted(target: TargetTable) -> str:
@@ -192,7 +192,7 @@ def _wanted(target: TargetTable) -> str:
 
 
 def _there(matches: str) -> str:
-    return f"SELECT i.line, COUNT(*) FROM {matches} GROUP BY i.line"
+    return f"SELECT _cdc_i.line, COUNT(*) FROM {matches} GROUP BY _cdc_i.line"
 
 
 def _keep(target: TargetTable, matches: str, columns: Sequence[str]) -> str:
@@ -203,8 +203,8 @@ def _keep(target: TargetTable, matches: str, columns: Sequence[str]) -> str:
     plain = ", ".join([*map(quote, columns), *_signs(target).values()])
     return (
         f"CREATE TEMPORARY TABLE {_temporary(target, _KEPT)} (`_cdc_number` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT "
-        f"PRIMARY KEY) ENGINE=InnoDB SELECT {plain} FROM (SELECT {names}, i.wanted AS `_cdc_wanted`, "
-        f"ROW_NUMBER() OVER (PARTITION BY i.line) AS `_cdc_nth` FROM {matches}) f WHERE `_cdc_nth` > `_cdc_wanted`"
+        f"PRIMARY KEY) ENGINE=InnoDB SELECT {plain} FROM (SELECT {names}, _cdc_i.wanted AS `_cdc_wanted`, "
+        f"ROW_NUMBER() OVER (PARTITION BY _cdc_i.line) AS `_cdc_nth` FROM {matches}) f WHERE `_cdc_nth` > `_cdc_wanted`"
     )
 
 

@@ -151,6 +151,16 @@ def test_columns_that_only_the_sink_has_stay_with_the_rows_that_stay(place: Plac
     assert [tuple(map(int, row)) for row in rows] == [(1, 5), (1, 5), (2, 5)]
 
 
+@pytest.mark.parametrize("name", ["i", "s", "f"])
+def test_a_target_may_have_a_name_of_one_letter(place: Place, way: str, name: str) -> None:
+    source = table(*MIXED.columns, key=(), name=name)
+    target = place.create(source)
+    row = (1, "a", 0.5, "[]", b"")
+    place.load(source, target, [row] * 3)
+    assert place.apply(source, target, deletes=[row]).deleted == 1
+    assert place.rows(target) == expected(place, target, source, [row] * 2)
+
+
 def test_what_is_left_of_a_transaction_that_failed_is_in_nobodys_way(place: Place, way: str) -> None:
     source = table(column("n", K.INTEGER, "int", length=32), key=())
     target = place.create(source)
