@@ -2,6 +2,9 @@
 
 Borders are key values that the server's own ORDER BY returned, sent back to it as they came: no order is ever computed
 here, and none is compared between servers (EDGE_CASES D8). Chunks are numbered in key order.
+
+A key may not be NULL. Where the source lets it be, it may become so at any time: such a row is in the chunk where the
+server's order, NULL first, puts it, for whoever takes the rows to refuse; as a border it is refused here.
 """
 
 from __future__ import annotations
@@ -13,12 +16,24 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from cdc.errors import UnsupportedData
 from cdc.model import TableDefinition
 from cdc.source.connection import SourceConnection
 from cdc.source.result_reader import ResultReader
 from cdc.source.resultset import column_expression, comparable, literal, quote, quote_table, select_list
 
-__all__ = ["Border", "Chunk", "ChunkPlan", "KeyRange", "Pace", "border_sql", "range_sql", "read_chunk", "read_chunks"]
+__all__ = [
+    "Border",
+    "Chunk",
+    "ChunkPlan",
+    "KeyRange",
+    "Pace",
+    "border_sql",
+    "range_sql",
+    "read_chunk",
+    "read_chunks",
+    "require_no_null",
+]
 
 Border = tuple[bytes | None, ...]
 
@@ -48,18 +63,37 @@ class Chunk:
 
 def _beyond(definition: TableDefinition, key: Sequence[str], border: Border, operator: str, last: str) -> str:
     """(a, b) `operator` (x, y), and `last` for the last column, spelled out: row constructors do not use the index on
-    every version."""
-    literals = [literal(value, definition.column(name)) for name, value in zip(key, border, strict=True)]
-    names = [comparable(definition.column(name)) for name in key]
+    every version. NULL is less than all else."""
+    if None in border:
+        raise _null_in_key(definition, key)
+    columns = [definition.column(name) for name in key]
+    literals = [literal(value, column) for value, column in zip(border, columns, strict=True)]
+    names = [comparable(column) for column in columns]
+
+    def compared(index: int, operator: str) -> str:
+        found = f"{names[index]} {operator} {literals[index]}"
+        may_be_null = columns[index].is_nullable and operator.startswith("<")
+        return f"({found} OR {names[index]} IS NULL)" if may_be_null else found
+
     alternatives = []
     for depth in range(len(key)):
         terms = [f"{names[i]} = {literals[i]}" for i in range(depth)]
-        terms.append(f"{names[depth]} {last if depth == len(key) - 1 else operator} {literals[depth]}")
+        terms.append(compared(depth, last if depth == len(key) - 1 else operator))
         alternatives.append("(" + " AND ".join(terms) + ")")
     if len(key) == 1:
         return alternatives[0]
     # The first term lets the optimizer take a range on the first column.
-    return f"({names[0]} {operator}= {literals[0]} AND ({' OR '.join(alternatives)}))"
+    return f"({compared(0, operator + '=')} AND ({' OR '.join(alternatives)}))"
+
+
+def _null_in_key(definition: TableDefinition, key: Sequence[str]) -> UnsupportedData:
+    return UnsupportedData(
+        f"{definition.name}: the configured primary_key ({', '.join(key)}) is NULL in some rows, which it cannot tell "
+        "apart",
+        table=str(definition.name),
+        hint="name columns under tables.overrides that are never NULL, or give those rows values; a table without "
+        "primary_key there, and without a key of its own, is replicated by whole rows",
+    )
 
 
 def _where(definition: TableDefinition, key: Sequence[str], keys: KeyRange) -> str:
@@ -85,6 +119,15 @@ def border_sql(definition: TableDefinition, key: Sequence[str], keys: KeyRange, 
     """The SELECT of the key of the range's row number `rows`, from 1 on: no row where there are fewer."""
     columns = ", ".join(column_expression(definition.column(name)) for name in key)
     return f"SELECT {columns} {_from(definition, key, keys)} LIMIT 1 OFFSET {rows - 1}"
+
+
+def require_no_null(connection: SourceConnection, definition: TableDefinition, key: Sequence[str]) -> None:
+    """Raises UnsupportedData where the key is NULL, or a column of it, in a row that is there now."""
+    for name in key:
+        if not definition.column(name).is_nullable:
+            continue
+        if connection.query(f"SELECT 1 FROM {quote_table(definition.name)} WHERE {quote(name)} IS NULL LIMIT 1"):
+            raise _null_in_key(definition, key)
 
 
 # ---------------------------------------------------------------- planning
@@ -186,7 +229,7 @@ def read_chunk(reader: ResultReader, plan: ChunkPlan, chunk: Chunk) -> Iterator[
     """The rows of the chunk in key order, in batches.
 
     Raises TableGone when the table goes away or changes under the read, UnsupportedData for a value that cannot be
-    carried.
+    carried, and for a border that is NULL.
     """
     sql = range_sql(plan.definition, plan.key, chunk.range)
     return reader.read(sql, rows_max=BATCH_ROWS_MAX, bytes_max=BATCH_BYTES_MAX)

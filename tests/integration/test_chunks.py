@@ -15,11 +15,12 @@ import pyarrow as pa
 import pytest
 
 from cdc.demo.servers import Server
+from cdc.errors import UnsupportedData
 from cdc.model import TableDefinition, TableName
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import parse_members, read_definition
 from cdc.source.resultset import comparable, literal, quote, quote_table, select_list, to_record_batch
-from snapshot.chunks import read_chunks
+from snapshot.chunks import read_chunks, require_no_null
 from tests.support.pool import SERIES
 
 
@@ -292,6 +293,61 @@ def test_rows_that_come_behind_the_border_are_read_and_those_before_it_are_not(
         mysql97.execute("INSERT INTO t VALUES (5, 9), (15, 9)", database=name)
         seen += [row[0] for chunk in chunks for row in rows_of([chunk])]
         assert seen == [10, 15, 20, 30]
+
+
+@pytest.mark.parametrize(
+    "columns,key,rows",
+    [
+        ("a INT NULL UNIQUE", ("a",), ["NULL", *map(str, range(1, 9)), "NULL"]),
+        ("a INT NULL", ("a",), ["3", "NULL", "1", "2"]),
+        (
+            "a INT NULL, b VARCHAR(9) NULL, UNIQUE (a, b)",
+            ("a", "b"),
+            ["1,'x'", "1,NULL", "1,'y'", "NULL,'x'", "NULL,NULL", "2,NULL", "2,'z'", "3,''"],
+        ),
+    ],
+)
+def test_rows_whose_key_is_null_are_in_a_chunk_or_an_error(
+    source_server: Server, database: Callable[[Server], str], columns: str, key: tuple[str, ...], rows: list[str]
+) -> None:
+    """Such a key cannot be replicated by; whoever takes the rows can refuse them only if it gets them."""
+    name = database(source_server)
+    source_server.execute(f"CREATE TABLE t ({columns})", database=name)
+    source_server.execute(f"INSERT INTO t VALUES {', '.join(f'({row})' for row in rows)}", database=name)
+    outcomes = []
+    with open_source(source_server) as connection:
+        definition = read_definition(connection, TableName(name, "t"))
+        assert definition is not None
+        with pytest.raises(UnsupportedData, match="NULL") as caught:
+            require_no_null(connection, definition, key)
+        assert "tables.overrides" in caught.value.hint
+        whole = rows_of(list(read_chunks(connection, definition, key, rows_max=100)))
+        assert len(whole) == len(rows)
+        for rows_max in range(1, len(rows) + 1):
+            try:
+                assert rows_of(list(read_chunks(connection, definition, key, rows_max=rows_max))) == whole
+            except UnsupportedData as error:
+                outcomes.append(error.message)
+            else:
+                outcomes.append("all")
+    assert "NULL" in outcomes[0], "the first row is a border"
+    assert outcomes[-1] == "all"
+
+
+def test_a_null_that_comes_while_chunks_are_read_is_in_one_of_them(
+    mysql97: Server, database: Callable[[Server], str]
+) -> None:
+    name = database(mysql97)
+    mysql97.execute("CREATE TABLE t (a INT NOT NULL, b INT NULL, UNIQUE (a, b))", database=name)
+    mysql97.execute("INSERT INTO t VALUES (1, 1), (2, 1), (2, 2), (2, 3), (3, 1)", database=name)
+    with open_source(mysql97) as connection:
+        definition = read_definition(connection, TableName(name, "t"))
+        assert definition is not None
+        chunks = read_chunks(connection, definition, ("a", "b"), rows_max=2)
+        seen = rows_of([next(chunks)])
+        mysql97.execute("INSERT INTO t VALUES (3, NULL)", database=name)
+        seen += [row for chunk in chunks for row in rows_of([chunk])]
+    assert seen == [(1, 1), (2, 1), (2, 2), (2, 3), (3, None), (3, 1)]
 
 
 MEMBERS_ODD = (

@@ -4,6 +4,7 @@ tests/integration/test_chunks.py's."""
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -14,9 +15,11 @@ from cdc.model import ColumnDefinition, TableDefinition, TableName, ValueKind
 from cdc.source.resultset import literal, select_list, to_record_batch
 from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace, border_sql, range_sql
 
-INT = ColumnDefinition("a", ValueKind.INTEGER, "int", length=32)
-TEXT = ColumnDefinition("b", ValueKind.TEXT, "varchar(9)", charset="utf8mb4", collation="utf8mb4_bin")
-FLOAT = ColumnDefinition("c`", ValueKind.FLOAT, "float")
+INT = ColumnDefinition("a", ValueKind.INTEGER, "int", is_nullable=False, length=32)
+TEXT = ColumnDefinition(
+    "b", ValueKind.TEXT, "varchar(9)", is_nullable=False, charset="utf8mb4", collation="utf8mb4_bin"
+)
+FLOAT = ColumnDefinition("c`", ValueKind.FLOAT, "float", is_nullable=False)
 TABLE = TableDefinition(TableName("sh`op", "t.1"), (INT, TEXT, FLOAT), ("a",))
 SELECT = f"SELECT {select_list(TABLE)} FROM `sh``op`.`t.1`"
 
@@ -49,6 +52,25 @@ def test_a_key_of_several_columns_is_spelled_out_and_keeps_a_range_on_the_first(
         f"AND (`a` <= 2 AND ((`a` < 2) OR (`a` = 2 AND `b` < {y}) "
         f"OR (`a` = 2 AND `b` = {y} AND `c``` <= 1e0))) ORDER BY `a`, `b`, `c```"
     )
+
+
+def test_a_null_that_may_come_is_before_all_borders() -> None:
+    table = replace(TABLE, columns=(replace(INT, is_nullable=True), TEXT, replace(FLOAT, is_nullable=True)))
+    assert range_sql(table, ("a",), KeyRange((b"-7",), (b"9",))).endswith(
+        "WHERE (`a` > -7) AND ((`a` <= 9 OR `a` IS NULL)) ORDER BY `a`"
+    )
+    assert range_sql(table, ("a", "c`"), KeyRange((b"1", b"1"), (b"2", b"2"))).endswith(
+        "WHERE (`a` >= 1 AND ((`a` > 1) OR (`a` = 1 AND `c``` > 1e0))) AND ((`a` <= 2 OR `a` IS NULL) "
+        "AND (((`a` < 2 OR `a` IS NULL)) OR (`a` = 2 AND (`c``` <= 2e0 OR `c``` IS NULL)))) ORDER BY `a`, `c```"
+    )
+
+
+@pytest.mark.parametrize("border", [KeyRange((b"1", None)), KeyRange(upto=(None, b"x"))])
+def test_a_border_that_is_null_is_refused(border: KeyRange) -> None:
+    with pytest.raises(UnsupportedData, match="NULL"):
+        range_sql(TABLE, ("a", "b"), border)
+    with pytest.raises(UnsupportedData, match="NULL"):
+        border_sql(TABLE, ("a", "b"), KeyRange(after=(None, b"x")), rows=5)
 
 
 @pytest.mark.parametrize("value", [b"'", b"\\", b"' OR 1=1 -- ", b"\xbf\x27", b"\0"])
