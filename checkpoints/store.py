@@ -119,7 +119,11 @@ class LeaseRow:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """Something asked of the running service: `snapshot` of tables (argument: JSON list of `db.table`)."""
+    """Something asked of the running service about tables (argument: JSON list of `[database, table]`).
+
+    `snapshot`: load them anew, also over rows that this deployment did not write. `retry`: load those of them that are
+    parked. Once it is `running`, the tables' records say what of it is left to be done.
+    """
 
     id: int
     name: str
@@ -549,6 +553,22 @@ class InSinkStore:
                 (*values, self.pipeline, source),
             )
 
+    def lose_rows(self, tx: Any, source: TableName) -> None:
+        """Write that the table's rows are gone from its target, and that it has to be loaded again.
+
+        For other pipelines than the one whose table it is: what runs that one has its states in memory, so it is told
+        by a command as well, which it takes up even where it has written its own state over this one.
+        """
+        name = orjson.dumps([source.database, source.table]).decode()
+        count = tx.execute_count(
+            f"UPDATE {self._table('tables')} SET state = 'pending', is_complete = 0, loaded_from = NULL, "
+            f"ready_at = NULL, error = NULL, updated_us = {self._dialect.now_us} "
+            f"WHERE pipeline = %s AND source_table = %s AND state <> 'dropped'",
+            (self.pipeline, name),
+        )
+        if count:
+            self._put_command(tx, "snapshot", f"[{name}]")
+
     def touch_table(
         self, tx: Any, source: TableName, *, last_change_us: int, policy_changes: Mapping[str, Mapping[str, int]] | None
     ) -> None:
@@ -572,11 +592,7 @@ class InSinkStore:
     def add_command(self, name: str, argument: str) -> int:
         """Ask something of the running service; the command's id."""
         with self.sink.transaction() as tx:
-            tx.execute(
-                f"INSERT INTO {self._table('commands')} (pipeline, name, argument, state, message, requested_us) "
-                f"VALUES (%s, %s, %s, 'queued', '', {self._dialect.now_us})",
-                (self.pipeline, name, argument),
-            )
+            self._put_command(tx, name, argument)
             rows = tx.execute(
                 f"SELECT max(id) FROM {self._table('commands')} WHERE pipeline = %s AND name = %s",
                 (self.pipeline, name),
@@ -585,6 +601,13 @@ class InSinkStore:
         if not rows or rows[0][0] is None:
             raise SinkRefused("the command was not stored", table=self._table("commands"))
         return int(rows[0][0])
+
+    def _put_command(self, tx: Any, name: str, argument: str) -> None:
+        tx.execute(
+            f"INSERT INTO {self._table('commands')} (pipeline, name, argument, state, message, requested_us) "
+            f"VALUES (%s, %s, %s, 'queued', '', {self._dialect.now_us})",
+            (self.pipeline, name, argument),
+        )
 
     def queued_commands(self) -> list[Command]:
         """What waits for the service, oldest first (one that was `running` when its instance died counts)."""

@@ -30,10 +30,14 @@ _TABLES_NAMED_MAX = 5
 
 @dataclass(slots=True)
 class _Others:
-    """The other tables with rows in a target: those of this pipeline, and what those of other pipelines are called."""
+    """The other tables with rows in a target: those of this pipeline, and those of others, by pipeline."""
 
     own: list[TableRecord]
-    foreign: list[TableRecord]
+    by_pipeline: list[tuple[str, TableRecord]]
+
+    @property
+    def foreign(self) -> list[TableRecord]:
+        return [record for _, record in self.by_pipeline]
 
     def columns(self) -> dict[str, ColumnDefinition]:
         """Every column that they have there."""
@@ -111,7 +115,7 @@ class SharedTargets:
         own, foreign = [], []
         for pipeline, other in self._store.load_sharing(str(target)):
             if pipeline != self._store.pipeline:
-                foreign.append(other)
+                foreign.append((pipeline, other))
             elif other.source != record.source:
                 own.append(other)
         return _Others(own, foreign)
@@ -254,6 +258,11 @@ class SharedTargets:
                 self._store.fence(tx)
                 tx.commit()
             self._reset_records.append(pending)
+        for pipeline, other in others.by_pipeline:
+            with self._sink.transaction() as tx:
+                InSinkStore(self._sink, pipeline).lose_rows(tx, other.source)
+                self._store.fence(tx)
+                tx.commit()
 
     def require_alone(self, record: TableRecord, target: TargetTable) -> None:
         """Before a target that is this table's alone from now on is dropped: it must hold no rows of others.

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from cdc.demo.servers import Server
+from tests.support import wait_until
 from tests.support.deployment import Deployment, deployment
 from tests.support.writer import Writer, create_schema
 
@@ -356,6 +357,54 @@ def test_a_target_that_somebody_has_dropped_is_filled_by_all_its_tables(fleet: F
     fleet.made.run("snapshot", f"{fleet.databases['a']}.orders")
     fleet.made.catch_up()
     fleet.assert_equal()
+
+
+@pytest.mark.parametrize("is_running", [False, True])
+def test_a_target_of_two_deployments_that_somebody_has_dropped_is_filled_by_both(
+    fleet: Fleet, is_running: bool
+) -> None:
+    """The one that makes it has the other load its tables again, which thinks that they are ready."""
+    other = _beside(fleet, "c")
+    fleet.made.config["tables"]["include"] = [f"{fleet.databases[tenant]}.*" for tenant in "ab"]
+    fleet.made.catch_up()
+    other.made.catch_up()
+    if is_running:
+        fleet.made.start()
+        fleet.execute("a", "UPDATE orders SET note = 'streams' WHERE id = 1")
+        wait_until(lambda: all(("streams",) in fleet.rows(sink, "a", "note") for sink in fleet.made.sinks), 60, "it")
+    for sink in fleet.made.sinks:
+        fleet.sink_query(sink, "DROP TABLE {}")
+    result = other.made.run("snapshot", f"{fleet.databases['c']}.orders")
+    assert result.returncode == 0, result.stderr
+    fleet.execute("b", "UPDATE orders SET note = 'after' WHERE id = 1")
+    if is_running:
+        expected = {tenant: fleet.source(tenant) for tenant in "ab"}
+        wait_until(
+            lambda: all(
+                fleet.rows(sink, tenant, "id, state, amount, note") == expected[tenant]
+                for sink in fleet.made.sinks
+                for tenant in "ab"
+            ),
+            60,
+            "the rows of the other",
+        )
+        fleet.made.stop()
+    else:
+        assert fleet.states() == {"a": "pending", "b": "pending"}
+    fleet.made.catch_up()
+    other.made.catch_up()
+    fleet.assert_equal(tenants=("a", "b"))
+    other.assert_equal(tenants=("c",))
+    assert fleet.states() == {"a": "ready", "b": "ready"}
+
+
+def _beside(fleet: Fleet, tenant: str) -> Fleet:
+    """Another deployment with the same sinks, of that tenant."""
+    directory = fleet.made.directory / "beside"
+    directory.mkdir()
+    made = Deployment(directory, fleet.made.source, fleet.made.source_database, fleet.made.sinks)
+    made.config["tables"] = {**fleet.made.config["tables"], "include": [f"{fleet.databases[tenant]}.*"]}
+    return Fleet(made, fleet.databases)
 
 
 def test_values_that_are_the_same_do_not_mix(fleet: Fleet) -> None:
