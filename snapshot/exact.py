@@ -27,9 +27,9 @@ import pyarrow as pa
 import pymysql
 import pymysql.cursors
 
-from cdc.errors import SourceUnavailable, TransientError, UnsupportedData, UnsupportedEvent
+from cdc.errors import SourceUnavailable, TransientError, UnsupportedData
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
-from cdc.model import FilePos, SchemaChange, SourcePosition, TableDefinition, TableName, TransactionRun
+from cdc.model import FilePos, SchemaChange, SourcePosition, TableDefinition, TableName, TransactionRun, Xa
 from cdc.source.assembler import Assembler, Capture, CapturedTable, Output, RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, TableGone, connect, translate_error
 from cdc.source.definitions import read_definition
@@ -41,6 +41,8 @@ __all__ = ["ExactRows", "exact_rows", "is_untouched", "require_view"]
 
 # How long a view is looked for that no transaction on the table is in the way of, semi-synchronous waits aside.
 _SEARCH_SECONDS = 60.0
+# How long such a wait may be to be waited for.
+_LAG_SECONDS_MAX = 60.0
 _PAUSE_SECONDS_MAX = 0.25
 # How long the engine's commit may lag behind the log on MySQL without GTIDs (as in cdc/pipeline/runner.py).
 _VISIBLE_SECONDS = 1.0
@@ -67,6 +69,7 @@ def exact_rows(
     server_id: int,
     rows_max: int,
     on_wait: Callable[[], None],
+    on_search: Callable[[str, float], None] = lambda _what, _seconds_max: None,
     spool_dir: Path | None = None,
 ) -> Iterator[ExactRows]:
     """Read the whole table, then give its rows in batches of at most `rows_max`.
@@ -75,6 +78,7 @@ def exact_rows(
         source: for questions; the rows come by a session of their own.
         server_id: for a look at the log, which no other stream uses now.
         on_wait: called now and then, to raise what ends the load.
+        on_search: told once what is waited for, and for how long at most, where no view is exact at once.
         spool_dir: where the file lies that holds the rows; None: where temporary files do.
     Raises:
         TableGone: the table has another definition now. UnsupportedData: it has no read view, or transactions on it
@@ -89,7 +93,7 @@ def exact_rows(
             if source.flavor == "mariadb":
                 position = _mariadb_view(source, view)
             else:
-                position = _mysql_view(source, view, definition.name, server_id, on_wait)
+                position = _mysql_view(source, view, definition.name, server_id, on_wait, on_search)
             _spool(source, view, definition, spool, rows_max, on_wait)
         assert position.file is not None, "a position of the view"
         yield ExactRows(position, position.file, _spooled(spool))
@@ -124,24 +128,38 @@ def _mariadb_view(source: SourceConnection, view: SourceConnection) -> SourcePos
 
 
 def _mysql_view(
-    source: SourceConnection, view: SourceConnection, table: TableName, server_id: int, on_wait: Callable[[], None]
+    source: SourceConnection,
+    view: SourceConnection,
+    table: TableName,
+    server_id: int,
+    on_wait: Callable[[], None],
+    on_search: Callable[[str, float], None],
 ) -> SourcePosition:
     """Open views until one lies where nothing on the table was in flight."""
     identity, by_gtid = source.identity(), uses_gtid(source)
     lag_seconds = semi_sync_wait_seconds(source)
-    deadline = time.monotonic() + _SEARCH_SECONDS + lag_seconds
+    if not by_gtid and lag_seconds > _LAG_SECONDS_MAX:
+        raise _lags_too_long(table, lag_seconds)
+    quiet_seconds = 0.0 if by_gtid else _VISIBLE_SECONDS + lag_seconds
+    search_seconds = _SEARCH_SECONDS + min(lag_seconds, _LAG_SECONDS_MAX)
+    deadline = time.monotonic() + search_seconds
     pause = 0.01
+    tries = 0
     while True:
+        if tries == int(by_gtid):  # a moment is not worth a word until it is missed
+            what = f"{quiet_seconds:g} s" if quiet_seconds else "a moment"
+            on_search(f"{what} without a transaction on the table in flight", search_seconds)
+        tries += 1
         if not by_gtid:
             before = written_file_pos(view)
-            _sleep(_VISIBLE_SECONDS + lag_seconds, on_wait)
+            _sleep(quiet_seconds, on_wait)
         executed, written = _open_view(view)
         seen = SourcePosition(identity, None, executed) if by_gtid else SourcePosition(identity, before, None)
         if is_untouched(source, table, since=seen, upto=written, server_id=server_id, on_wait=on_wait):
             return SourcePosition(identity, written, seen.gtid)
         view.query("ROLLBACK")
         if time.monotonic() > deadline:
-            raise _too_busy(table, by_gtid=by_gtid)
+            raise _too_busy(table, by_gtid=by_gtid, lag_seconds=lag_seconds)
         _sleep(pause, on_wait)
         pause = min(2 * pause, _PAUSE_SECONDS_MAX)
 
@@ -177,14 +195,27 @@ def _sleep(seconds: float, on_wait: Callable[[], None]) -> None:
         on_wait()
 
 
-def _too_busy(table: TableName, *, by_gtid: bool) -> UnsupportedData:
+def _too_busy(table: TableName, *, by_gtid: bool, lag_seconds: float) -> UnsupportedData:
     return UnsupportedData(
         f"{table} has no key, and its transactions follow each other so closely that no read view of it has a position "
         "that is known exactly, which its load needs",
         table=str(table),
         hint="name the columns that identify a row in tables.overrides (primary_key); or run "
         f"`cdc snapshot {table}` while less is written to it"
-        + ("" if by_gtid else "; with gtid_mode=ON a moment is enough"),
+        + ("" if by_gtid else "; with gtid_mode=ON a moment is enough")
+        + (f"; commits of the source may wait {lag_seconds:g} s for a semi-synchronous replica" if lag_seconds else ""),
+    )
+
+
+def _lags_too_long(table: TableName, lag_seconds: float) -> UnsupportedData:
+    return UnsupportedData(
+        f"{table} has no key, and a commit of the source may wait {lag_seconds:g} s for a semi-synchronous replica "
+        "before a SELECT sees it: without GTIDs no read view has a position that is known exactly before that time is "
+        "over, which the table's load needs",
+        table=str(table),
+        hint="set gtid_mode=ON at the source, or rpl_semi_sync_source_timeout (rpl_semi_sync_master_timeout) to "
+        f"{_LAG_SECONDS_MAX * 1000:.0f} ms at most; or name the columns that identify a row in tables.overrides "
+        f"(primary_key); then `cdc snapshot {table}`",
     )
 
 
@@ -228,6 +259,15 @@ class _Watch(Output, Capture):
         """Nothing was handed over."""
 
 
+class _PreparedBefore(Exception):
+    """An XA transaction ends that was prepared before: its rows, of whatever table, are in no event from here on."""
+
+
+class _WatchAssembler(Assembler):
+    def _on_unknown_commit(self, xa: Xa, statement: str) -> None:
+        raise _PreparedBefore(xa, statement)
+
+
 def is_untouched(
     source: SourceConnection,
     table: TableName,
@@ -237,16 +277,17 @@ def is_untouched(
     server_id: int,
     on_wait: Callable[[], None],
 ) -> bool:
-    """Is there nothing on that table in the log between the two? An XA COMMIT counts as something.
+    """Is there nothing on that table in the log between the two?
 
-    Raises SourceUnavailable, and what a stream raises.
+    The XA COMMIT of what was prepared before counts as something. Raises SourceUnavailable, and what a stream raises
+    for an event that is not understood.
     """
     settings = replace(source.settings, heartbeat_seconds=_HEARTBEAT_SECONDS)
     stream = BinlogStream(settings, flavor=source.flavor, position=since, server_id=server_id)
     watch = _Watch(table)
     try:
         stream.open()
-        assembler = Assembler(
+        assembler = _WatchAssembler(
             start=since,
             flavor=source.flavor,
             server_version=source.version,
@@ -257,8 +298,8 @@ def is_untouched(
             limits=RunLimits(),
         )
         _read_until(stream, assembler, watch, upto, settings, on_wait)
-    except UnsupportedEvent:
-        return False  # the end of an XA transaction that was prepared before
+    except _PreparedBefore:
+        return False
     finally:
         stream.close()
     return not watch.is_touched

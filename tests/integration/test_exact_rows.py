@@ -6,13 +6,14 @@ import contextlib
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cdc.demo.servers import Server
-from cdc.errors import Stopping, TransientError, UnsupportedData
+from cdc.errors import Stopping, TransientError, UnsupportedData, UnsupportedEvent
 from cdc.gtid import MysqlGtidSet
 from cdc.model import FilePos, SourcePosition, TableDefinition, TableName
 from cdc.source.connection import SourceConnection, TableGone, connect
@@ -104,6 +105,58 @@ def test_an_xa_commit_of_a_transaction_from_before_counts_as_a_touch(mysql97: Se
         upto = written_file_pos(source)
         name = TableName(database, "t")
         assert not is_untouched(source, name, since=since, upto=upto, server_id=77_002, on_wait=never)
+
+
+def test_an_event_that_is_not_understood_is_an_error_and_no_touch(mysql97: Server) -> None:
+    with fresh_database(mysql97) as database, connect(source_settings(mysql97)) as source:
+        mysql97.execute("CREATE TABLE t (a INT)", database=database)
+        since = here(source, by_gtid=True)
+        run(mysql97, database, "SET binlog_format = STATEMENT", "INSERT INTO t VALUES (1)")
+        upto = written_file_pos(source)
+        name = TableName(database, "t")
+        with pytest.raises(UnsupportedEvent, match="as a statement"):
+            is_untouched(source, name, since=since, upto=upto, server_id=77_007, on_wait=never)
+
+
+@pytest.mark.parametrize("by_gtid", [True, False])
+def test_a_long_semi_synchronous_wait_ends_the_search_or_is_none_of_its_business(
+    mysql97: Server, monkeypatch: pytest.MonkeyPatch, by_gtid: bool
+) -> None:
+    """By GTID a view tells what is in flight. Without, only time does, and nobody waits for days."""
+    settings = source_settings(mysql97)
+    if not by_gtid:
+        settings = replace(settings, position="file")
+    monkeypatch.setattr(exact, "semi_sync_wait_seconds", lambda _source: 1e6)
+    with fresh_database(mysql97) as database, connect(settings) as source:
+        mysql97.execute("CREATE TABLE t (a INT)", database=database)
+        mysql97.execute("INSERT INTO t VALUES (1)", database=database)
+        if by_gtid:
+            assert read(source, definition_of(source, database)) == ([1], [(1,)])
+            return
+        with pytest.raises(UnsupportedData, match="semi-synchronous") as caught:
+            read(source, definition_of(source, database))
+        assert "rpl_semi_sync" in caught.value.hint
+
+
+@pytest.mark.parametrize("position", ["gtid", "file"])
+def test_a_search_for_a_view_says_what_it_waits_for_and_ends(
+    mysql97: Server, monkeypatch: pytest.MonkeyPatch, position: Any
+) -> None:
+    """However long commits may wait: of that so much is waited for as a wait may count for, and no more."""
+    monkeypatch.setattr(exact, "_SEARCH_SECONDS", 0.5)
+    monkeypatch.setattr(exact, "_VISIBLE_SECONDS", 0.01)
+    monkeypatch.setattr(exact, "_LAG_SECONDS_MAX", 0.5)
+    lag_seconds = 1e6 if position == "gtid" else 0.4
+    monkeypatch.setattr(exact, "semi_sync_wait_seconds", lambda _source: lag_seconds)
+    monkeypatch.setattr(exact, "is_untouched", lambda *_, **__: False)
+    said: list[float] = []
+    settings = replace(source_settings(mysql97), position=position)
+    with fresh_database(mysql97) as database, connect(settings) as source:
+        mysql97.execute("CREATE TABLE t (a INT)", database=database)
+        with pytest.raises(UnsupportedData, match="so closely") as caught:
+            read(source, definition_of(source, database), on_search=lambda _what, seconds: said.append(seconds))
+        assert "semi-synchronous" in caught.value.hint
+    assert said == [pytest.approx(1.0 if position == "gtid" else 0.9)]
 
 
 def read(source: SourceConnection, definition: TableDefinition, **more: Any) -> tuple[list[int], list[tuple[Any, ...]]]:
