@@ -193,7 +193,7 @@ def snapshot(
     env_file: EnvFileOption = None,
     sink: SinkOption = None,
 ) -> None:
-    """Load tables, or load them again (default: those that are pending or parked); also beside a running service."""
+    """Load tables, or load them again (default: try parked ones again, finish loads); also beside a running service."""
     from cdc.commands.snapshot import snapshot_tables
 
     raise typer.Exit(snapshot_tables(_load(config, env_file), tables or [], only_sinks=sink or []))

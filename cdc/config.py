@@ -1107,7 +1107,7 @@ class Tables(Section):
         description="What the sinks hold of each table (docs/options.md). `mirror`: the rows that the source has. "
         "`soft_delete`: those too that it had, marked. `append_only`: every change, as a row of its own. `history`: "
         "every version of a row, with the time from which and to which it was there. What the last three keep is never "
-        "thrown away by a change of the configuration alone: the table is parked until `cdc snapshot`.",
+        "thrown away by a change of the configuration alone: the table is parked until `cdc snapshot TABLE`.",
     )
     mode_columns: ModeColumns = ModeColumns()
     hash_salt: Salt | None = Field(

@@ -286,6 +286,7 @@ class TableLoader:
             ready_server=None,
             rows_loaded=0,
             error=None,
+            step="",
         )
         self._record(begun, lambda tx: self._chunks.begin(tx, begun.source, plan=_digest(target, begun.options)))
         return LoadPlan(begun, target, replaces=was_complete)

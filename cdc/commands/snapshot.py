@@ -71,7 +71,7 @@ class _Bars:
 
 
 def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) -> int:
-    """Load `names` (none: what is pending or parked) on every sink; the exit code.
+    """Load `names` anew on every sink; none: what is parked, and whatever else is not loaded yet. The exit code.
 
     Raises ConfigError for a table that the configuration does not capture, and what the servers' connections raise.
     """
@@ -92,9 +92,11 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
             stores = lane_stores(sink, pipeline_name(config, settings))
             wanted = tables or _unsettled(stores)
             if not wanted and stores[1].load_checkpoint()[0] is not None:
-                sys.stdout.write(f"{settings.name}: no table is pending or parked; name the tables to load again\n")
+                sys.stdout.write(
+                    f"{settings.name}: no table is pending, loading or parked; name the tables to load again\n"
+                )
                 continue
-            asked = _ask(stores, wanted)
+            asked = _ask(stores, tables) if tables else _ask_again(stores, wanted)
             if _is_live(stores[1]):
                 exit_code |= _follow(settings.name, stores, asked, wanted)
             else:
@@ -112,6 +114,7 @@ def _records(stores: Mapping[int, InSinkStore]) -> dict[TableName, TableRecord]:
 
 
 def _unsettled(stores: Mapping[int, InSinkStore]) -> list[TableName]:
+    """What is waited for where no table is named."""
     return [r.source for r in _records(stores).values() if r.state in ("pending", "snapshotting", "parked")]
 
 
@@ -122,9 +125,27 @@ def _ask(stores: Mapping[int, InSinkStore], wanted: list[TableName]) -> dict[int
     asked = {}
     for lane, store in stores.items():
         tables = [table for table in wanted if table in recorded[lane] or table not in known]
-        if tables or not wanted:
-            asked[lane] = store.add_command("snapshot", orjson.dumps([[t.database, t.table] for t in tables]).decode())
+        if tables:
+            asked[lane] = store.add_command("snapshot", _argument(tables))
     return asked
+
+
+def _ask_again(stores: Mapping[int, InSinkStore], wanted: list[TableName]) -> dict[int, int]:
+    """Ask each lane with tables of `wanted` (none: every lane) for those that are parked; the command's id by lane.
+
+    What else is not loaded yet is on its way without being asked for, and done once the lane carries out the command.
+    """
+    asked = {}
+    for lane, store in stores.items():
+        records = store.load_tables()
+        if not wanted or any(table in records for table in wanted):
+            parked = [record.source for record in records.values() if record.state == "parked"]
+            asked[lane] = store.add_command("retry", _argument(parked))
+    return asked
+
+
+def _argument(tables: list[TableName]) -> str:
+    return orjson.dumps([[table.database, table.table] for table in tables]).decode()
 
 
 def _is_live(store: InSinkStore) -> bool:

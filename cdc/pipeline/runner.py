@@ -309,6 +309,25 @@ def _message(record: TableRecord) -> Any:
     return (record.error or {}).get("message")
 
 
+def _is_to_load(record: TableRecord) -> bool:
+    """Is it loaded at the beginning of a session?
+
+    A pending table with a position is loaded once the stream has passed it (`_record_change`).
+    """
+    return record.state in ("pending", "snapshotting") and record.ready_at is None
+
+
+def _sets_back(command: Command, record: TableRecord) -> bool:
+    """Does the table begin anew by the command?
+
+    Not by one that was taken up before: what has been loaded since is what it asked for.
+    """
+    if command.state != "queued":
+        return False
+    is_colliding = (record.error or {}).get("class") == TargetConflict.__name__  # found so when this session began
+    return command.name == "snapshot" or (record.state == "parked" and not is_colliding)
+
+
 def _error_fields(error: BaseException) -> dict[str, Any]:
     fields: dict[str, Any] = {"error_class": type(error).__name__, "message": str(error)}
     if isinstance(error, CdcError):
@@ -453,7 +472,7 @@ class _Session:
                 self._log.error("table_parked", table=str(record.source), **fields)
             tables.put(record)
             changed[:] = [r for r in changed if r.source != record.source] + ([] if is_known else [record])
-        commands = self._take_snapshot_commands(tables, changed)
+        commands = self._take_commands(tables, changed)
         if changed:
             with self._sink.transaction() as tx:
                 for record in changed:
@@ -538,8 +557,8 @@ class _Session:
     def _place(self, name: TableName) -> tuple[str, str]:
         return TableRegistry(self._p._routing, self._sink.kind, ()).place(name)
 
-    def _take_snapshot_commands(self, tables: TableRegistry, changed: list[TableRecord]) -> list[Command]:
-        commands = [command for command in self._store.queued_commands() if command.name == "snapshot"]
+    def _take_commands(self, tables: TableRegistry, changed: list[TableRecord]) -> list[Command]:
+        commands = [command for command in self._store.queued_commands() if command.name in ("snapshot", "retry")]
         self._p.take_commands([])
         for command in commands:
             for database, table in orjson.loads(command.argument):
@@ -547,10 +566,12 @@ class _Session:
                 record = tables.record(name)
                 if record is None:
                     continue
-                record = replace(record, state="pending", error=None, ready_at=None, loaded_from=None)
-                self._p._forced.add(name)
-                tables.put(record)
-                changed[:] = [r for r in changed if r.source != name] + [record]
+                if _sets_back(command, record):
+                    record = replace(record, state="pending", error=None, ready_at=None, loaded_from=None)
+                    tables.put(record)
+                    changed[:] = [r for r in changed if r.source != name] + [record]
+                if command.name == "snapshot" and _is_to_load(record):
+                    self._p._forced.add(name)  # it was named
         return commands
 
     # ------------------------------------------------------------ loads
@@ -585,8 +606,7 @@ class _Session:
                 raise Stopping("stopped before a load")
 
     def _load_pending(self, source: SourceConnection, tables: TableRegistry, position: SourcePosition) -> None:
-        # A pending table with a position is loaded once the stream has passed it (`_record_change`).
-        waiting = [r for r in tables.records() if r.state in ("pending", "snapshotting") and r.ready_at is None]
+        waiting = [record for record in tables.records() if _is_to_load(record)]
         if waiting:
             self._wait_until_visible(source, position)
             self._status.set_state("snapshotting")
@@ -617,6 +637,9 @@ class _Session:
             try:
                 loaded = loader.load(record, may_replace=name in self._p._forced)
             except UnsupportedData as error:
+                begun = self._store.load_tables().get(name)
+                if begun is not None and begun.loaded_from is not None:
+                    tables.put(begun)  # with the definition that the load made the target by: it is ours
                 self._park(tables, name, error)
                 continue
             finally:

@@ -161,7 +161,6 @@ class TableRegistry(Capture):
                 ready_server=None,
                 loaded_from=None,
                 error=None,
-                step="",
             )
             for record in self._records.values()
             if record.state == "snapshotting"
