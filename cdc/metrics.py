@@ -37,6 +37,7 @@ SINK_STATES: Final = (
 )
 TABLE_STATES: Final = ("pending", "snapshotting", "ready", "parked", "dropped")
 OPERATIONS: Final = ("upsert", "delete")
+SCHEMA_CHANGE_RESULTS: Final = ("followed", "not_followed")
 
 # Our names are plain ASCII, so every reader of the oldest text format understands them.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -145,6 +146,13 @@ class Metrics:
         self.restarts = self._counter(
             "cdc_restarts_total", "Times the pipeline began again from its checkpoint after an error.", "sink"
         )
+        self.schema_changes = self._counter(
+            "cdc_schema_changes_total",
+            "DDL on captured tables: `followed` on the sink at its place in the stream, or "
+            "`not_followed`: its tables are loaded again, or gone (`schema_not_followed` in the log has the reason).",
+            "sink",
+            "result",
+        )
         self.policy_changes = self._counter(
             "cdc_policy_changes_total",
             "Values that a policy changed because the sink cannot hold them (the status says which columns), and row "
@@ -203,6 +211,9 @@ class SinkMetrics:
         self._queue_bytes = metrics.queue_bytes.labels(name)
         self._restarts = metrics.restarts.labels(name)
         self._prepared = metrics.prepared.labels(name)
+        self._followed, self._not_followed = (
+            metrics.schema_changes.labels(name, result) for result in SCHEMA_CHANGE_RESULTS
+        )
         self._lanes: set[int] = set()
         self.state("starting")
         self.tables({})
@@ -272,6 +283,10 @@ class SinkMetrics:
     def restarted(self) -> None:
         """The pipeline begins again from its checkpoint."""
         self._restarts.inc()
+
+    def schema_changed(self, *, is_followed: bool) -> None:
+        """DDL on captured tables has been done on the sink, or left to loads."""
+        (self._followed if is_followed else self._not_followed).inc()
 
     def policy_changed(self, policy: str, count: int) -> None:
         """So many values were changed by that policy."""

@@ -903,6 +903,7 @@ class _Session:
         except UnsupportedData as error:
             self._park_and_restart(tables, error)
         self._p.tables = tables.records()
+        self._metrics.schema_changed(is_followed=is_followed)
         return is_followed
 
     def _record_change(self, applier: Applier, tables: TableRegistry, change: SchemaChange) -> None:

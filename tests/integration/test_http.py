@@ -146,6 +146,19 @@ def test_a_service_that_is_well(
         assert made.stop() == 0
 
 
+def test_ddl_is_counted_by_what_became_of_it(tmp_path: Path, mysql97: Server, pg15: Server) -> None:
+    with deployment(tmp_path, mysql97, warehouse=pg15) as made:
+        create_schema(mysql97, made.source_database)
+        pages = start(made)
+        pages.wait_ready()
+        for statement in ("ADD COLUMN more INT NULL", "CONVERT TO CHARACTER SET latin1"):
+            mysql97.execute(f"ALTER TABLE accounts {statement}", database=made.source_database)
+        for result in ("followed", "not_followed"):
+            wait_until(
+                lambda result=result: pages.metric("cdc_schema_changes_total", sink="warehouse", result=result) == 1  # type: ignore[misc]
+            )
+
+
 def test_a_sink_that_is_away_is_degraded_and_comes_back(
     tmp_path: Path, mysql97: Server, mariadb1011: Server, start_server: Callable[..., Server]
 ) -> None:

@@ -46,6 +46,17 @@ def value(metrics: Metrics, name: str, **labels: str) -> float | None:
     return samples(metrics).get((name, tuple(sorted(labels.items()))))
 
 
+def test_ddl_is_counted_by_what_became_of_it_from_zero_on() -> None:
+    metrics = Metrics()
+    sink = metrics.sink("warehouse")
+    assert value(metrics, "cdc_schema_changes_total", sink="warehouse", result="not_followed") == 0
+    sink.schema_changed(is_followed=True)
+    sink.schema_changed(is_followed=True)
+    sink.schema_changed(is_followed=False)
+    assert value(metrics, "cdc_schema_changes_total", sink="warehouse", result="followed") == 2
+    assert value(metrics, "cdc_schema_changes_total", sink="warehouse", result="not_followed") == 1
+
+
 def test_a_commit_counts_transactions_and_time() -> None:
     clock = StoppedClock()
     metrics = Metrics(clock=clock)
@@ -159,7 +170,7 @@ def test_no_label_is_a_table_or_a_column() -> None:
 
     labels = {label for described in metrics.described() for label in described.labels}
 
-    assert labels == {"version", "path", "code", "sink", "lane", "state", "operation", "class", "policy"}
+    assert labels == {"version", "path", "code", "sink", "lane", "state", "operation", "class", "policy", "result"}
 
 
 def test_counters_from_many_threads_lose_nothing() -> None:
