@@ -231,9 +231,9 @@ class _OpenSink:
     def name(self) -> str:
         return self.settings.name
 
-    def options(self, table: TableName) -> dict[str, Any]:
+    def options(self, target: TargetTable) -> dict[str, Any]:
         """What the configuration makes of the table now."""
-        return self.registry.options(table).description
+        return self.registry.description(target.definition.name, target.source_key)
 
     def result(self, table: TableName, state: State, **fields: Any) -> TableResult:
         namespace, name = self.registry.place(table)
@@ -331,7 +331,7 @@ def _compare(
     table = target.definition.name
     record = sink.records.get(table)
     notes = []
-    is_otherwise = record is not None and record.definition is not None and record.options != sink.options(table)
+    is_otherwise = record is not None and record.definition is not None and record.options != sink.options(target)
     if is_otherwise:
         notes.append("its options were others when it was loaded: `cdc run` loads it again")
     is_loaded = record is not None and record.state in ("ready", "parked") and not is_otherwise

@@ -40,7 +40,7 @@ from cdc.source.positions import is_in_log, visible_position, written_file_pos
 from cdc.source.resultset import quote, quote_table
 from checkpoints.chunks import ChunkRecord, ChunkStore, Loaded
 from checkpoints.store import InSinkStore, TableRecord
-from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace
+from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace, require_no_null
 from snapshot.exact import exact_rows, require_view
 from snapshot.kept import fitted, is_kept
 from snapshot.parallel import ChunkReaders, SessionPool
@@ -150,7 +150,7 @@ class TableLoader:
         store: InSinkStore,
         make_target: Callable[[TableDefinition], TargetTable],
         transform: Callable[[pa.RecordBatch, TargetTable], pa.RecordBatch],
-        options: Callable[[TableName], Mapping[str, Any]],
+        options: Callable[[TableName, tuple[str, ...]], Mapping[str, Any]],
         chunk_rows: Callable[[str, str], int],
         sessions: SessionPool,
         limits: LoadLimits,
@@ -158,11 +158,15 @@ class TableLoader:
         hook: Callable[[str], None],
         on_progress: LoadProgress,
         on_resume: Callable[[LoadPlan], None] = lambda _plan: None,
+        on_search: Callable[[TableName, str, float], None] = lambda _table, _what, _seconds_max: None,
         make_writer: Callable[[TargetTable], RowWriter] = MirrorWriter,
         server_id: int | None = None,
         spool_dir: Path | None = None,
     ) -> None:
-        """`on_resume` is told of a load that goes on where an earlier one was cut off.
+        """`options` says what the rows of a table with that key depend on.
+
+        `on_resume` is told of a load that goes on where an earlier one was cut off, `on_search` what a load of a table
+        without a key waits for, and for how long at most.
 
         `server_id`, for a look at the log: no other stream uses it now. `spool_dir`: where large files may lie.
         """
@@ -182,6 +186,7 @@ class TableLoader:
         self._hook = hook
         self._on_progress = on_progress
         self._on_resume = on_resume
+        self._on_search = on_search
         self._make_writer = make_writer
         self._written: TableRecord | None = None
         self.shared = SharedTargets(
@@ -189,7 +194,7 @@ class TableLoader:
             store=store,
             read_definition=functools.partial(read_definition, source),
             make_target=make_target,
-            options=options,
+            options=lambda table: options(table, ()),
             record=self._record,
             hook=hook,
         )
@@ -279,7 +284,7 @@ class TableLoader:
             state="snapshotting",
             definition=target.definition,
             key=target.source_key,
-            options=self._options(record.source),
+            options=self._options(record.source, target.source_key),
             is_complete=was_complete,
             loaded_from=visible,
             ready_at=None,
@@ -300,7 +305,7 @@ class TableLoader:
         is_cut_off = record.state == "snapshotting" and record.ready_at is None and not record.is_complete
         if not is_cut_off or record.loaded_from is None or record.definition != target.definition:
             return None
-        options = self._options(record.source)
+        options = self._options(record.source, target.source_key)
         if (record.target, record.key, record.options) != (str(target), target.source_key, options):
             return None
         chunks = self._chunks.load(record.source, plan=_digest(target, options))
@@ -315,13 +320,15 @@ class TableLoader:
         return plan
 
     def _require_unique(self, definition: TableDefinition, key: tuple[str, ...]) -> None:
-        """A key that no unique index backs must be looked at: chunks would pass over the second of two equal keys.
+        """A key that no unique index backs must be looked at: chunks would pass over the second of two equal keys. So
+        must one that may be NULL.
 
         Without a key, no chunk is read, and a view is needed.
         """
         if not key:
             require_view(definition)
             return
+        require_no_null(self._source, definition, key)
         indexes = [definition.primary_key] if definition.primary_key else []
         indexes += [index.columns for index in definition.unique_keys if not index.has_prefix]
         if any(set(index) <= set(key) for index in indexes):
@@ -368,7 +375,7 @@ class TableLoader:
             state="snapshotting",
             definition=target.definition,
             key=target.source_key,
-            options=self._options(record.source),
+            options=self._options(record.source, target.source_key),
             is_complete=False,
             loaded_from=None,
             ready_at=None,
@@ -384,7 +391,7 @@ class TableLoader:
             self._hook("target_made")
             return False
         if is_kept(record, target, existing):
-            options = self._options(record.source)
+            options = self._options(record.source, target.source_key)
             fitting = fitted(self._sink, record, target, existing, options=options, may_replace=may_replace)
             if fitting is None:
                 self._drop(record, target)
@@ -478,6 +485,7 @@ class TableLoader:
                 server_id=self._server_id,
                 rows_max=self._chunk_rows(table.database, table.table),
                 on_wait=counter.show,
+                on_search=functools.partial(self._on_search, table),
                 spool_dir=self._spool_dir,
             ) as exact:
                 self._replace(plan, iter([(Chunk(1, KeyRange()), exact.batches)]), counter)

@@ -79,6 +79,8 @@ _POLL_SECONDS = 0.2
 _AHEAD_SECONDS_MAX = 10.0
 # How long a transaction may be in the log before a SELECT sees it, semi-synchronous waits aside: the engine's commit.
 _VISIBLE_SECONDS = 1.0
+# How long a semi-synchronous wait may be to be waited for where nothing is lost by asking again.
+_LAG_SECONDS_MAX = 60.0
 _FIRST_POSITION = 4
 
 
@@ -429,7 +431,10 @@ class _Session:
             )
 
     def _check_not_ahead(self, source: SourceConnection, applied: MysqlGtidSet) -> None:
-        deadline = self._clock.monotonic() + _AHEAD_SECONDS_MAX + semi_sync_wait_seconds(source)
+        # As long as a commit may wait: a tail that is there, and not visible yet, is not lost.
+        seconds_max = _AHEAD_SECONDS_MAX + semi_sync_wait_seconds(source)
+        deadline = self._clock.monotonic() + seconds_max
+        has_said = False
         while True:
             executed = MysqlGtidSet.parse(source.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or "")
             missing = applied.subtract(executed)
@@ -442,6 +447,9 @@ class _Session:
                     "right server, or load anew: `cdc checkpoint reset` and `cdc run`",
                     position=str(applied),
                 )
+            if not has_said:
+                self._log.info("source_is_behind", missing=str(missing), seconds_max=seconds_max)
+                has_said = True
             if self._clock.wait(self._p._is_stopping, 0.5):
                 raise Stopping("stopped while the source was checked")
 
@@ -512,7 +520,7 @@ class _Session:
             if (override is not None or now is None) and (now or ()) != record.key:
                 self._log.warning("table_key_changed", table=str(name), before=record.key, now=now or "all columns")
                 return replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None)
-            options = self._p._routing.options(name.database, name.table).description
+            options = TableRegistry(self._p._routing, self._sink.kind, ()).description(name, now or ())
             if options != record.options:
                 self._log.warning("table_options_changed", table=str(name), before=record.options, now=options)
                 return replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None)
@@ -587,12 +595,17 @@ class _Session:
         """
         if isinstance(position.gtid, MysqlGtidSet) or position.server != source.identity() or position.file is None:
             return
-        grace = _VISIBLE_SECONDS + semi_sync_wait_seconds(source)
+        lag_seconds = semi_sync_wait_seconds(source)
         if source.flavor == "mysql":
-            if position.file.pos > _FIRST_POSITION and self._clock.wait(self._p._is_stopping, grace):
+            if position.file.pos <= _FIRST_POSITION:
+                return
+            if lag_seconds:
+                self._log.info("source_is_behind", seconds_max=_VISIBLE_SECONDS + lag_seconds)
+            if self._clock.wait(self._p._is_stopping, _VISIBLE_SECONDS + lag_seconds):
                 raise Stopping("stopped before a load")
             return
-        deadline = self._clock.monotonic() + grace + _AHEAD_SECONDS_MAX
+        seconds_max = _VISIBLE_SECONDS + min(lag_seconds, _LAG_SECONDS_MAX) + _AHEAD_SECONDS_MAX
+        deadline = self._clock.monotonic() + seconds_max
         while True:
             visible = visible_position(source).file
             if visible is not None and visible >= position.file:
@@ -617,7 +630,7 @@ class _Session:
             store=self._store,
             make_target=tables.make_target,
             transform=functools.partial(transformed_rows, stamp=Stamp(load_id_text(self._clock.now_us()))),
-            options=lambda table: tables.options(table).description,
+            options=tables.description,
             chunk_rows=self._p._routing.chunk_rows,
             sessions=self._sessions,
             limits=self._settings.load,
@@ -625,6 +638,7 @@ class _Session:
             hook=self._hooks,
             on_progress=self._on_load_progress,
             on_resume=self._on_load_resumed,
+            on_search=self._on_load_waits,
             make_writer=functools.partial(self._load_writer, source),
             server_id=self._settings.server_id,
             spool_dir=self._settings.var_dir,
@@ -687,6 +701,9 @@ class _Session:
             rows=sum(loaded.rows for loaded in plan.loaded),
             position=str(plan.record.loaded_from),
         )
+
+    def _on_load_waits(self, table: TableName, what: str, seconds_max: float) -> None:
+        self._log.info("load_waits", table=str(table), waits_for=what, seconds_max=seconds_max)
 
     def _load_writer(self, source: SourceConnection, target: TargetTable) -> RowWriter:
         if target.mode == "mirror":

@@ -7,7 +7,8 @@ transaction that it belongs to.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.schema.keys import choose_key
@@ -142,6 +143,21 @@ class TableRegistry(Capture):
     def options(self, table: TableName) -> TableOptions:
         """What the configuration says of its columns and rows."""
         return self._routing.options(table.database, table.table)
+
+    def description(self, table: TableName, key: tuple[str, ...]) -> dict[str, Any]:
+        """What the rows of a table with that key depend on in the configuration: it is loaded again when that changes.
+
+        Policies, too, where rows are told apart by all their values: those that were written by other policies would
+        not be found. Elsewhere they count from the next change of a row on.
+        """
+        options = self.options(table)
+        said = options.description
+        if not key and options.mode == "mirror" and self._kind == "postgresql":  # no other sink needs policies
+            policies = self._routing.policies(table.database, table.table)
+            changed = {name: value for name, value in asdict(policies).items() if value != getattr(Policies(), name)}
+            if changed:
+                said["policies"] = changed
+        return said
 
     def place(self, table: TableName) -> tuple[str, str]:
         """Namespace and name on this sink."""

@@ -344,6 +344,26 @@ def test_options_of_a_table_without_a_key(shop: Deployment) -> None:
     assert len(shop.sink_rows("pg", "t")) == 2
 
 
+def test_changed_policies_load_a_table_without_a_key_again(
+    tmp_path: Path, mysql97: Server, pg15: Server, mariadb1011: Server
+) -> None:
+    """Only that, and only where policies change values: rows that are written otherwise now would not be found."""
+    with deployment(tmp_path, mysql97, pg=pg15, maria=mariadb1011) as made:
+        columns = "id INT NOT NULL, day DATE NULL, x TEXT NULL"
+        for name, more in (("t", ""), ("k", ", PRIMARY KEY (id)")):
+            execute(made, f"CREATE TABLE {name} ({columns}{more})")
+            execute(made, f"INSERT INTO {name} VALUES (1, '0000-00-00', NULL), (2, NULL, 'a\\0b')")
+        made.catch_up()
+        for policies in ({"zero_dates": "infinity"}, {"zero_dates": "infinity", "nul_bytes": "strip"}, {}):
+            made.config["policies"] = policies
+            execute(made, "UPDATE t SET id = id + 1")
+            result = made.run("run", "--until-caught-up")
+            assert result.returncode == 0, result.stderr[-3000:]
+            assert result.stderr.count("table_options_changed") == 1
+            assert_verified(made, "t")
+        assert made.run("run", "--until-caught-up").stderr.count("table_options_changed") == 0
+
+
 def test_xa_transactions_of_a_table_without_a_key(shop: Deployment) -> None:
     execute(shop, "CREATE TABLE t (a INT)", "INSERT INTO t VALUES (1), (1), (1)")
     shop.catch_up()

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from cdc.demo.servers import Server
+from cdc.errors import UnsupportedData
 from cdc.model import TableName
 from cdc.schema.mapping import map_table
 from cdc.schema.target import Policies, SinkKind
-from cdc.source.connection import SourceSettings, connect
-from checkpoints.store import TableRecord
+from cdc.source.connection import SourceConnection, SourceSettings, connect
+from checkpoints.store import InSinkStore, TableRecord
 from snapshot.loader import LoadLimits, TableLoader
 from snapshot.parallel import SessionPool
 from tests.integration.test_store import Place
@@ -121,6 +122,28 @@ def test_two_tables_with_one_target_do_not_mix(made: Deployment) -> None:
         assert states == ["parked", "ready"]
 
 
+def _loader(
+    source: SourceConnection, store: InSinkStore, namespace: str, key: str, hook: Callable[[str], None]
+) -> TableLoader:
+    kind: SinkKind = "postgresql" if store.sink.kind == "postgresql" else "mariadb"
+    return TableLoader(
+        source=source,
+        sink=store.sink,
+        store=store,
+        make_target=lambda found: map_table(
+            found, kind=kind, namespace=namespace, name="t", key=(key,), policies=Policies()
+        ),
+        transform=lambda rows, _target: rows,
+        options=lambda _table, _key: {},
+        chunk_rows=lambda _database, _table: 3,
+        sessions=SessionPool(lambda: connect(source.settings)),
+        limits=LoadLimits(),
+        accepts_hidden_cascades=lambda _database, _table: True,
+        hook=hook,
+        on_progress=lambda table, *, rows, rows_estimate: None,
+    )
+
+
 @pytest.mark.parametrize("point", ["target_made", "load_begun", "load_done"])
 @pytest.mark.parametrize("sink_name", ["pg15", "mariadb1011"])
 def test_ddl_in_the_middle_of_the_first_load_begins_it_again(
@@ -142,24 +165,8 @@ def test_ddl_in_the_middle_of_the_first_load_begins_it_again(
 
         source = connect(SourceSettings(mysql97.host, mysql97.port, mysql97.user, mysql97.password, 77))
         stack.callback(source.close)
-        kind: SinkKind = "postgresql" if server.family == "postgresql" else "mariadb"
-        namespace = "raw" if kind == "postgresql" else target
-        loader = TableLoader(
-            source=source,
-            sink=store.sink,
-            store=store,
-            make_target=lambda found: map_table(
-                found, kind=kind, namespace=namespace, name="t", key=("id",), policies=Policies()
-            ),
-            transform=lambda rows, _target: rows,
-            options=lambda _table: {},
-            chunk_rows=lambda _database, _table: 1000,
-            sessions=SessionPool(lambda: connect(source.settings)),
-            limits=LoadLimits(),
-            accepts_hidden_cascades=lambda _database, _table: True,
-            hook=hook,
-            on_progress=lambda table, *, rows, rows_estimate: None,
-        )
+        namespace = "raw" if server.family == "postgresql" else target
+        loader = _loader(source, store, namespace, "id", hook)
         record = loader.load(
             TableRecord(source=TableName(database, "t"), target="", state="pending"), may_replace=False
         )
@@ -176,6 +183,50 @@ def test_a_key_that_is_not_unique_is_refused(made: Deployment) -> None:
     result = made.run("run", "--until-caught-up")
     assert result.returncode == 1
     assert "is not unique" in result.stderr
+
+
+@pytest.mark.parametrize("sink_name", ["pg15", "mariadb1011"])
+@pytest.mark.parametrize("count", [1, 5])
+def test_a_key_that_is_null_in_a_row_which_comes_during_the_load_is_refused(
+    mysql97: Server, sink_name: str, count: int, request: pytest.FixtureRequest
+) -> None:
+    """One such row is before all borders, and the sink refuses it; of five, one is a border."""
+    server: Server = request.getfixturevalue(sink_name)
+    fresh = fresh_pg_database if server.family == "postgresql" else fresh_database
+    with fresh_database(mysql97) as database, fresh(server) as target, contextlib.ExitStack() as stack:
+        mysql97.execute("CREATE TABLE t (u INT NULL UNIQUE)", database=database)
+        mysql97.execute(f"INSERT INTO t VALUES {', '.join(f'({n})' for n in range(10))}", database=database)
+
+        def hook(name: str) -> None:
+            if name == "load_begun":
+                mysql97.execute(f"INSERT INTO t VALUES {', '.join(['(NULL)'] * count)}", database=database)
+
+        source = connect(SourceSettings(mysql97.host, mysql97.port, mysql97.user, mysql97.password, 77))
+        stack.callback(source.close)
+        namespace = "raw" if server.family == "postgresql" else target
+        loader = _loader(source, Place(server, target, stack).holder(), namespace, "u", hook)
+        record = TableRecord(source=TableName(database, "t"), target="", state="pending")
+        with pytest.raises(UnsupportedData, match="NULL" if count > 1 else None) as caught:
+            loader.load(record, may_replace=False)
+        assert caught.value.table == f"{database}.t"
+
+
+@pytest.mark.parametrize("unique", ["UNIQUE", ""])
+@pytest.mark.parametrize("key", ["u", ["id", "u"]])
+def test_a_key_that_is_null_in_some_rows_is_refused(made: Deployment, unique: str, key: Any) -> None:
+    made.source.execute(f"CREATE TABLE g (id INT NOT NULL, u INT NULL {unique})", database=made.source_database)
+    rows = ", ".join(f"({n}, {n})" for n in range(8))
+    made.source.execute(f"INSERT INTO g VALUES {rows}, (8, NULL), (9, NULL)", database=made.source_database)
+    made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.g", "primary_key": key}]
+    result = made.run("run", "--until-caught-up")
+    assert result.returncode == 1
+    error = _tables(made)["g"]["error"]
+    assert "is NULL in some rows" in error["message"]
+    assert "never NULL" in error["hint"]
+    made.source.execute("UPDATE g SET u = id WHERE u IS NULL", database=made.source_database)
+    assert made.run("snapshot", f"{made.source_database}.g").returncode == 0
+    made.catch_up()
+    made.assert_equal("g")
 
 
 @pytest.mark.parametrize("grant", ["", "SELECT (id)"])

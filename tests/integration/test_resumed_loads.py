@@ -91,7 +91,7 @@ class Load:
             store=self.store,
             make_target=self._target,
             transform=lambda rows, _target: rows,
-            options=lambda _table: self.options,
+            options=lambda _table, _key: self.options,
             chunk_rows=lambda _database, _table: CHUNK_ROWS,
             sessions=SessionPool(self._connect),
             limits=LoadLimits(workers=3),
