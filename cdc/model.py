@@ -447,8 +447,8 @@ class SchemaChange:
     that the statement itself removes. `xa` is set where it is no DDL, but the commit of an XA transaction whose rows
     are in no event that follows: it may have changed every table that is captured.
 
-    `is_exact`: the statement is known to the letter, ran without an error and is its whole group, so `end` is right
-    behind it. `database` and the two that follow say how its session read it.
+    `is_exact`: the statement is known to the letter, ran without an error, is about no temporary table and is its whole
+    group, so `end` is right behind it. `database` and the two that follow say how its session read it.
     """
 
     tables: tuple[TableName, ...]

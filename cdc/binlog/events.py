@@ -261,13 +261,15 @@ class Query:
     """A statement as the source logged it.
 
     `statement` is decoded by the client's charset; where its bytes are no text in it, `is_exact` is False and the
-    odd bytes are shown as `\\xNN`. `status` has what was understood of the session's settings.
+    odd bytes are shown as `\\xNN`. `status` has what was understood of the session's settings. `is_of_session`: a
+    table in it is a temporary one of its session, which may have the name of a base table.
     """
 
     database: str
     statement: str
     statement_bytes: bytes
     is_exact: bool
+    is_of_session: bool
     thread_id: int
     execution_seconds: int
     error_code: int
@@ -315,7 +317,8 @@ def parse_query(event: Event) -> Query:
     if event.header.event_type == EventType.MARIADB_QUERY_COMPRESSED:
         raw = _inflate_record(raw, PAYLOAD_BYTES_MAX)
     statement, is_exact = _statement_text(raw, status.client_collation)
-    return Query(database, statement, raw, is_exact, thread_id, execution_seconds, error_code, status)
+    is_of_session = bool(event.header.flags & EventFlag.THREAD_SPECIFIC)
+    return Query(database, statement, raw, is_exact, is_of_session, thread_id, execution_seconds, error_code, status)
 
 
 def _statement_text(raw: bytes, collation: int | None) -> tuple[str, bool]:

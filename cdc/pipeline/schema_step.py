@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from cdc.errors import SinkRefused, UnsupportedData
+from cdc.errors import SinkRefused, SinkUnavailable, UnsupportedData
 from cdc.log import Logger
 from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableDefinition, TableName
 from cdc.pipeline.hooks import Hooks
@@ -37,6 +37,8 @@ __all__ = ["DefinitionAudit", "SchemaStep"]
 _WORKED_OUT = "worked out"
 _INTENT = "begun "
 _STATEMENT_SHOWN_CHARS = 200
+# Readers queue behind an ALTER that waits, and all other tables behind the statement.
+_LOCK_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,24 +70,47 @@ class SchemaStep:
         Nothing may be open on the sink. Raises SinkRefused where the sink does not take it (park the table),
         SinkUnavailable, LeaseLost.
         """
-        try:
-            plan = self._plan(tables, change)
-        except (Unproven, UnsupportedData) as error:
-            return self._leave(change, str(error))
-        try:
-            self._do(plan, tables, checkpoint.next(change.end))
-        except Unproven as error:
-            return self._leave(change, str(error))
+        for tries_left in reversed(range(_LOCK_TRIES)):
+            try:
+                plan = self._plan(tables, change)
+            except (Unproven, UnsupportedData) as error:
+                return self._leave(change, str(error))
+            try:
+                self._do(plan, tables, checkpoint.next(change.end))
+                break
+            except Unproven as error:
+                return self._leave(change, str(error))
+            except SinkUnavailable as error:
+                if not self._sink.has_waited_for_lock(error):
+                    raise
+                self._on_lock(plan.target, change, error, tries_left)
         tables.put(plan.after)
         self._hooks("schema_recorded")
         self._log.info(
             "schema_followed",
             table=str(plan.after.source),
-            statement=" ".join(change.statement.split())[:_STATEMENT_SHOWN_CHARS],
+            statement=_shown_statement(change),
             target_changed=plan.alteration is None or not plan.alteration.is_empty,
             position=str(change.end),
         )
         return True
+
+    def _on_lock(self, target: TargetTable, change: SchemaChange, error: SinkUnavailable, tries_left: int) -> None:
+        """Somebody holds a lock on the target. Raises SinkRefused when that was the last try: the rest has to go on."""
+        table = str(change.tables[0])
+        message = f"{error.message}; it is what `{_shown_statement(change)}` has done to {table}"
+        look = _WHO_HOLDS[self._sink.kind].format(namespace=target.namespace, name=target.name)
+        if tries_left:
+            self._log.warning(
+                "schema_waits_for_lock", table=table, error=message, tries_left=tries_left, hint=f"end it: {look}"
+            )
+            return
+        raise SinkRefused(
+            message,
+            table=table,
+            hint=f"a transaction that stays open, or a long query, holds a lock on the target: {look} "
+            f"When it has ended, load the table again: cdc snapshot {table}",
+        ) from error
 
     def _leave(self, change: SchemaChange, reason: str) -> bool:
         self._log.info("schema_not_followed", tables=[str(name) for name in change.tables], reason=reason)
@@ -162,6 +187,9 @@ class SchemaStep:
         elif _is_begun(alteration, existing, self._sink) and not _is_done(alteration, existing, self._sink):
             raise Unproven("half of the statement is done on the target, which no ALTER leaves")
         self._hooks("schema_intent")
+        with self._sink.transaction() as tx:  # the ALTER itself is in no transaction that could be fenced
+            self._store.fence(tx)
+            tx.commit()
         try:
             self._sink.follow_ddl(alteration, existing)
         except SinkRefused:
@@ -188,6 +216,21 @@ class SchemaStep:
         differences = self._sink.differences(plan.target, existing)
         if differences or not _is_done(alteration, existing, self._sink):
             raise Unproven(f"the target is not as it should be: {'; '.join(differences)}")
+
+
+# Who is to be asked for a lock, by kind of sink.
+_WHO_HOLDS = {
+    "postgresql": "SELECT pid, usename, state, query FROM pg_stat_activity WHERE pid IN (SELECT pid FROM pg_locks "
+    """WHERE granted AND relation = '"{namespace}"."{name}"'::regclass);""",
+    "mysql": "SELECT * FROM sys.processlist WHERE thd_id IN (SELECT OWNER_THREAD_ID FROM "
+    "performance_schema.metadata_locks WHERE OBJECT_SCHEMA = '{namespace}' AND OBJECT_NAME = '{name}');",
+    "mariadb": "SELECT * FROM information_schema.PROCESSLIST JOIN information_schema.INNODB_TRX ON ID = "
+    "trx_mysql_thread_id;",
+}
+
+
+def _shown_statement(change: SchemaChange) -> str:
+    return " ".join(change.statement.split())[:_STATEMENT_SHOWN_CHARS]
 
 
 def _names(existing: ExistingTable, sink: Sink) -> set[str]:

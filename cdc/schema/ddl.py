@@ -125,10 +125,9 @@ def _wait(reader: Reader) -> None:
         reader.take("NOWAIT")
 
 
-# What an action on partitions does to no row. Nothing else can stand in the statement beside it.
+# Actions on partitions that lose no row, alone in a statement: a row that no partition takes is an error (1526).
 _PARTITIONS_KEEP = (
     ("ADD", "PARTITION"),
-    ("REORGANIZE", "PARTITION"),
     ("COALESCE", "PARTITION"),
     ("REMOVE", "PARTITIONING"),
     ("PARTITION", "BY"),
@@ -187,6 +186,9 @@ class _Change:
         if any(reader.take(*words) for words in _PARTITIONS_KEEP):
             reader.at = len(reader.tokens)
             return
+        if reader.take("REORGANIZE", "PARTITION"):
+            self._reorganize_partitions()
+            return
         while True:
             self._action()
             if reader.take(","):
@@ -195,6 +197,13 @@ class _Change:
                 return
             if not self._is_at_option():
                 raise NotUnderstood
+
+    def _reorganize_partitions(self) -> None:
+        """By LIST, rows that no new partition takes are deleted without a word. A range can only grow (1520)."""
+        reader = self._reader
+        if reader.seek("INTO") and not reader.seek("VALUES", "LESS", "THAN"):
+            raise Unproven("REORGANIZE PARTITION of a list deletes rows that no new partition takes")
+        reader.at = len(reader.tokens)
 
     def _is_at_option(self) -> bool:
         """Options of a table may follow each other without a comma."""

@@ -6,6 +6,8 @@ one takes away defaults that are for the rows that were there; done twice, it ch
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cdc.model import ValueKind
 from cdc.schema.alteration import AddedColumn, TargetAlteration
 from cdc.schema.column_text import Unproven
@@ -19,21 +21,23 @@ _WITHOUT_DEFAULT = ("tinytext", "text", "mediumtext", "longtext", "tinyblob", "b
 _IMPLICIT = {ValueKind.TEXT: "", ValueKind.BLOB: ""}
 
 
-def alter_statements(alteration: TargetAlteration, existing: ExistingTable, kind: SinkKind) -> list[str]:
+def alter_statements(
+    alteration: TargetAlteration, existing: ExistingTable, kind: SinkKind, version: tuple[int, ...]
+) -> list[str]:
     """At most one statement; none where it has been done already.
 
-    `existing`: the target as it is; what somebody has made wider there stays so. Raises Unproven for a value that no
-    default of this kind can give.
+    `existing`: the target as it is; what somebody has made wider there stays so. `version` is the server's. Raises
+    Unproven for a value that no default of this kind can give, and for a wider column that the server cannot rename.
     """
     there = {name.lower(): found for name, found in existing.columns.items()}
     renamed = {old.name for old, _ in alteration.renamed}
     parts = [f"DROP COLUMN {quote(column.name)}" for column in alteration.dropped if column.name.lower() in there]
     for old, new in alteration.renamed:
         if old.name.lower() in there:
-            parts.append(f"CHANGE COLUMN {quote(old.name)} {column_definition(new, kind)}")
+            parts.append(_renamed(old, new, there[old.name.lower()], kind, version))
     for old, new in alteration.retyped:
         if old.name not in renamed and not _is_there(old, new, there[new.name.lower()]):
-            parts.append(f"MODIFY COLUMN {column_definition(new, kind)}")
+            parts.append(f"MODIFY COLUMN {_redefined(new, there[new.name.lower()], kind)}")
     for added in alteration.added:
         text = f"ADD COLUMN {_added(added, kind)}"
         if added.column.name.lower() not in there:
@@ -51,6 +55,23 @@ def drop_defaults(alteration: TargetAlteration) -> list[str]:
     ]
     table = qualified(alteration.after.namespace, alteration.after.name)
     return [f"ALTER TABLE {table} {', '.join(parts)}"] if parts else []
+
+
+def _renamed(
+    old: TargetColumn, new: TargetColumn, found: tuple[str, bool, bool], kind: SinkKind, version: tuple[int, ...]
+) -> str:
+    if not _is_there(old, new, found):
+        return f"CHANGE COLUMN {quote(old.name)} {_redefined(new, found, kind)}"
+    if version >= ((10, 5, 2) if kind == "mariadb" else (8,)):
+        return f"RENAME COLUMN {quote(old.name)} TO {quote(new.name)}"
+    if found[0] != canonical_type(new.sql_type):
+        raise Unproven(f"the target's column {old.name} is {found[0]}, and RENAME COLUMN is not known to its server")
+    return f"CHANGE COLUMN {quote(old.name)} {_redefined(new, found, kind)}"
+
+
+def _redefined(new: TargetColumn, found: tuple[str, bool, bool], kind: SinkKind) -> str:
+    """NULL stays where it was allowed."""
+    return column_definition(replace(new, is_nullable=new.is_nullable or found[1]), kind)
 
 
 def _is_there(old: TargetColumn, new: TargetColumn, found: tuple[str, bool, bool]) -> bool:

@@ -113,6 +113,9 @@ class Sink(Protocol):
     def has_lost_race(self, error: CdcError) -> bool:
         """Was another session faster: is the row or object there already, or was it a dead-lock?"""
 
+    def has_waited_for_lock(self, error: CdcError) -> bool:
+        """Did another session hold a lock for longer than a statement here waits for one?"""
+
     def open(self) -> None:
         """Connect, or raise SinkUnavailable / ConfigError. Sets UTC, strict mode, timeouts, no autocommit."""
 
@@ -181,7 +184,9 @@ class Sink(Protocol):
         """Make `alteration.after` of the target, of which `existing` was found; what has been done is left.
 
         In the open transaction on PostgreSQL. On the MySQL family outside of any: one statement, which commits by
-        itself, does all of it or nothing. Raises SinkRefused; Unproven for what this sink has no statement for.
+        itself, does all of it or nothing. It may take as long as it takes: no statement timeout holds. Raises
+        SinkRefused; SinkUnavailable, also for a lock that it waited for in vain (`has_waited_for_lock`); Unproven for
+        what this sink has no statement for.
         """
 
     def estimated_rows(self, targets: Sequence[TargetTable]) -> dict[str, int | None]:

@@ -96,6 +96,7 @@ _BENIGN_WARNINGS = frozenset({1592})
 
 
 _LOST_RACES = frozenset({1007, 1050, 1062, 1213})  # a database, a table, a row; CREATE TABLEs dead-lock with each other
+_LOCK_WAIT_TIMEOUT = 1205
 CANCEL_SECONDS = 2  # for each step of a KILL QUERY: whoever cancels wants to leave
 
 
@@ -170,6 +171,10 @@ class MysqlSink:
     def has_lost_race(self, error: CdcError) -> bool:
         cause = error.__cause__
         return isinstance(cause, pymysql.err.MySQLError) and error_number(cause) in _LOST_RACES
+
+    def has_waited_for_lock(self, error: CdcError) -> bool:
+        cause = error.__cause__
+        return isinstance(cause, pymysql.err.MySQLError) and error_number(cause) == _LOCK_WAIT_TIMEOUT
 
     def open(self) -> None:
         self.close()
@@ -493,10 +498,32 @@ class MysqlSink:
         self._refuse_open_transaction()
         target = alteration.after
         table = str(target.definition.name)
-        statements = [*alter_statements(alteration, existing, self._kind), *drop_defaults(alteration)]
-        with self._definition_statement(f"alter the table {target}", table=table, grant=self.table_grant(target)):
+        statements = [*alter_statements(alteration, existing, self._kind, self.version), *drop_defaults(alteration)]
+        with (
+            self._definition_statement(f"alter the table {target}", table=table, grant=self.table_grant(target)),
+            self._without_time_limit(),
+        ):
             for statement in statements:
                 self.run(statement)
+
+    @contextlib.contextmanager
+    def _without_time_limit(self) -> Iterator[None]:
+        """For what would only begin again, or go on unseen, if it were cut off."""
+        seconds = self._settings.statement_timeout_seconds
+        if not seconds:
+            yield
+            return
+        connection = self._live()
+        if self._kind == "mariadb":
+            self._set_if_known("max_statement_time", "0")
+        connection._read_timeout = None  # pymysql has no other way
+        try:
+            yield
+        finally:
+            connection._read_timeout = seconds
+            if self._kind == "mariadb":
+                with contextlib.suppress(pymysql.err.MySQLError):  # what the ALTER said is what counts
+                    self._set_if_known("max_statement_time", str(seconds))
 
     def table_grant(self, target: TargetTable) -> str:
         """The rights on a target's database."""

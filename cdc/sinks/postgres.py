@@ -38,6 +38,7 @@ LOCK_TIMEOUT_SECONDS = 60  # an ALTER TABLE beside us: give way and try again ra
 
 # A unique index of a table or of the catalogue; a schema, table or type of that name; a dead-lock.
 _LOST_RACES = frozenset({"23505", "42P06", "42P07", "42710", "40P01"})
+_LOCK_NOT_AVAILABLE = "55P03"
 _CREATE_ATTEMPTS = 3
 CANCEL_SECONDS = 2  # whoever cancels wants to leave
 
@@ -96,6 +97,9 @@ class PostgresSink:
 
     def has_lost_race(self, error: CdcError) -> bool:
         return getattr(error.__cause__, "pgcode", None) in _LOST_RACES
+
+    def has_waited_for_lock(self, error: CdcError) -> bool:
+        return getattr(error.__cause__, "pgcode", None) == _LOCK_NOT_AVAILABLE
 
     def open(self) -> None:
         self.close()
@@ -349,6 +353,8 @@ class PostgresSink:
             grant=f"ALTER TABLE {sql.qualified(target.namespace, target.name)} OWNER TO "
             f"{sql.quote(self._settings.user)};",
         ) as cursor:
+            # A rewrite that was cut off would only begin again. Until the end of the transaction.
+            cursor.execute("SET LOCAL statement_timeout = 0")
             for statement in alter_statements(alteration, existing):
                 cursor.execute(statement)
         self._workspace.forget(target)

@@ -714,7 +714,8 @@ class Assembler:
             names = [TableName(self._case(t.database), self._case(t.table)) for t in statement.tables]
             touched = [t for t in names if self._is_touched(t)]
             gone = {TableName(self._case(t.database), self._case(t.table)) for t in statement.dropped}
-            dropped = frozenset(t for t in touched if t in gone)
+            # Where a temporary table is renamed, the table of that name stays.
+            dropped = frozenset(t for t in touched if t in gone and not query.is_of_session)
         if not touched:
             self._end_if_single()
             return
@@ -1174,7 +1175,11 @@ def _with_session(change: SchemaChange, query: Query, *, is_over: bool) -> Schem
     sql_mode = query.status.sql_mode or 0
     return replace(
         change,
-        is_exact=is_over and query.is_exact and not query.error_code and not sql_mode & _SQL_MODES_OF_OTHER_TYPES,
+        is_exact=is_over
+        and query.is_exact
+        and not query.is_of_session
+        and not query.error_code
+        and not sql_mode & _SQL_MODES_OF_OTHER_TYPES,
         database=query.database,
         has_ansi_quotes=bool(sql_mode & _SQL_MODE_ANSI_QUOTES),
         has_backslash_escapes=not sql_mode & _SQL_MODE_NO_BACKSLASH_ESCAPES,

@@ -84,6 +84,7 @@ def test_partitions_that_keep_their_rows(source_server: Server) -> None:
             ("REMOVE PARTITIONING", True),
             ("PARTITION BY HASH (id) PARTITIONS 2", True),
             ("COALESCE PARTITION 1", True),
+            ("REORGANIZE PARTITION", True),
         ):
             before = _read(source, table)
             statement = StatementText(f"ALTER TABLE t {form}", database)

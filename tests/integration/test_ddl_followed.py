@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,8 @@ from cdc.demo.servers import Server
 from cdc.model import TableName
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import read_definition
-from tests.support.ddl_forms import FOLLOWED, LOADED, ROWS, SWAPPED, TABLE
+from tests.support import wait_until
+from tests.support.ddl_forms import FOLLOWED, LISTED, LISTED_LOADED, LOADED, ROWS, SWAPPED, TABLE
 from tests.support.deployment import Deployment, deployment
 from tests.support.random_ddl import RandomDdl
 from tests.support.writer import TABLES, Writer, create_schema
@@ -188,6 +192,38 @@ def test_every_other_form_loads_the_table_again(pair: Deployment) -> None:
     pair.assert_equal(*tables)  # a target that is wider than it has to be is loaded as it is
 
 
+@pytest.mark.parametrize("form", LISTED_LOADED)
+def test_partitions_of_a_list_that_are_reorganized_load_the_table_again(pair: Deployment, form: str) -> None:
+    _source(pair, LISTED.format(t="t"))
+    _source(pair, "INSERT INTO t (id) VALUES (1), (2), (3), (4)")
+    pair.catch_up()
+    _source(pair, f"ALTER TABLE t {form}")
+    result = pair.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    assert len(_log_events(result.stderr, "table_loaded")) == 2
+    pair.assert_equal("t")
+
+
+def test_statements_about_a_temporary_table_are_not_followed(pair: Deployment) -> None:
+    """It has the name of a captured table, and its session logs statements."""
+    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+    _source(pair, "INSERT INTO t VALUES (1, 10), (2, 20)")
+    pair.catch_up()
+    for statement in ("TRUNCATE TABLE t", "ALTER TABLE t RENAME COLUMN a TO z", "ALTER TABLE t RENAME TO elsewhere"):
+        with contextlib.closing(pair.source.connect(pair.source_database)) as session, session.cursor() as cursor:
+            cursor.execute("SET SESSION binlog_format = 'STATEMENT'")
+            cursor.execute("CREATE TEMPORARY TABLE t (id INT PRIMARY KEY, a INT)")
+            cursor.execute(statement)
+        result = pair.run("run", "--until-caught-up")
+        assert result.returncode == 0, result.stderr
+        assert _log_events(result.stderr, "schema_change"), "the statement is in the log"
+        assert not _log_events(result.stderr, "schema_followed")
+        pair.assert_equal("t")
+        _source(pair, "INSERT INTO t SELECT MAX(id) + 1, 5 FROM t")
+    pair.catch_up()
+    pair.assert_equal("t")
+
+
 def test_truncate_empties_the_target_at_its_place(pair: Deployment) -> None:
     _source(pair, TABLE.format(t="t"))
     _source(pair, ROWS.format(t="t"))
@@ -313,6 +349,137 @@ def test_what_was_made_wider_on_the_sink_stays_so(one_pair: Deployment) -> None:
     one_pair.assert_equal("t")
     for sink in one_pair.sinks:
         _on_sink(one_pair, sink, f"UPDATE {{}}t SET b = '{wide}' WHERE id = 2")
+
+
+def test_what_was_made_wider_on_the_sink_stays_so_when_it_is_renamed(one_pair: Deployment) -> None:
+    _source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT NOT NULL, b VARCHAR(20) NOT NULL)")
+    _source(one_pair, "INSERT INTO t VALUES (1, 10, 'x')")
+    one_pair.catch_up()
+    wide = "x" * 150
+    for sink, (server, _) in one_pair.sinks.items():
+        is_pg = server.family == "postgresql"
+        for change in ("ALTER a DROP NOT NULL", "ALTER b TYPE varchar(300)") if is_pg else ("MODIFY a INT NULL",):
+            _on_sink(one_pair, sink, f"ALTER TABLE {{}}t {change}")
+        if not is_pg:
+            _on_sink(one_pair, sink, "ALTER TABLE {}t MODIFY b VARCHAR(300) COLLATE utf8mb4_bin NULL")
+    _source(one_pair, "ALTER TABLE t RENAME COLUMN b TO z, CHANGE a y BIGINT NOT NULL")
+    _source(one_pair, "INSERT INTO t VALUES (2, 4000000000, 'y')")
+    result = one_pair.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    assert _log_events(result.stderr, "schema_followed")
+    one_pair.assert_equal("t")
+    for sink in one_pair.sinks:
+        _on_sink(one_pair, sink, f"UPDATE {{}}t SET z = '{wide}', y = NULL WHERE id = 2")
+
+
+# Between the intent and the ALTER, another instance takes the lease.
+_OVERTAKEN = """
+import pymysql
+from cdc.cli import main
+from cdc.pipeline.hooks import Hooks
+
+def reached(self, point):
+    if point == "schema_intent":
+        with pymysql.connect(host={host!r}, port={port}, user={user!r}, password={password!r}) as other:
+            other.cursor().execute("UPDATE `{database}`.`_cdc_checkpoint` SET epoch = epoch + 1")
+            other.commit()
+
+Hooks.__call__ = reached
+main()
+"""
+
+
+def test_who_has_lost_the_lease_alters_nothing(tmp_path: Path, mysql97: Server, mariadb1011: Server) -> None:
+    with deployment(tmp_path, mysql97, my=mariadb1011) as made:
+        _source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+        made.catch_up()
+        _source(made, "ALTER TABLE t ADD COLUMN c INT")
+        server, database = made.sinks["my"]
+        script = _OVERTAKEN.format(
+            host=server.host, port=server.port, user=server.user, password=server.password, database=database
+        )
+        command = made.command
+        made.command = lambda *words: [sys.executable, "-c", script, *command(*words)[3:]]  # type: ignore[method-assign]
+        result = made.run("run", "--until-caught-up")
+        assert "LeaseLost" in result.stderr
+        assert {column[0] for column in _columns(made, "my")["t"]} == {"id", "a"}
+
+
+# ---------------------------------------------------------------- locks
+
+# How long the service waits for a lock is not for configuration: the one of these tests is less patient.
+_IMPATIENT = """
+from cdc.cli import main
+from cdc.sinks import mysql, postgres
+assert postgres.LOCK_TIMEOUT_SECONDS > 1 and "lock_wait_timeout" in mysql._SESSION
+postgres.LOCK_TIMEOUT_SECONDS = 1
+mysql._SESSION["lock_wait_timeout"] = "1"
+main()
+"""
+
+
+@contextlib.contextmanager
+def _read_by_somebody(made: Deployment, sink: str, table: str) -> Iterator[None]:
+    """A transaction that has read the table and stays open."""
+    server, database = made.sinks[sink]
+    namespace = f'"{made.source_database}".' if server.family == "postgresql" else ""
+    with contextlib.closing(server.connect(database)) as session, session.cursor() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute(f"SELECT * FROM {namespace}{table}")
+        cursor.fetchall()
+        yield
+
+
+def test_a_reader_of_one_target_parks_that_table_and_no_other(one_pair: Deployment) -> None:
+    made = one_pair
+    for table in ("held", "other"):
+        _source(made, f"CREATE TABLE {table} (id INT PRIMARY KEY, a INT)")
+        _source(made, f"INSERT INTO {table} VALUES (1, 10)")
+    made.catch_up()
+    command = made.command
+    with _read_by_somebody(made, "pg", "held"), _read_by_somebody(made, "my", "held"):
+        _source(made, "ALTER TABLE held ADD COLUMN c INT")
+        _source(made, "INSERT INTO held VALUES (2, 20, 200)")
+        _source(made, "INSERT INTO other VALUES (2, 20)")
+        made.command = lambda *words: [sys.executable, "-c", _IMPATIENT, *command(*words)[3:]]  # type: ignore[method-assign]
+        result = made.run("run", "--until-caught-up")
+        made.command = command  # type: ignore[method-assign]
+        assert result.returncode == 1, result.stderr
+        assert len(_log_events(result.stderr, "schema_waits_for_lock")) == 4, result.stderr  # two at each sink
+        parked = [json.loads(line) for line in _log_events(result.stderr, "table_parked")]
+        assert len(parked) == 2
+        for line in parked:
+            assert "ALTER TABLE held ADD COLUMN c INT" in str(line)
+            assert "a lock on the target" in line["hint"]
+        made.assert_equal("other")
+    result = made.run("snapshot", f"{made.source_database}.held")
+    assert result.returncode == 0, result.stderr
+    made.catch_up()
+    made.assert_equal("held", "other")
+
+
+def test_an_alter_that_takes_longer_than_statements_may_is_not_cut_off(
+    tmp_path: Path, mysql97: Server, pg15: Server, mariadb1011: Server
+) -> None:
+    """Somebody reads the target for longer than `statement_timeout_seconds`: the ALTER waits, and is done."""
+    with deployment(tmp_path, mysql97, pg=pg15, my=mariadb1011) as made:
+        for sink in made.config["sinks"]:
+            sink["statement_timeout_seconds"] = 1
+        _source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+        _source(made, "INSERT INTO t VALUES (1, 10)")
+        made.catch_up()
+        _source(made, "ALTER TABLE t ADD COLUMN c INT")
+        with contextlib.ExitStack() as stack:
+            for sink in made.sinks:
+                stack.enter_context(_read_by_somebody(made, sink, "t"))
+            made.start()
+            time.sleep(4)
+        wait_until(lambda: all("c" in {column[0] for column in _columns(made, s)["t"]} for s in made.sinks), 10, "c")
+        wait_until(lambda: made.log().count('"schema_followed"') == 2, 10, "both sinks")
+        assert "schema_waits_for_lock" not in made.log()
+        assert "pipeline_retrying" not in made.log()
+        made.stop()
+        made.assert_equal("t")
 
 
 def test_a_definition_that_was_worked_out_wrong_is_found_and_loaded_again(

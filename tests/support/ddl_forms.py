@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FOLLOWED", "LOADED", "PARTITIONED", "ROWS", "SWAPPED", "TABLE"]
+__all__ = ["FOLLOWED", "LISTED", "LISTED_LOADED", "LOADED", "PARTITIONED", "ROWS", "SWAPPED", "TABLE"]
 
 TABLE = (
     "CREATE TABLE {t} (id INT NOT NULL AUTO_INCREMENT, a INT NULL, b VARCHAR(20) NOT NULL, c DECIMAL(10,2) NULL, "
@@ -13,6 +13,15 @@ TABLE = (
 PARTITIONED = (
     "CREATE TABLE {t} (id INT NOT NULL PRIMARY KEY, a INT NULL) PARTITION BY RANGE (id) "
     "(PARTITION p0 VALUES LESS THAN (10), PARTITION p1 VALUES LESS THAN (1000))"
+)
+LISTED = (
+    "CREATE TABLE {t} (id INT NOT NULL PRIMARY KEY, a INT NULL) PARTITION BY LIST (id) "
+    "(PARTITION p0 VALUES IN (1, 2), PARTITION p1 VALUES IN (3, 4))"
+)
+# The server deletes 1, 2 and 4, without a word; and what deletes none is not told apart from it.
+LISTED_LOADED = (
+    "REORGANIZE PARTITION p0, p1 INTO (PARTITION p1 VALUES IN (3))",
+    "REORGANIZE PARTITION p0, p1 INTO (PARTITION p1 VALUES IN (1, 2, 3, 4))",
 )
 # Behind the name of the table; the columns that every form leaves as they are stand first.
 ROWS = (
