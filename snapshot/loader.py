@@ -279,16 +279,9 @@ class TableLoader:
         """A load from its start, recorded as such, into a target that fits."""
         was_complete = self._prepare_target(record, target, may_replace=may_replace)
         begun = replace(
-            record,
-            target=str(target),
-            state="snapshotting",
-            definition=target.definition,
-            key=target.source_key,
-            options=self._options(record.source, target.source_key),
+            self._intent(record, target),
             is_complete=was_complete,
             loaded_from=visible,
-            ready_at=None,
-            ready_server=None,
             rows_loaded=0,
             error=None,
             step="",
@@ -363,13 +356,9 @@ class TableLoader:
         self._written = record
         return record
 
-    def _prepare_target(self, record: TableRecord, target: TargetTable, *, may_replace: bool) -> bool:
-        """Make the target fit. True when it holds rows that readers must not lose sight of.
-
-        Raises SinkRefused when what is there is not ours to change.
-        """
-        self._sink.create_namespace(target.namespace)
-        intent = replace(
+    def _intent(self, record: TableRecord, target: TargetTable) -> TableRecord:
+        """The table is about to be loaded into that target; nothing is there yet."""
+        return replace(
             record,
             target=str(target),
             state="snapshotting",
@@ -381,6 +370,14 @@ class TableLoader:
             ready_at=None,
             ready_server=None,
         )
+
+    def _prepare_target(self, record: TableRecord, target: TargetTable, *, may_replace: bool) -> bool:
+        """Make the target fit. True when it holds rows that readers must not lose sight of.
+
+        Raises SinkRefused when what is there is not ours to change.
+        """
+        self._sink.create_namespace(target.namespace)
+        intent = self._intent(record, target)
         if target.source_column is not None:
             return self.shared.prepare(record, intent, target, target.source_column, may_replace=may_replace)
         existing = self._sink.inspect(target)
