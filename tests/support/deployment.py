@@ -69,7 +69,10 @@ class Deployment:
 
     def write_config(self) -> Path:
         path = self.directory / "config.yaml"
-        path.write_text(yaml.safe_dump(self.config))
+        # Moved into its place whole: a service that is only just starting may be reading it.
+        unfinished = path.with_suffix(".new")
+        unfinished.write_text(yaml.safe_dump(self.config))
+        unfinished.replace(path)
         return path
 
     def command(self, *arguments: str) -> list[str]:
