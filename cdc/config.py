@@ -39,6 +39,7 @@ from pydantic_core import PydanticCustomError
 
 from cdc.errors import ConfigError
 from cdc.rowfilter import RowFilter, parse_filter
+from cdc.table_file import TableEntry, parse_table_file
 
 ENVIRONMENT_PREFIX: Final = "CDC__"
 
@@ -509,12 +510,6 @@ def _sink_schema(name: str) -> None:
         raise ValueError("a schema of PostgreSQL itself or of this service's metadata: choose another")
 
 
-def _strategy(value: Any) -> Any:
-    if value in ("incremental", "full_refresh", "auto"):
-        _fail(f"{value} is not available in this version: only cdc is")
-    return value
-
-
 def _distinct(columns: tuple[str, ...]) -> tuple[str, ...]:
     if len(set(columns)) < len(columns) or "" in columns:
         _fail("a column is empty or named twice")
@@ -581,6 +576,10 @@ Salt = Annotated[
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "minLength": HASH_SALT_BYTES_MIN}),
 ]
+SyncStrategy = Literal["cdc", "incremental", "full_refresh", "auto"]
+_Interval = Annotated[Number, Field(ge=0.1, le=2_592_000)]
+_Lookback = Annotated[Number, Field(ge=0, le=2_592_000)]
+_Every = Annotated[Integer, Field(ge=0, le=1_000_000)]
 TableMode = Literal["mirror", "soft_delete", "append_only", "history"]
 _ModeColumn = Annotated[str, Field(min_length=1, validate_default=True, json_schema_extra={"range_text": "name"})]
 _MetadataName = Annotated[str | None, Field(min_length=1, json_schema_extra={"range_text": "name"})]
@@ -855,16 +854,41 @@ class TableOverride(Section):
         "(docs/keyless.md). For tables without a key, or whose rows should be told apart otherwise on the sink; the "
         "columns must be unique together and not NULL.",
     )
-    sync_strategy: Annotated[Literal["cdc"], BeforeValidator(_strategy)] = Field(
-        default="cdc",
-        description="How changes are found. `cdc` reads them from the binlog; it is the only strategy of this version.",
+    sync_strategy: SyncStrategy | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`tables.sync_strategy`"},
+        description="As `tables.sync_strategy`, for this table.",
+    )
+    modifier: str | None = Field(
+        default=None,
+        min_length=1,
+        validate_default=True,
+        json_schema_extra={"range_text": "column"},
+        description="For `incremental`, and for `auto` where it should not be the one that the server sets itself: the "
+        "column that says when a row changed, a TIMESTAMP, DATETIME, DATE or whole number that never goes back "
+        "(docs/strategies.md). It should be NOT NULL and indexed.",
+    )
+    interval_seconds: _Interval | None = Field(
+        default=None,
+        json_schema_extra={"unit": "seconds", "default_text": "`polling.interval_seconds`"},
+        description="As `polling.interval_seconds`, for this table.",
+    )
+    lookback_seconds: _Lookback | None = Field(
+        default=None,
+        json_schema_extra={"unit": "seconds", "default_text": "`polling.lookback_seconds`"},
+        description="As `polling.lookback_seconds`, for this table.",
+    )
+    detect_deletes_every: _Every | None = Field(
+        default=None,
+        json_schema_extra={"unit": "runs", "default_text": "`polling.detect_deletes_every`"},
+        description="As `polling.detect_deletes_every`, for this table.",
     )
     batch_size: Integer | None = Field(
         default=None,
         ge=1,
         le=1_000_000,
         json_schema_extra={"unit": "rows", "default_text": "`snapshot.chunk_rows`"},
-        description="Rows per snapshot chunk of this table at most.",
+        description="Rows per snapshot chunk of this table at most, and per batch where it is polled.",
     )
     zero_dates: Annotated[ZeroDates | None, BeforeValidator(_null_text), _ZERO_DATES_SCHEMA] = Field(
         default=None,
@@ -907,6 +931,13 @@ class TableOverride(Section):
         json_schema_extra={"default_text": "`tables.mode`"},
         description="As `tables.mode`, for this table.",
     )
+
+    @field_validator("modifier")
+    @classmethod
+    def _incremental_has_a_modifier(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None and info.data.get("sync_strategy") == "incremental":
+            _fail("sync_strategy: incremental needs the column that says when a row changed")
+        return value
 
     @field_validator("include_columns", "exclude_columns")
     @classmethod
@@ -1100,6 +1131,21 @@ class Tables(Section):
         json_schema_extra={"range_text": "list of `db.table` patterns"},
         description="Tables to leave out of those that `include` names.",
     )
+    file: Annotated[Path | None, BeforeValidator(_empty_is_none)] = Field(
+        default=None,
+        json_schema_extra={"range_text": "file"},
+        description="A JSON list of objects with `table`, `primary_key`, `modifier`, `sync_strategy` and `batch_size`, "
+        "as the earlier system had it. Its tables are captured as if `include` named them, and each object is an entry "
+        "of `overrides`; where `overrides` has one for the same table, each key that it gives counts, and the file's "
+        "others are added. A name without a database is of the one that `include` is about. Relative to the working "
+        "directory.",
+    )
+    sync_strategy: SyncStrategy = Field(
+        default="cdc",
+        description="How changes are found (docs/strategies.md). `cdc` reads them from the binlog; `incremental` asks "
+        "every `polling.interval_seconds` for the rows whose `modifier` has moved; `full_refresh` reads all rows each "
+        "time; `auto` is `cdc` where the source has a binlog that we may read, else what the table allows.",
+    )
     routes: tuple[TableRoute, ...] = Field(default=())
     metadata_columns: MetadataColumns = MetadataColumns()
     mode: TableMode = Field(
@@ -1245,6 +1291,45 @@ class SnapshotSettings(Section):
     )
 
 
+class PollingSettings(Section):
+    """How tables are read that are not followed by the binlog (`sync_strategy`)."""
+
+    interval_seconds: _Interval = Field(
+        default=60,
+        json_schema_extra={"unit": "seconds"},
+        description="From the beginning of one run of a table to the next; a run that takes longer is followed at "
+        "once. Every run is at least one query on the source for each table.",
+    )
+    workers: Integer = Field(
+        default=2,
+        ge=1,
+        le=64,
+        json_schema_extra={"unit": "tables"},
+        description="Tables that are read at a time, per sink: each takes a session on the source and one on the sink.",
+    )
+    batch_delay_seconds: Number = Field(
+        default=0,
+        ge=0,
+        le=3600,
+        json_schema_extra={"unit": "seconds"},
+        description="A pause between two batches (`batch_size`) of a run, and between two tables, to spare the source.",
+    )
+    lookback_seconds: _Lookback | None = Field(
+        default=None,
+        json_schema_extra={"unit": "seconds", "default_text": "300; 3900 for DATETIME and DATE"},
+        description="`incremental`: how far behind the last value a run begins. It must be longer than any transaction "
+        "on such tables is open, because its rows carry the time at which they were written and are seen when it "
+        "commits. DATETIME has no time zone: where the writers' clock is set back in autumn, an hour comes twice.",
+    )
+    detect_deletes_every: _Every = Field(
+        default=0,
+        json_schema_extra={"unit": "runs"},
+        description="`incremental`: every so many runs, all keys of the source are compared with those of the sink, "
+        "rows that are gone are deleted, and rows that no run has seen are fetched. 0: never, and rows deleted at the "
+        "source stay.",
+    )
+
+
 class Policies(Section):
     """What becomes of values that a sink cannot hold. Every value that is changed is counted and shown."""
 
@@ -1356,6 +1441,7 @@ class Config(Section):
         "Reading is faster than every sink, so that more than two batches (`flush.bytes_max`) a lane only take memory.",
     )
     snapshot: SnapshotSettings = SnapshotSettings()
+    polling: PollingSettings = PollingSettings()
     policies: Policies = Policies()
     lease: LeaseSettings = LeaseSettings()
     retry: RetrySettings = RetrySettings()
@@ -1382,6 +1468,12 @@ class Config(Section):
         """Rows per snapshot chunk of the table."""
         override = self.tables.override_for(database, table)
         return self.snapshot.chunk_rows if override is None or override.batch_size is None else override.batch_size
+
+    @property
+    def may_poll(self) -> bool:
+        """May some table be read otherwise than by the binlog?"""
+        strategies = [self.tables.sync_strategy, *(override.sync_strategy for override in self.tables.overrides)]
+        return any(strategy not in (None, "cdc") for strategy in strategies)
 
 
 class SourceConfig(Config):
@@ -1534,7 +1626,7 @@ class _Loader:
             return None
         if root is None:
             root = _Node(_Origin("environment", (2, "")), {})
-        return self.with_environment(root)
+        return self.with_table_file(self.with_environment(root))
 
     def checked_tree(self, root: _Node, model: type[_AnyConfig]) -> _AnyConfig | None:
         config = self.validated(root, model)
@@ -1771,6 +1863,81 @@ class _Loader:
             self.note(new.origin, full_path, f"nothing can be set below {node.origin.place}, which is not a section")
         return node
 
+    # -- tables.file
+
+    def with_table_file(self, root: _Node) -> _Node:
+        """The tree with the entries of `tables.file` among its overrides."""
+        node, found = _deepest(root, ("tables", "file"))
+        if not found or not isinstance(node.value, str) or not node.value:
+            return root
+        try:
+            text = Path(node.value).read_bytes().decode("utf-8-sig")
+        except (OSError, ValueError) as error:
+            reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8"
+            self.note(node.origin, ("tables", "file"), f"{_shown(node)} cannot be read: {reason}")
+            return root
+        # A file that a variable names is not quoted: it may be a password in the wrong place.
+        shown = Path(node.value).name if not node.variables else "tables.file"
+        entries, problems = parse_table_file(text)
+        for problem in problems:
+            place = f"{shown}:{problem.line}" + ("" if problem.index is None else f" entry {problem.index + 1}")
+            self.note(_Origin(place, (1, f"{problem.line:09}"), ()), (), problem.text)
+        seen: dict[str, str] = {}
+        for entry in entries:
+            place = f"{shown}:{entry.line} entry {entry.index + 1}"
+            origin = _Origin(f"{place}.table", (1, f"{entry.line:09}"), ())
+            try:
+                name = self.full_name(root, entry.values["table"])
+            except ValueError as error:
+                self.note(origin, (), str(error))
+                continue
+            if name in seen:
+                self.note(origin, (), f"{name} has an entry already, {seen[name]}")
+                continue
+            seen[name] = place
+            root = self.with_table_entry(root, place, entry, name)
+        return root
+
+    def with_table_entry(self, root: _Node, place: str, entry: TableEntry, name: str) -> _Node:
+        """What the configuration itself says of the table counts, key by key."""
+
+        def origin(key: str, path: _Path) -> _Origin:
+            return _Origin(f"{place}.{key}", (1, f"{entry.line:09}"), path)
+
+        include: _Path = ("tables", "include")
+        patterns = [node.value for node in _list_at(root, include) if isinstance(node.value, str)]
+        if not any(_is_match(pattern, name) for pattern in patterns):
+            at: _Path = (*include, len(_list_at(root, include)))
+            root = self.put(root, at, at, _Node(origin("table", at), name))
+        overrides = _list_at(root, ("tables", "overrides"))
+        here = [_deepest(node, ("table",))[0].value for node in overrides]
+        index = here.index(name) if name in here else len(overrides)
+        for key, value in {**entry.values, "table": name}.items():
+            at = ("tables", "overrides", index, key)
+            if _deepest(root, at)[1]:
+                continue
+            where = origin(key, at)
+            items = [_Node(where, item) for item in value] if isinstance(value, list) else value
+            root = self.put(root, at, at, _Node(where, items))
+        return root
+
+    def full_name(self, root: _Node, text: str) -> str:
+        """`db.table`, spelled as a pattern of just that; raises ValueError."""
+        database, dot, table = text.partition(".")
+        if not dot:
+            named = {
+                half
+                for node in _list_at(root, ("tables", "include"))
+                if isinstance(node.value, str) and not _is_of_table_file(node)
+                for half in [_split_database(node.value)]
+            }
+            database, table = next(iter(named)) if len(named) == 1 else None, text
+            if not isinstance(database, str):
+                raise ValueError("the name has no database, and tables.include is not about just one: write db.table")
+        if not database or not table:
+            raise ValueError("the name is not of the form db.table")
+        return ".".join(re.sub(r"([\\*?])", r"\\\1", half) for half in (database, table))
+
     # -- checking
 
     def validated(self, root: _Node, model: type[_AnyConfig]) -> _AnyConfig | None:
@@ -1850,6 +2017,25 @@ class _Loader:
                 node, found = _deepest(root, (*section, key))
                 if found and isinstance(node.value, str) and node.value and not Path(node.value).is_file():
                     self.note(node.origin, (*section, key), f"{_shown(node)} is not a file that can be read")
+
+
+def _is_of_table_file(node: _Node) -> bool:
+    return re.search(r" entry \d+\.table$", node.origin.place) is not None
+
+
+def _is_match(pattern: str, name: str) -> bool:
+    try:
+        return parse_table_pattern(pattern).matches(*parse_table_name(name))
+    except ValueError:
+        return False  # noted elsewhere
+
+
+def _split_database(pattern: str) -> str | None:
+    """The one database that a pattern is about."""
+    try:
+        return _exact_text(_split_table(pattern)[0])
+    except ValueError:
+        return None
 
 
 def _parse_assignment(line: str) -> tuple[str, str] | None:

@@ -289,8 +289,13 @@ BAD_FILES = [
      ["config.yaml:10 tables.overrides[0].primary_key: a column is empty or named twice",
       ("config.yaml:10 tables.overrides[0].table: an exact db.table is needed here, without * or ? "
       "(write \\* for the character itself)")]),
-    ('include: ["shop.*"]', "include: [shop.*]\n  overrides: [{table: shop.a, sync_strategy: full_refresh}]",
-     ["config.yaml:10 tables.overrides[0].sync_strategy: full_refresh is not available in this version: only cdc is"]),
+    ('include: ["shop.*"]', "include: [shop.*]\n  overrides: [{table: shop.a, sync_strategy: refresh}]",
+     ["config.yaml:10 tables.overrides[0].sync_strategy: 'refresh' is not in cdc, incremental, full_refresh, auto"]),
+    ('include: ["shop.*"]', "include: [shop.*]\n  overrides: [{table: shop.a, sync_strategy: incremental}]",
+     [("config.yaml:10 tables.overrides[0].modifier: sync_strategy: incremental needs the column that says when a row "
+      "changed")]),
+    ('include: ["shop.*"]', "include: [shop.*]\n  file: nowhere/tables.json",
+     ["config.yaml:11 tables.file: 'nowhere/tables.json' cannot be read: No such file or directory"]),
     ('include: ["shop.*"]', "include: [shop.*]\n  overrides: [{table: shop.a, batch_size: 0}]",
      ["config.yaml:10 tables.overrides[0].batch_size: 0 is not in 1..1000000"]),
     ("tables:", "flush: {bytes_max: 1k}\ntables:",
