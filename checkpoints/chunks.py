@@ -59,14 +59,28 @@ class ChunkStore:
                 (self._store.pipeline, _name(source)),
             )
         contents = [(int(number), orjson.loads(content)) for number, content in rows]
-        if not contents or contents[0] != (0, {"format": _FORMAT, "plan": plan}):
+        if not contents or contents[0][0] or not _says(contents[0][1], plan):
             return []
         return [_decode(number, content) for number, content in contents[1:]]
 
-    def begin(self, tx: Any, source: TableName, *, plan: str) -> None:
-        """Forget an earlier load of the table; `plan` is what the new one depends on."""
+    def loads(self) -> list[tuple[str, TableName, str]]:
+        """Pipeline, table and name of each load of this sink that has begun and is not done, whosoever it is."""
+        with self._store.sink.transaction() as tx:
+            rows = tx.execute(f"SELECT pipeline, source_table, content FROM {self._table} WHERE number = 0")
+        return [
+            (str(pipeline), TableName(*orjson.loads(source)), orjson.loads(content).get("load", ""))
+            for pipeline, source, content in rows
+        ]
+
+    def load_id(self, source: TableName) -> str:
+        """The name of this pipeline's load of the table; '' where there is none."""
+        mine = (self._store.pipeline, source)
+        return next((load_id for pipeline, table, load_id in self.loads() if (pipeline, table) == mine), "")
+
+    def begin(self, tx: Any, source: TableName, *, plan: str, load_id: str = "") -> None:
+        """Forget an earlier load of the table; `plan` is what the new one depends on, `load_id` a name of its own."""
         self.forget(tx, source)
-        self._insert(tx, source, 0, {"format": _FORMAT, "plan": plan})
+        self._insert(tx, source, 0, {"format": _FORMAT, "plan": plan, "load": load_id})
 
     def put(self, tx: Any, source: TableName, records: Iterable[ChunkRecord]) -> None:
         """Keep chunks that are not known yet."""
@@ -96,6 +110,10 @@ class ChunkStore:
 
 def _name(source: TableName) -> str:
     return orjson.dumps([source.database, source.table]).decode()  # as `InSinkStore.save_table` has it
+
+
+def _says(content: Mapping[str, Any], plan: str) -> bool:
+    return (content.get("format"), content.get("plan")) == (_FORMAT, plan)
 
 
 def _encode(record: ChunkRecord) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -37,6 +37,10 @@ __all__ = [
 
 Border = tuple[bytes | None, ...]
 
+# How many of the borders before it a chunk names. More chunks than a load has sessions are never read at a time, and
+# hardly one has more than this.
+TRAIL_MAX = 16
+
 # A batch of so many rows or bytes costs a sink little more than its rows; a whole chunk at once would only take memory.
 BATCH_ROWS_MAX = 64 * 1024
 BATCH_BYTES_MAX = 8 << 20
@@ -52,10 +56,23 @@ class KeyRange:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A range of the key, and its place among all of them, from 1 on."""
+    """A range of the key, and its place among all of them, from 1 on.
+
+    `trail`: where the chunks before it end, the last of them last, `TRAIL_MAX` at most.
+    """
 
     number: int
     range: KeyRange
+    trail: tuple[Border, ...] = field(default=(), compare=False)
+
+    @classmethod
+    def behind(cls, before: Chunk | None, upto: Border | None) -> Chunk:
+        """The chunk that follows `before`, or is the first."""
+        if before is None:
+            return cls(1, KeyRange(None, upto))
+        after = before.range.upto
+        assert after is not None, "nothing follows the last chunk"
+        return cls(before.number + 1, KeyRange(after, upto), (*before.trail, after)[-TRAIL_MAX:])
 
 
 # ---------------------------------------------------------------- statements
@@ -169,7 +186,8 @@ class ChunkPlan:
     """Gives out the chunks of one table, and cuts them as they are asked for. For several threads.
 
     `planned` are the chunks of an earlier attempt, in key order and without a gap, of which those in `done` are not
-    given out again; what lies behind the last of them is cut anew.
+    given out again; what lies behind the last of them is cut anew. `unrecorded` are those at their end that count as
+    cut by this one.
     """
 
     def __init__(
@@ -180,14 +198,16 @@ class ChunkPlan:
         *,
         planned: Iterable[Chunk] = (),
         done: Iterable[int] = (),
+        unrecorded: Iterable[Chunk] = (),
     ) -> None:
-        chunks, finished = list(planned), frozenset(done)
+        cut = list(unrecorded)
+        chunks, finished = [*planned, *cut], frozenset(done)
         self.definition = definition
         self.key = tuple(key)
         self.pace = pace
         self._waiting = deque(chunk for chunk in chunks if chunk.number not in finished)
-        self._cut: list[Chunk] = []
-        self._last_number = chunks[-1].number if chunks else 0
+        self._cut = cut
+        self._last = chunks[-1] if chunks else None
         self._rest: KeyRange | None = KeyRange()
         if chunks:
             upto = chunks[-1].range.upto
@@ -209,11 +229,15 @@ class ChunkPlan:
                 return None
             found = connection.query(border_sql(self.definition, self.key, self._rest, rows=self.pace.rows))
             upto = found[0] if found else None
-            self._last_number += 1
-            chunk = Chunk(self._last_number, KeyRange(self._rest.after, upto))
+            chunk = self._last = Chunk.behind(self._last, upto)
             self._rest = None if upto is None else KeyRange(after=upto)
             self._cut.append(chunk)
             return chunk
+
+    def again(self, chunk: Chunk) -> None:
+        """Give out a chunk once more that could not be read."""
+        with self._lock:
+            self._waiting.appendleft(chunk)
 
     def take_cut(self) -> list[Chunk]:
         """The chunks that have been cut since this was last asked, in key order."""
