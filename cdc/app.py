@@ -157,6 +157,7 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
         options=functools.partial(table_options, config),
         schema=sink.schema_name,
         database=sink.url.database if sink.url.kind != "postgresql" else None,
+        priority=config.priority_for,
     )
 
 

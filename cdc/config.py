@@ -52,6 +52,8 @@ SERVER_ID_MAX: Final = 4294967295  # server_id is an unsigned 32-bit integer on 
 HASH_SALT_BYTES_MIN: Final = 16  # 128 bits, were they random: beyond trying them all
 MASK_TEXT_CHARACTERS_MAX: Final = 255
 
+LOAD_PRIORITY: Final = 100  # of tables of which nothing else is said
+
 SYSTEM_SCHEMAS: Final = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
 
 
@@ -890,6 +892,14 @@ class TableOverride(Section):
         json_schema_extra={"unit": "rows", "default_text": "`snapshot.chunk_rows`"},
         description="Rows per snapshot chunk of this table at most, and per batch where it is polled.",
     )
+    priority: Integer = Field(
+        default=LOAD_PRIORITY,
+        ge=1,
+        le=1000,
+        description="Which of the tables that wait is loaded first: the one with the lowest number, then by name. `cdc "
+        "analyze` gives small tables low numbers, so that most of them are there soon; each table is read with all "
+        "`snapshot.workers`.",
+    )
     zero_dates: Annotated[ZeroDates | None, BeforeValidator(_null_text), _ZERO_DATES_SCHEMA] = Field(
         default=None,
         json_schema_extra={"default_text": "`policies.zero_dates`"},
@@ -1468,6 +1478,11 @@ class Config(Section):
         """Rows per snapshot chunk of the table."""
         override = self.tables.override_for(database, table)
         return self.snapshot.chunk_rows if override is None or override.batch_size is None else override.batch_size
+
+    def priority_for(self, database: str, table: str) -> int:
+        """Which table is loaded first: the one with the lowest number."""
+        override = self.tables.override_for(database, table)
+        return LOAD_PRIORITY if override is None else override.priority
 
     @property
     def may_poll(self) -> bool:

@@ -69,6 +69,7 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import Command, InSinkStore, TableRecord
 from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader
+from snapshot.order import in_load_order
 from snapshot.parallel import SessionPool
 
 __all__ = ["Pipeline", "PipelineSettings"]
@@ -621,6 +622,7 @@ class _Session:
     def _load_pending(self, source: SourceConnection, tables: TableRegistry, position: SourcePosition) -> None:
         waiting = [record for record in tables.records() if _is_to_load(record)]
         if waiting:
+            waiting = in_load_order(waiting, self._p._routing.priority)
             self._wait_until_visible(source, position)
             self._status.set_state("snapshotting")
             self._log.info("snapshot_begun", tables=len(waiting))

@@ -35,6 +35,7 @@ class Routing:
     options: Callable[[str, str], TableOptions]
     schema: str | None = None
     database: str | None = None
+    priority: Callable[[str, str], int] = lambda _database, _table: 0
 
 
 class TableRegistry(Capture):
