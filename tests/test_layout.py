@@ -21,6 +21,7 @@ NOUNS = (
     "cdc.clock",
     "cdc.log",
     "cdc.metrics",
+    "cdc.tls",
     "cdc.table_file",
 )
 LAYERS: tuple[tuple[str, ...], ...] = (

@@ -28,6 +28,7 @@ import pymysql
 import pymysql.cursors
 from pymysql.constants import CLIENT
 
+from cdc import tls
 from cdc.errors import (
     CdcError,
     ConfigError,
@@ -189,7 +190,10 @@ class MysqlSink:
         settings = self._settings
         where = f"connect to {settings.host}:{settings.port} as {settings.user}"
         try:
-            connection = pymysql.connect(
+            connection = tls.connect(
+                self._tls_context(),
+                # With certificates, it was always asked for.
+                is_required=settings.ssl_mode != "preferred" or bool(settings.ssl_ca or settings.ssl_cert),
                 host=settings.host,
                 port=settings.port,
                 user=settings.user,
@@ -203,7 +207,6 @@ class MysqlSink:
                 read_timeout=timeout_seconds or settings.statement_timeout_seconds or None,
                 write_timeout=timeout_seconds,
                 program_name=settings.application_name,
-                **self._ssl_parameters(),
             )
         except pymysql.err.MySQLError as error:
             raise self._translated(error, where) from error
@@ -222,19 +225,15 @@ class MysqlSink:
         _keep_alive(sock)
         return connection
 
-    def _ssl_parameters(self) -> dict[str, Any]:
+    def _tls_context(self) -> ssl.SSLContext | None:
         settings = self._settings
         if settings.ssl_mode == "disabled":
-            return {"ssl_disabled": True}
-        if settings.ssl_mode == "preferred" and not settings.ssl_ca and not settings.ssl_cert:
-            return {}  # pymysql's own default: encrypted where the server offers it
-        context = ssl.create_default_context(cafile=settings.ssl_ca)
-        context.check_hostname = settings.ssl_mode == "verify_identity"
-        if settings.ssl_mode in ("preferred", "required"):
-            context.verify_mode = ssl.CERT_NONE
-        if settings.ssl_cert:
-            context.load_cert_chain(settings.ssl_cert, settings.ssl_key)
-        return {"ssl": context}
+            return None
+        return tls.client_context(
+            tls.TlsFiles(settings.ssl_ca, settings.ssl_cert, settings.ssl_key),
+            is_verified=settings.ssl_mode in ("verify_ca", "verify_identity"),
+            checks_name=settings.ssl_mode == "verify_identity",
+        )
 
     def _set_up_session(self) -> None:
         version, packet, binlog_format, local_infile = self._row(

@@ -23,8 +23,10 @@ import pymysql
 import pymysql.converters
 import pymysql.cursors
 
+from cdc import tls
 from cdc.errors import BinlogPurged, CdcError, ConfigError, ProtocolError, SourceUnavailable
 from cdc.model import Flavor, ServerIdentity
+from cdc.tls import TlsFiles, client_context, unverified_context
 
 __all__ = [
     "SourceConnection",
@@ -80,20 +82,17 @@ class TableGone(CdcError):
     """A table that was there a moment ago does not exist any more (error 1146, 1051)."""
 
 
-def ssl_arguments(settings: SslSettings) -> dict[str, Any]:
-    """The arguments for pymysql. 'preferred' takes TLS unverified, and does without where none is offered."""
+def tls_context(settings: SslSettings) -> ssl.SSLContext | None:
+    """The context of sessions by these settings, None for none. 'preferred' takes TLS unverified. Raises OSError."""
     if settings.mode == "disabled":
-        return {"ssl_disabled": True}
+        return None
     if settings.mode == "preferred":
-        return {}  # what pymysql does by itself
-    context = ssl.create_default_context(cafile=settings.ca)
-    if settings.cert:
-        context.load_cert_chain(settings.cert, settings.key)
-    context.check_hostname = settings.mode == "verify_identity"
-    if settings.mode == "required":
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    return {"ssl": context}
+        return unverified_context()
+    return client_context(
+        TlsFiles(settings.ca, settings.cert, settings.key),
+        is_verified=settings.mode != "required",
+        checks_name=settings.mode == "verify_identity",
+    )
 
 
 # Sessions of ours never depend on the server's globals (EDGE_CASES: session settings of the snapshot).
@@ -197,7 +196,9 @@ def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = No
     """
     silence_seconds_max = settings.read_timeout_seconds if read_timeout_seconds is None else read_timeout_seconds
     try:
-        raw = pymysql.connect(
+        raw = tls.connect(
+            tls_context(settings.ssl),
+            is_required=settings.ssl.mode != "preferred",
             host=settings.host,
             port=settings.port,
             user=settings.user,
@@ -211,7 +212,6 @@ def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = No
             read_timeout=silence_seconds_max,
             write_timeout=silence_seconds_max,  # also bounds the TLS handshake
             program_name="cdc",
-            **ssl_arguments(settings.ssl),
         )
         check_encryption(raw, settings)
         with raw.cursor() as cursor:

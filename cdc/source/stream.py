@@ -19,10 +19,11 @@ from typing import Any, Protocol
 
 import pymysql
 
+from cdc import tls
 from cdc.errors import CdcError, ConfigError, ProtocolError, SourceUnavailable
 from cdc.gtid import MysqlGtidSet
 from cdc.model import Flavor, SourcePosition
-from cdc.source.connection import SourceSettings, check_encryption, ssl_arguments, translate_error
+from cdc.source.connection import SourceSettings, check_encryption, tls_context, translate_error
 
 __all__ = ["BinlogStream", "Consumer", "PacketReader"]
 
@@ -226,7 +227,9 @@ class BinlogStream:
         """
         settings = self.settings
         try:
-            raw = pymysql.connect(
+            raw = tls.connect(
+                tls_context(settings.ssl),
+                is_required=settings.ssl.mode != "preferred",
                 host=settings.host,
                 port=settings.port,
                 user=settings.user,
@@ -237,7 +240,6 @@ class BinlogStream:
                 connect_timeout=max(1, int(settings.connect_timeout_seconds)),
                 read_timeout=settings.read_timeout_seconds,
                 program_name="cdc",
-                **ssl_arguments(settings.ssl),
             )
             check_encryption(raw, settings)
         except (pymysql.err.Error, OSError) as error:

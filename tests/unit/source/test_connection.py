@@ -16,7 +16,7 @@ from cdc.source.connection import (
     TableGone,
     check_encryption,
     classify_1236,
-    ssl_arguments,
+    tls_context,
     translate_error,
 )
 
@@ -153,16 +153,29 @@ def test_the_password_is_in_no_repr() -> None:
     assert "sesame" not in repr(SETTINGS)
 
 
-def test_tls_arguments_say_no_more_and_no_less_than_the_mode() -> None:
-    assert ssl_arguments(SslSettings("disabled")) == {"ssl_disabled": True}
-    assert ssl_arguments(SslSettings("preferred")) == {}
+def test_tls_verifies_no_more_and_no_less_than_the_mode_says() -> None:
+    assert tls_context(SslSettings("disabled")) is None
     for mode, verifies, checks_name in (
+        ("preferred", ssl.CERT_NONE, False),
         ("required", ssl.CERT_NONE, False),
         ("verify_ca", ssl.CERT_REQUIRED, False),
         ("verify_identity", ssl.CERT_REQUIRED, True),
     ):
-        context = ssl_arguments(SslSettings(mode))["ssl"]  # type: ignore[arg-type]  # literals in a loop
+        context = tls_context(SslSettings(mode))  # type: ignore[arg-type]  # literals in a loop
+        assert context is not None
         assert (context.verify_mode, context.check_hostname) == (verifies, checks_name)
+
+
+def test_sessions_share_a_context_until_a_file_of_it_changes(tmp_path: Path) -> None:
+    assert tls_context(SslSettings()) is tls_context(SslSettings())
+    authority = tmp_path / "ca.pem"
+    content = (Path(__file__).parents[2] / "support" / "no_authority.pem").read_text()
+    authority.write_text(content)
+    settings = SslSettings("verify_ca", ca=str(authority))
+    first = tls_context(settings)
+    assert tls_context(settings) is first
+    authority.write_text(content + "\n")
+    assert tls_context(settings) is not first
 
 
 def test_a_session_in_the_clear_is_refused_where_tls_is_required() -> None:
@@ -184,4 +197,4 @@ def test_a_session_in_the_clear_is_refused_where_tls_is_required() -> None:
 
 def test_a_ca_file_that_is_not_there_fails_before_any_connection(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"."):
-        ssl_arguments(SslSettings("verify_ca", ca=str(tmp_path / "missing.pem")))
+        tls_context(SslSettings("verify_ca", ca=str(tmp_path / "missing.pem")))
