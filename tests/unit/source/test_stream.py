@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdc import tls
 from cdc.errors import BinlogPurged, CdcError, ConfigError, ProtocolError, SourceUnavailable
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, Flavor, ServerIdentity, SourcePosition
@@ -321,7 +320,7 @@ class Raw:
 def opened(
     monkeypatch: pytest.MonkeyPatch, raw: Raw, position: SourcePosition, flavor: Flavor = "mysql"
 ) -> BinlogStream:
-    monkeypatch.setattr(tls, "connect", lambda _context, *, is_required, **_: raw)
+    monkeypatch.setattr(stream_module.tls, "connect", lambda _context, *, is_required, **_: raw)
     stream = BinlogStream(SETTINGS, flavor=flavor, position=position, server_id=4243)
     stream.open()
     return stream
