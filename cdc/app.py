@@ -23,7 +23,7 @@ import structlog
 
 import cdc
 from cdc.clock import Clock, SystemClock
-from cdc.config import ColumnOverride, Config, FlushSettings, SinkSettings, parse_table_pattern
+from cdc.config import ColumnOverride, Config, FlushSettings, SinkSettings, is_own_table, parse_table_pattern
 from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
 from cdc.errors import CdcError, ConfigError, TransientError
 from cdc.log import Logger
@@ -51,6 +51,7 @@ from cdc.source.positions import uses_gtid, written_file_pos
 from cdc.source.requirements import require_usable_source
 from checkpoints.prepared import PreparedStore
 from checkpoints.store import InSinkStore
+from checkpoints.views import create_views
 from snapshot.loader import LoadLimits
 
 if TYPE_CHECKING:
@@ -429,6 +430,7 @@ class Application:
         self._http: HttpServer | None = None
         self._pipelines: dict[str, SinkLanes] = {}
         self._estimates: _Estimates | None = None
+        self._with_views: set[str] = set()  # sinks whose views are made, or cannot be
         self._is_stopping = threading.Event()
         self._signalled_at: float | None = None
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
@@ -504,6 +506,10 @@ class Application:
     def _warn_of_patterns(self, source: SourceConnection) -> None:
         """A pattern that matches nothing may be a typing error, or a table that this user may not see."""
         present, _ = list_tables(source, lambda _database, _table: True)
+        patterns = list(map(parse_table_pattern, self.config.tables.include))
+        own = [name for name in present if is_own_table(name.database, name.table)]
+        if named := [str(n) for n in own if any(p.matches(n.database, n.table) for p in patterns)]:
+            self._log.info("own_tables_not_captured", tables=named)
         for pattern in self.config.tables.include:
             found = parse_table_pattern(pattern)
             if not any(found.matches(name.database, name.table) for name in present):
@@ -572,11 +578,19 @@ class Application:
             log=self._log,
             metrics=self.metrics.sink(sink.name),
             until=until,
-            on_lease=link.on_lease,
+            on_lease=functools.partial(self._on_lease, link),
             on_end=link.on_end,
         )
         pipeline.status.lag = functools.partial(self._lag, pipeline)
         return pipeline
+
+    def _on_lease(self, link: LaneLink, store: InSinkStore, source: SourceConnection) -> None:
+        if store.sink.name not in self._with_views:
+            refused = create_views(store)
+            if refused is not None:
+                self._log.info("views_not_made", sink=store.sink.name, message=refused.message, hint=refused.hint)
+            self._with_views.add(store.sink.name)
+        link.on_lease(store, source)
 
     def _server_id(self, sink: SinkSettings, lane: int) -> int:
         """Raises ConfigError for a lane that is not configured any more, when the block has no id left for it."""

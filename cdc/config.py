@@ -354,6 +354,11 @@ def _template_text(template: str, names: Mapping[str, str]) -> str:
     return _TEMPLATE_UNIT.sub(lambda unit: unit[0][0] if unit["name"] is None else names[unit["name"]], template)
 
 
+def is_own_table(database: str, table: str) -> bool:
+    """Are those the metadata of a service like this one, for which the server is a sink? They say nothing elsewhere."""
+    return database == "_cdc" or table.startswith("_cdc_")
+
+
 def _is_system_schema(database: str) -> bool:
     # information_schema is not a directory: servers take it in any case. The others are, so that `Sys` on a
     # case-sensitive server is a user's database and must not be dropped in silence.
@@ -1127,7 +1132,8 @@ class TableRoute(Section):
 
 
 class Tables(Section):
-    """What is captured. System schemas (mysql, information_schema, performance_schema, sys) never are."""
+    """What is captured. System schemas (mysql, information_schema, performance_schema, sys) never are, nor is what such
+    a service keeps of its own where this source is its sink: the database `_cdc`, tables that begin with `_cdc_`."""
 
     include: tuple[Pattern, ...] = Field(
         min_length=1,
@@ -1203,6 +1209,7 @@ class Tables(Section):
         """The table is captured: included, not excluded, and in no system schema."""
         return (
             not _is_system_schema(database)
+            and not is_own_table(database, table)
             and any(pattern.matches(database, table) for pattern in self._included)
             and not any(pattern.matches(database, table) for pattern in self._excluded)
         )

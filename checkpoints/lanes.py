@@ -17,7 +17,7 @@ from checkpoints.store import Command, InSinkStore, MetadataSink
 __all__ = ["hand_over", "pipelines_in_use", "retire", "set_command_tables", "tables_of_tables"]
 
 # What is kept by pipeline and source table. Older metadata may lack some of them.
-_BY_TABLE = ("tables", "chunks", "marks")
+_BY_TABLE = ("tables", "chunks", "marks", "loads")
 
 
 def pipelines_in_use(sink: MetadataSink, *, or_leased: bool = False) -> list[str]:
@@ -47,6 +47,11 @@ def hand_over(store: InSinkStore, to: InSinkStore, tx: Any, table: TableName, *,
     """
     source = orjson.dumps([table.database, table.table]).decode()
     for name in kept_in:
+        if name == "loads":  # of an earlier load there
+            tx.execute_count(
+                f"DELETE FROM {store.sink.metadata_table(name)} WHERE pipeline = %s AND source_table = %s",
+                (to.pipeline, source),
+            )
         tx.execute_count(
             f"UPDATE {store.sink.metadata_table(name)} SET pipeline = %s WHERE pipeline = %s AND source_table = %s",
             (to.pipeline, store.pipeline, source),

@@ -20,6 +20,7 @@ import orjson
 from cdc.errors import CdcError, LeaseLost, ResyncRequired, SinkRefused
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableDefinition, TableName
 from cdc.schema.history import decode_definition, encode_definition
+from checkpoints import loads
 from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint, decode_position, encode_position
 
 __all__ = ["Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "TableRecord"]
@@ -31,7 +32,7 @@ MetadataSink = Any
 
 
 # Metadata that an older version made is complete once it has these tables, too.
-_NEWER_TABLES = ("prepared", "chunks", "marks")
+_NEWER_TABLES = ("prepared", "chunks", "marks", "loads")
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -264,6 +265,9 @@ class InSinkStore:
             # How far rows of append-only and history tables are numbered (checkpoints/marks.py).
             "marks": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, last_sequence bigint NOT NULL, "
             f"last_time_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)",
+            # When the last load of a table began and ended (checkpoints/loads.py).
+            "loads": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, {loads.COLUMNS}, "
+            f"PRIMARY KEY (pipeline, source_table)",
             "checkpoint": f"pipeline {key} NOT NULL PRIMARY KEY, format integer NOT NULL, sequence bigint NOT NULL, "
             f"position {text} NOT NULL, epoch bigint NOT NULL, committed_us bigint NOT NULL",
         }
@@ -552,6 +556,15 @@ class InSinkStore:
                 f"updated_us) VALUES ({', '.join(['%s'] * 13)}, {self._dialect.now_us})",
                 (*values, self.pipeline, source),
             )
+        loads.note_load(
+            tx,
+            self._table("loads"),
+            pipeline=self.pipeline,
+            source=source,
+            state=record.state,
+            has_ended=record.ready_at is not None,
+            now_us=self._dialect.now_us,
+        )
 
     def lose_rows(self, tx: Any, source: TableName) -> None:
         """Write that the table's rows are gone from its target, and that it has to be loaded again.
