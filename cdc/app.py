@@ -567,6 +567,7 @@ class Application:
                 retry_seconds_max=config.retry.max_seconds,
                 var_dir=config.var_dir,
                 lane=lane if lane > 1 or len(sink.lanes) > 1 else None,
+                standby=self.config.standby and until is None and lane == 1,
             ),
             source=self._source,
             make_sink=make,

@@ -1464,6 +1464,13 @@ class Config(Section):
     retry: RetrySettings = RetrySettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
+    standby: bool = Field(
+        default=False,
+        description="What a second instance of this deployment does: `false`, it exits with the name of the one that "
+        "runs; `true`, it waits as a hot standby, in state `standby`, and takes over within seconds once that one "
+        "stops or dies, or is silent for `lease.seconds`. Where each has this, either may be the one that runs. Not "
+        "with `--until-caught-up`.",
+    )
     var_dir: Path = Field(
         default=Path("var"),
         json_schema_extra={"range_text": "directory, made when missing"},

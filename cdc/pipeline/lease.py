@@ -18,6 +18,8 @@ from checkpoints.store import Command, InSinkStore, LeaseHeld
 __all__ = ["LeaseKeeper"]
 
 _TICK_SECONDS = 0.5
+# A holder that has renewed this lately lives, whether its session can be seen or not: it may have a new one.
+_RENEWED_SECONDS = 3.0
 
 
 class LeaseKeeper:
@@ -34,7 +36,9 @@ class LeaseKeeper:
         status: Callable[[], Mapping[str, Any]],
         on_commands: Callable[[list[Command]], None],
         on_error: Callable[[Exception], None] = lambda _error: None,
+        on_standby: Callable[[LeaseHeld], None] | None = None,
     ) -> None:
+        """`on_standby`: wait for as long as another instance is the holder, and say so; None: that is an error."""
         self._sink = sink
         self._store = InSinkStore(sink, pipeline)
         self._holder = holder
@@ -43,6 +47,7 @@ class LeaseKeeper:
         self._status = status
         self._on_commands = on_commands
         self._on_error = on_error
+        self._on_standby = on_standby
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()  # around every use of the sink session: this thread's and `acquire`
         self._thread: threading.Thread | None = None
@@ -55,7 +60,8 @@ class LeaseKeeper:
 
         A transaction of an earlier session whose fate is unknown is waited for here, so that the checkpoint that is
         read next is the last one. While another holder's lease has not run out, waits to see whether it is renewed:
-        that tells a live instance from one that was killed.
+        that tells a live instance from one that was killed. A standby waits on, until that one lets go, dies or loses
+        its lease.
 
         Raises LeaseHeld (with the holder's name), LeaseLost when we held it and do no more, Stopping,
         SinkUnavailable, ConfigError.
@@ -73,6 +79,7 @@ class LeaseKeeper:
 
     def _take(self, is_stopping: threading.Event, applier_session: str) -> None:
         seen: int | None = None
+        moved_at: float | None = None
         deadline = self._clock.monotonic() + self._seconds + 2
         while True:
             lease = self._store.read_lease()
@@ -81,8 +88,13 @@ class LeaseKeeper:
                 self.lost = self._store.lost()
                 raise self.lost
             expires = lease.expires_us if lease else None
-            was_renewed = seen is not None and expires is not None and expires > seen
-            seen = expires if seen is None else seen
+            if seen is not None and expires is not None and expires > seen:
+                moved_at = self._clock.monotonic()
+            seen = expires
+            # Who waits as a standby looks at the last moments only: the holder may have died since.
+            was_renewed = moved_at is not None and (
+                self._on_standby is None or self._clock.monotonic() - moved_at < _RENEWED_SECONDS
+            )
             try:
                 self._store.take_lease(
                     holder=self._holder,
@@ -90,8 +102,10 @@ class LeaseKeeper:
                     seconds=self._seconds,
                     was_renewed=was_renewed,
                 )
-            except LeaseHeld:
-                if was_renewed or self._clock.monotonic() > deadline:
+            except LeaseHeld as held:
+                if self._on_standby is not None and not self._store.epoch:
+                    self._on_standby(held)
+                elif was_renewed or self._clock.monotonic() > deadline:
                     raise
             else:
                 return

@@ -66,7 +66,7 @@ from cdc.source.definitions import list_tables
 from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.store import Command, InSinkStore, TableRecord
+from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
 from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader
 from snapshot.order import in_load_order
@@ -102,6 +102,8 @@ class PipelineSettings:
     load: LoadLimits
     lane: int | None = None
     """Which of the sink's lanes it is, None for the only one."""
+    standby: bool = False
+    """Does it wait while another instance holds the lease?"""
 
 
 class _SessionEnd(Exception):
@@ -170,6 +172,7 @@ class Pipeline:
             status=self.status.to_dict,
             on_commands=self.take_commands,
             on_error=self._on_keeper_error,
+            on_standby=self._on_standby if settings.standby else None,
         )
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{settings.name}", daemon=True)
 
@@ -298,6 +301,11 @@ class Pipeline:
         with self._commands_lock:
             self._commands = commands
 
+    def _on_standby(self, held: LeaseHeld) -> None:
+        if self.status.state != "standby":
+            self.status.set_state("standby")
+            self._log.info("standby", message=held.message)
+
     def _on_keeper_error(self, error: Exception) -> None:
         self.status.failed(error)
         self._metrics.failed(error)
@@ -363,6 +371,9 @@ class _Session:
             self._sink.open()
             self._p._sink = self._sink
             self._store.epoch = self._keeper.acquire(self._p._is_stopping, self._sink.session())
+            if self._status.state == "standby":
+                self._status.set_state("starting")
+                self._log.info("lease_taken_over")
             self._hooks("after_lease")
             with connect(self._p._source_settings) as source:
                 self._p._on_lease(self._store, source)

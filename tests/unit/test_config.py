@@ -295,7 +295,7 @@ BAD_FILES = [
      [("config.yaml:10 tables.overrides[0].modifier: sync_strategy: incremental needs the column that says when a row "
       "changed")]),
     ('include: ["shop.*"]', "include: [shop.*]\n  file: nowhere/tables.json",
-     ["config.yaml:11 tables.file: 'nowhere/tables.json' cannot be read: No such file or directory"]),
+     ["config.yaml:10 tables.file: 'nowhere/tables.json' cannot be read: No such file or directory"]),
     ('include: ["shop.*"]', "include: [shop.*]\n  overrides: [{table: shop.a, batch_size: 0}]",
      ["config.yaml:10 tables.overrides[0].batch_size: 0 is not in 1..1000000"]),
     ("tables:", "flush: {bytes_max: 1k}\ntables:",
@@ -384,8 +384,8 @@ BAD_FILES = [
     ("tables:", "tables: &t [*t]\nx:",
      ["config.yaml:8 tables[0]: an alias that contains itself",
       "config.yaml:8 tables: a list is not a mapping (key: value)",
-      ("config.yaml:9 x: there is no such key; known here: flush, http, lease, log, name, policies, queue_bytes_max, "
-      "retry, sinks, snapshot, source, tables, var_dir")]),
+      ("config.yaml:9 x: there is no such key; known here: flush, http, lease, log, name, policies, polling, "
+      "queue_bytes_max, retry, sinks, snapshot, source, standby, tables, var_dir")]),
 ]  # fmt: skip
 
 

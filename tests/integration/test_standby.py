@@ -1,0 +1,115 @@
+"""`standby: true`: a second instance waits, and takes over within seconds from one that stops, dies or sleeps."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cdc.demo.servers import Server
+from tests.support.deployment import Deployment, deployment
+from tests.support.waiting import wait_until
+
+LEASE_SECONDS = 120  # nothing here may wait for it to run out
+
+
+@contextlib.contextmanager
+def twin(directory: Path, first: Deployment) -> Iterator[Deployment]:
+    """Another instance of the same deployment, with a log of its own."""
+    directory.mkdir()
+    second = Deployment(directory, first.source, first.source_database, first.sinks)
+    second.config = {**first.config, "var_dir": str(directory / "var")}
+    try:
+        yield second
+    finally:
+        second.kill()
+
+
+@contextlib.contextmanager
+def pair(
+    directory: Path, source: Server, lease_seconds: int = LEASE_SECONDS, **sinks: Server
+) -> Iterator[tuple[Deployment, Deployment]]:
+    with deployment(directory, source, **sinks) as first:
+        first.config |= {"standby": True, "lease": {"seconds": lease_seconds}}
+        source.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=first.source_database)
+        with twin(directory / "twin", first) as second:
+            first.start()
+            first.wait_for_log("table_ready", count=len(sinks))
+            second.start()
+            second.wait_for_log("standby", count=len(sinks))
+            yield first, second
+
+
+def insert(made: Deployment, *numbers: int) -> None:
+    for number in numbers:
+        made.source.execute(f"INSERT INTO t VALUES ({number})", database=made.source_database)
+
+
+def wait_for_rows(made: Deployment, count: int) -> None:
+    for sink in made.sinks:
+        wait_until(functools.partial(has_rows, made, sink, count), what=f"{count} rows on {sink}")
+
+
+def has_rows(made: Deployment, sink: str, count: int) -> bool:
+    return len(made.sink_rows(sink, "t")) == count
+
+
+@pytest.mark.in_turn
+def test_a_standby_takes_over_from_one_that_is_killed_and_one_that_stops(
+    tmp_path: Path, source_server: Server, pg15: Server, mysql97: Server
+) -> None:
+    with pair(tmp_path, source_server, pg=pg15, mysql=mysql97) as (first, second):
+        insert(first, 1)
+        wait_for_rows(first, 1)
+        assert second.process is not None
+        assert second.process.poll() is None
+        began = time.monotonic()
+        first.kill()
+        insert(first, 2)
+        second.wait_for_log("lease_taken_over", count=2, timeout=LEASE_SECONDS / 2)
+        wait_for_rows(first, 2)
+        assert time.monotonic() - began < LEASE_SECONDS / 2
+        first.start()
+        first.wait_for_log("standby", count=2)
+        assert second.stop() == 0
+        insert(first, 3)
+        first.wait_for_log("lease_taken_over", count=2, timeout=LEASE_SECONDS / 2)
+        wait_for_rows(first, 3)
+        assert first.stop() == 0
+        first.assert_equal("t")
+
+
+@pytest.mark.in_turn
+def test_one_that_sleeps_loses_the_lease_and_leaves_when_it_wakes(
+    tmp_path: Path, source_server: Server, pg15: Server
+) -> None:
+    with pair(tmp_path, source_server, lease_seconds=4, pg=pg15) as (first, second):
+        sleeper = first.process
+        assert sleeper is not None
+        sleeper.send_signal(signal.SIGSTOP)
+        try:
+            insert(first, 1, 2)
+            second.wait_for_log("lease_taken_over")
+            wait_for_rows(first, 2)
+        finally:
+            sleeper.send_signal(signal.SIGCONT)
+        assert sleeper.wait(120) == 1
+        assert "LeaseLost" in first.log()
+        insert(first, 3)
+        wait_for_rows(first, 3)
+        assert second.stop() == 0
+
+
+def test_a_standby_can_be_stopped_and_waits_for_no_command(tmp_path: Path, mariadb1011: Server, pg15: Server) -> None:
+    with pair(tmp_path, mariadb1011, pg=pg15) as (first, second):
+        result = second.run("run", "--until-caught-up")
+        assert result.returncode == 1  # it has to end, so it does not wait
+        assert "is run by" in result.stderr
+        assert second.stop() == 0
+        assert first.process is not None
+        assert first.process.poll() is None
