@@ -23,7 +23,15 @@ import structlog
 
 import cdc
 from cdc.clock import Clock, SystemClock
-from cdc.config import ColumnOverride, Config, FlushSettings, SinkSettings, is_own_table, parse_table_pattern
+from cdc.config import (
+    ColumnOverride,
+    Config,
+    FlushSettings,
+    SinkSettings,
+    SnapshotSettings,
+    is_own_table,
+    parse_table_pattern,
+)
 from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
 from cdc.errors import CdcError, ConfigError, TransientError
 from cdc.log import Logger
@@ -32,6 +40,7 @@ from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
 from cdc.pipeline.dealing import lane_stores
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import LaneRule, lane_name
+from cdc.pipeline.loads import GuardReport, LoadLines
 from cdc.pipeline.report import SinkReport, SourceReport, merged, status_document, worst_state
 from cdc.pipeline.runner import Pipeline, PipelineSettings
 from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
@@ -52,7 +61,9 @@ from cdc.source.requirements import require_usable_source
 from checkpoints.prepared import PreparedStore
 from checkpoints.store import InSinkStore
 from checkpoints.views import create_views
+from snapshot.guards import GuardLimits, SourceGuard
 from snapshot.loader import LoadLimits
+from snapshot.progress import LoadRate
 
 if TYPE_CHECKING:
     from cdc.dashboard.server import HttpServer
@@ -414,7 +425,9 @@ class Application:
         environ: dict[str, str],
         clock: Clock | None = None,
         only_sinks: Collection[str] | None = None,
+        logs_progress: bool = True,
     ) -> None:
+        """`logs_progress`: loads under way have a line in the log now and then."""
         self._server_ids = lane_server_ids(config)
         if only_sinks is not None:
             chosen = tuple(sink for sink in config.sinks if sink.name in only_sinks)
@@ -424,6 +437,10 @@ class Application:
         self._clock = clock or SystemClock()
         self._log = log
         self._hooks = Hooks.from_environment(environ)
+        self._guard = SourceGuard(
+            guard_limits(config.snapshot), clock=self._clock, listener=GuardReport(log, self.metrics)
+        )
+        self._load_lines = LoadLines(log, self._clock) if logs_progress else None
         self._source = source_settings(config)
         self._monitor = _Monitor(self._source, self._on_tick, log, self._clock)
         self._started_us = self._clock.now_us()
@@ -560,7 +577,10 @@ class Application:
                 age_seconds_max=config.flush.age_ms_max / 1000,
                 queue_bytes_max=config.queue_bytes_max // len(sink.lanes),
                 load=LoadLimits(
-                    config.snapshot.workers, config.snapshot.chunk_seconds, config.queue_bytes_max // len(sink.lanes)
+                    config.snapshot.workers,
+                    config.snapshot.chunk_seconds,
+                    config.queue_bytes_max // len(sink.lanes),
+                    self._guard,
                 ),
                 lease_seconds=config.lease.seconds,
                 retry_initial_seconds=config.retry.initial_seconds,
@@ -610,10 +630,10 @@ class Application:
             return free[0]
         return ids[lane - 1]
 
-    def wait(self) -> None:
-        """Until every pipeline has ended, or `request_stop`."""
+    def wait(self, on_poll: Callable[[], None] = lambda: None) -> None:
+        """Until every pipeline has ended, or `request_stop`; `on_poll` is called a few times a second."""
         while not self._is_stopping.is_set() and not self.has_ended(0.1):
-            pass
+            on_poll()
 
     def has_ended(self, seconds: float) -> bool:
         """Wait up to `seconds`; has every pipeline ended by then?"""
@@ -812,6 +832,31 @@ class Application:
             sink.queued(lanes.queue_bytes())
             sink.tables(Counter(record.state for record in lanes.tables))
             sink.prepared(sum(pipeline.status.prepared["count"] for pipeline in lanes.lanes.values()))
+        self._show_loads()
+
+    def _show_loads(self) -> None:
+        loads = self._loads()
+        if self._load_lines is not None:
+            self._load_lines.show(loads)
+        for name in self._pipelines:
+            rates = [rate for (sink, _), rate in loads.items() if sink == name]
+            self.metrics.sink(name).loading(
+                [rate.rows_per_second for rate in rates],
+                [rate.seconds_left for rate in rates],
+                [rate.log_seconds_left for rate in rates],
+            )
+
+    def _loads(self) -> dict[tuple[str, str], LoadRate]:
+        return {
+            (name, table): rate
+            for name, lanes in self._pipelines.items()
+            for pipeline in lanes.lanes.values()
+            for table, rate in pipeline.status.loads.items()
+        }
+
+    def loads(self) -> dict[str, dict[str, Any]]:
+        """The `progress` of each load under way."""
+        return {f"{sink}: {table}": rate.to_dict() for (sink, table), rate in self._loads().items()}
 
 
 # ---------------------------------------------------------------- without a running service
@@ -923,6 +968,17 @@ def _targets(config: Config, settings: SinkSettings, sink: Sink, records: Iterab
             except CdcError:
                 continue  # the table is parked with this very error
     return found
+
+
+def guard_limits(snapshot: SnapshotSettings) -> GuardLimits:
+    """What loads may ask of the source, as configured."""
+    return GuardLimits(
+        rows_per_second=snapshot.rows_per_second,
+        bytes_per_second=snapshot.bytes_per_second,
+        connections=snapshot.connections,
+        threads_running=snapshot.pause_when.threads_running,
+        replica_lag_seconds=snapshot.pause_when.replica_lag_seconds,
+    )
 
 
 def parse_table(text: str) -> TableName:

@@ -148,10 +148,12 @@ def run(
 ) -> None:
     """Load the tables that are new, then follow the binlog until stopped."""
     from cdc.app import Application
+    from cdc.commands.bars import LoadBars
 
     settings = _load(config, env_file)
     log = configure_logging(settings.log.level, settings.log.format)
-    service = Application(settings, log=log, environ=dict(os.environ))
+    has_bars = sys.stderr.isatty() and settings.log.format != "json"
+    service = Application(settings, log=log, environ=dict(os.environ), logs_progress=not has_bars)
 
     def on_signal(number: int, _frame: FrameType | None) -> None:
         log.info("signal_received", signal=signal.Signals(number).name)
@@ -161,7 +163,11 @@ def run(
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     service.start(until_caught_up=until_caught_up)
-    service.wait()
+    if has_bars:
+        with LoadBars() as bars:
+            service.wait(on_poll=lambda: bars.show(service.loads()))
+    else:
+        service.wait()
     service.stop()
     exit_code = 0
     for name, error in service.failures():

@@ -1278,6 +1278,29 @@ class FlushSettings(Section):
     )
 
 
+class PauseSettings(Section):
+    """What loads wait for. No chunk is begun while a value is above its limit, and for three seconds after."""
+
+    threads_running: Integer | None = Field(
+        default=None,
+        ge=2,
+        le=100_000,
+        validate_default=True,
+        json_schema_extra={"unit": "sessions", "default_text": "no limit"},
+        description="`Threads_running` of the source, by its own count, in which the service's streams and reading "
+        "sessions are. Asked for once a second.",
+    )
+    replica_lag_seconds: Number | None = Field(
+        default=None,
+        ge=0,
+        le=86400,
+        validate_default=True,
+        json_schema_extra={"unit": "seconds", "default_text": "no limit"},
+        description="How far a source that is a replica itself is behind (SHOW REPLICA STATUS; MariaDB: with the right "
+        "REPLICA MONITOR). Replication that is stopped counts as behind. Loads do not wait on a source that is none.",
+    )
+
+
 class SnapshotSettings(Section):
     """How tables are loaded at first."""
 
@@ -1306,6 +1329,33 @@ class SnapshotSettings(Section):
         description="Rows of a chunk at most, whatever it takes. What chunks have in memory counts for "
         "`queue_bytes_max`, which makes them smaller where rows are wide.",
     )
+    rows_per_second: Number | None = Field(
+        default=None,
+        ge=1,
+        le=1e9,
+        validate_default=True,
+        json_schema_extra={"unit": "rows", "default_text": "no limit"},
+        description="How fast all loads together read, whatever the sinks. Kept over a few seconds: a chunk is read at "
+        "once, so that no read view stays open, and the next one waits.",
+    )
+    bytes_per_second: Number | None = Field(
+        default=None,
+        ge=1024,
+        le=1e12,
+        validate_default=True,
+        json_schema_extra={"unit": "bytes", "default_text": "no limit"},
+        description="Likewise, in bytes of the rows as they are held in memory.",
+    )
+    connections: Integer | None = Field(
+        default=None,
+        ge=1,
+        le=1000,
+        validate_default=True,
+        json_schema_extra={"unit": "sessions", "default_text": "`workers` of each load"},
+        description="Sessions on the source that read tables, of all loads together at most. A load goes on with one; "
+        "where there are fewer than loads, they take turns. (Streams have theirs beside.)",
+    )
+    pause_when: PauseSettings = PauseSettings()
 
 
 class PollingSettings(Section):

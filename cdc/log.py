@@ -33,6 +33,16 @@ def _scrub_fields(_logger: Any, _method: str, fields: MutableMapping[str, Any]) 
     return fields
 
 
+class _Stderr:
+    """What stderr is at each line: bars on a terminal take its place while they are shown, and stay below the lines."""
+
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
+
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
 def configure_logging(level: str = "info", form: Literal["auto", "json", "console"] = "auto") -> Logger:
     """Set up logging for the process; the root logger of the service."""
     is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
@@ -54,7 +64,7 @@ def configure_logging(level: str = "info", form: Literal["auto", "json", "consol
     structlog.configure(
         processors=processors,
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.WriteLoggerFactory(sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(_Stderr()),  # type: ignore[arg-type]  # what it uses of a file
         cache_logger_on_first_use=False,
     )
     logger: Logger = structlog.get_logger()

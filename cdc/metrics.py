@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -160,6 +160,29 @@ class Metrics:
             "sink",
             "policy",
         )
+        self.load_rows_per_second = self._gauge(
+            "cdc_load_rows_per_second", "Rows that the loads under way bring, over the last seconds; 0 without.", "sink"
+        )
+        self.load_seconds_left = self._gauge(
+            "cdc_load_seconds_left",
+            "How long the tables that are being read now take yet, going by the source's own estimate of their rows. "
+            "No series without a load, or where nobody knows.",
+            "sink",
+        )
+        self.load_log_seconds_left = self._gauge(
+            "cdc_load_log_seconds_left",
+            "For how long the source keeps the log that the loads under way need, by its own settings. No series "
+            "without a load, or where nothing is set up to purge it.",
+            "sink",
+        )
+        self.load_paused = self._gauge(
+            "cdc_load_paused",
+            "1 while no load reads, because the source is above a limit of `snapshot.pause_when`; else 0.",
+        )
+        self.load_pauses = self._counter("cdc_load_pauses_total", "Times that loads have waited for the source so.")
+        self.load_paused_seconds = self._counter(
+            "cdc_load_paused_seconds_total", "How long loads have waited so, counted when they go on."
+        )
         ProcessCollector(registry=self._registry)
 
     def sink(self, name: str) -> SinkMetrics:
@@ -271,6 +294,25 @@ class SinkMetrics:
         assert counts.keys() <= set(TABLE_STATES), counts
         for state in TABLE_STATES:
             self._metrics.tables.labels(self.name, state).set(counts.get(state, 0))
+
+    def loading(
+        self,
+        rows_per_second: Sequence[float | None],
+        seconds_left: Sequence[float | None],
+        log_seconds_left: Sequence[float | None],
+    ) -> None:
+        """How fast each load under way is, how long it takes yet, and its log is kept; None where that is not known."""
+        self._metrics.load_rows_per_second.labels(self.name).set(sum(rate or 0 for rate in rows_per_second))
+        known = [seconds for seconds in seconds_left if seconds is not None]
+        if known and len(known) == len(seconds_left):
+            self._metrics.load_seconds_left.labels(self.name).set(max(known))
+        else:
+            self._metrics.load_seconds_left.remove(self.name)
+        kept = [seconds for seconds in log_seconds_left if seconds is not None]
+        if kept:
+            self._metrics.load_log_seconds_left.labels(self.name).set(min(kept))
+        else:
+            self._metrics.load_log_seconds_left.remove(self.name)
 
     def prepared(self, count: int) -> None:
         """So many prepared XA transactions wait."""

@@ -16,6 +16,7 @@ that comes with it. Knows no sink; docs/decisions/0015 has the reasons.
 from __future__ import annotations
 
 import contextlib
+import functools
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +37,8 @@ from cdc.source.definitions import read_definition
 from cdc.source.positions import VIEWED_ENGINES, semi_sync_wait_seconds, uses_gtid, written_file_pos
 from cdc.source.resultset import quote_table, select_list, to_record_batch
 from cdc.source.stream import BinlogStream
+from snapshot.guards import SourceGuard
+from snapshot.parallel import SessionPool
 
 __all__ = ["ExactRows", "exact_rows", "is_untouched", "require_view"]
 
@@ -71,6 +74,8 @@ def exact_rows(
     on_wait: Callable[[], None],
     on_search: Callable[[str, float], None] = lambda _what, _seconds_max: None,
     spool_dir: Path | None = None,
+    sessions: SessionPool | None = None,
+    guard: SourceGuard | None = None,
 ) -> Iterator[ExactRows]:
     """Read the whole table, then give its rows in batches of at most `rows_max`.
 
@@ -80,23 +85,37 @@ def exact_rows(
         on_wait: called now and then, to raise what ends the load.
         on_search: told once what is waited for, and for how long at most, where no view is exact at once.
         spool_dir: where the file lies that holds the rows; None: where temporary files do.
+        sessions: where the session of the view comes from, when there is one to be had; `guard` is asked before.
     Raises:
         TableGone: the table has another definition now. UnsupportedData: it has no read view, or transactions on it
         follow each other too closely to find one of which the position is known.
     """
     require_view(definition)
+    sessions, guard = sessions or SessionPool(lambda: connect(source.settings)), guard or SourceGuard()
+    sleep = functools.partial(_sleep, on_wait=on_wait)
     directory = None if spool_dir is None else str(spool_dir)
     if spool_dir is not None:
         spool_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_MAX, dir=directory) as spool:
-        with connect(source.settings) as view:
+        with _session(sessions, sleep) as view:
+            guard.wait(source, sleep)
             if source.flavor == "mariadb":
                 position = _mariadb_view(source, view)
             else:
                 position = _mysql_view(source, view, definition.name, server_id, on_wait, on_search)
-            _spool(source, view, definition, spool, rows_max, on_wait)
+            _spool(source, view, definition, spool, rows_max, functools.partial(guard.throttle, sleep=sleep), on_wait)
         assert position.file is not None, "a position of the view"
         yield ExactRows(position, position.file, _spooled(spool))
+
+
+@contextlib.contextmanager
+def _session(sessions: SessionPool, sleep: Callable[[float], None]) -> Iterator[SourceConnection]:
+    """One that ends with the `with`: it has a read view."""
+    view = sessions.take(sleep)
+    try:
+        yield view
+    finally:
+        sessions.drop(view)
 
 
 def require_view(definition: TableDefinition) -> None:
@@ -339,6 +358,7 @@ def _spool(
     definition: TableDefinition,
     spool: IO[bytes],
     rows_max: int,
+    throttle: Callable[..., None],
     on_wait: Callable[[], None],
 ) -> None:
     """All rows of the view into the file. Raises TableGone where the table is another one than `definition` says."""
@@ -351,7 +371,9 @@ def _spool(
                     raise TableGone(f"{definition.name} was altered while its load began")
                 is_first = False
                 if rows:
-                    writer.write_batch(to_record_batch(definition, rows))
+                    batch = to_record_batch(definition, rows)
+                    writer.write_batch(batch)
+                    throttle(rows=batch.num_rows, byte_count=batch.nbytes)
                 on_wait()
     except OSError as error:
         raise TransientError(

@@ -20,7 +20,7 @@ import functools
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -42,6 +42,7 @@ from checkpoints.chunks import ChunkRecord, ChunkStore, Loaded
 from checkpoints.store import InSinkStore, TableRecord
 from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace, require_no_null
 from snapshot.exact import exact_rows, require_view
+from snapshot.guards import SourceGuard
 from snapshot.kept import fitted, is_kept
 from snapshot.parallel import ChunkReaders, SessionPool
 from snapshot.shared import SharedTargets
@@ -97,6 +98,8 @@ class LoadLimits:
     workers: int = 2
     chunk_seconds: float = 1.0
     bytes_max: int = 32 << 20
+    guard: SourceGuard = field(default_factory=SourceGuard)
+    """Shared by all loads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,9 +450,12 @@ class TableLoader:
         limits, table = self._limits, plan.source
         planned = _as_planned(plan.chunks)
         pace = Pace(
-            rows_max=self._chunk_rows(table.database, table.table),
+            rows_max=limits.guard.rows_max(self._chunk_rows(table.database, table.table), limits.chunk_seconds),
             seconds=limits.chunk_seconds,
-            bytes_max=limits.bytes_max // (limits.workers + 1),  # one more is at the sink
+            bytes_max=limits.guard.bytes_max(
+                limits.bytes_max // (limits.workers + 1),  # one more is at the sink
+                limits.chunk_seconds,
+            ),
         )
         done = [chunk.number for chunk in plan.chunks if chunk.loaded is not None]
         chunk_plan = ChunkPlan(plan.target.definition, plan.target.source_key, pace, planned=planned, done=done)
@@ -459,7 +465,11 @@ class TableLoader:
         counter.show()
         try:
             with ChunkReaders(
-                chunk_plan, sessions=self._sessions, workers=limits.workers, bytes_max=limits.bytes_max
+                chunk_plan,
+                sessions=self._sessions,
+                workers=limits.workers,
+                bytes_max=limits.bytes_max,
+                guard=limits.guard,
             ) as readers:
                 chunks = readers.chunks(counter.show)
                 if plan.replaces:
@@ -484,6 +494,8 @@ class TableLoader:
                 on_wait=counter.show,
                 on_search=functools.partial(self._on_search, table),
                 spool_dir=self._spool_dir,
+                sessions=self._sessions,
+                guard=self._limits.guard,
             ) as exact:
                 self._replace(plan, iter([(Chunk(1, KeyRange()), exact.batches)]), counter)
         except UnsupportedData as error:

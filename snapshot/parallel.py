@@ -18,6 +18,7 @@ import pyarrow as pa
 from cdc.source.connection import SourceConnection
 from cdc.source.result_reader import ResultReader
 from snapshot.chunks import Chunk, ChunkPlan, read_chunk
+from snapshot.guards import ReaderSlots, SourceGuard
 
 __all__ = ["ChunkReaders", "SessionPool"]
 
@@ -42,41 +43,88 @@ class _Read:
 
 
 class SessionPool:
-    """Sessions on the source that tables are read by, kept from one table to the next. For several threads."""
+    """Sessions on the source that tables are read by, kept from one table to the next. For several threads.
 
-    def __init__(self, connect: Callable[[], SourceConnection]) -> None:
+    Each has one of `slots`, also while nobody uses it.
+    """
+
+    def __init__(self, connect: Callable[[], SourceConnection], slots: ReaderSlots | None = None) -> None:
         self._connect = connect
+        self._slots = slots or ReaderSlots(None)
         self._idle: list[SourceConnection] = []
         self._lock = threading.Lock()
 
     def close(self) -> None:
         """Drop the sessions that nobody uses."""
-        with self._lock:
-            while self._idle:
-                self._idle.pop().close()
+        while (connection := self._take_idle()) is not None:
+            self.drop(connection)
 
-    def take(self) -> SourceConnection:
-        """A session that nobody else uses. Raises SourceUnavailable, ConfigError."""
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-        return self._connect()
+    @property
+    def is_wanted(self) -> bool:
+        """Does another load wait for a session?"""
+        return self._slots.is_wanted
+
+    def take(self, sleep: Callable[[float], None] = time.sleep) -> SourceConnection:
+        """A session that nobody else uses, waited for where all slots are taken. Raises SourceUnavailable, ConfigError.
+
+        `sleep` sleeps so many seconds at most, and raises to end the wait.
+        """
+        found = self._take_idle()
+        if found is None:
+            self._slots.take(sleep)
+            found = self._open()
+        return found
+
+    def try_take(self) -> SourceConnection | None:
+        """Likewise, None where it would have to be waited for."""
+        found = self._take_idle()
+        if found is None and self._slots.try_take():
+            found = self._open()
+        return found
 
     def give(self, connection: SourceConnection) -> None:
         """Take a session back that has read everything it asked for."""
+        if self._slots.is_wanted:
+            self.drop(connection)
+            return
         with self._lock:
             self._idle.append(connection)
+
+    def drop(self, connection: SourceConnection) -> None:
+        """Take a session back that is of no use any more."""
+        connection.close()
+        self._slots.give()
+
+    def _take_idle(self) -> SourceConnection | None:
+        with self._lock:
+            return self._idle.pop() if self._idle else None
+
+    def _open(self) -> SourceConnection:
+        try:
+            return self._connect()
+        except BaseException:
+            self._slots.give()
+            raise
 
 
 class ChunkReaders:
     """Reads all chunks of a plan, within a `with`: behind it, no session is in use and no thread runs.
 
-    As many readers as there are chunks to read at a time, `workers` at most. `bytes_max` is what may be held in memory;
-    a single batch is, however large it is.
+    As many readers as there are chunks to read at a time, `workers` at most, and sessions for them. `bytes_max` is what
+    may be held in memory; a single batch is, however large it is. `guard` is asked before each chunk.
     """
 
-    def __init__(self, plan: ChunkPlan, *, sessions: SessionPool, workers: int, bytes_max: int) -> None:
+    def __init__(
+        self,
+        plan: ChunkPlan,
+        *,
+        sessions: SessionPool,
+        workers: int,
+        bytes_max: int,
+        guard: SourceGuard | None = None,
+    ) -> None:
         self._plan = plan
+        self._guard = guard or SourceGuard()
         self._sessions = sessions
         self._workers = workers
         self._bytes_max = bytes_max
@@ -87,6 +135,7 @@ class ChunkReaders:
         self._error: BaseException | None = None
         self._is_stopping = False
         self._running = 0
+        self._reader_count = 0
         self._in_use: list[SourceConnection] = []
         self._threads: list[threading.Thread] = []
 
@@ -105,15 +154,17 @@ class ChunkReaders:
             thread.join(max(0.0, deadline - time.monotonic()))
 
     def _start_reader(self) -> None:
-        """One more, if there may be one more."""
+        """One more, if there may be one more. The first one stays until all chunks are read."""
         with self._changed:
-            if self._is_stopping or len(self._threads) == self._workers:
+            if self._is_stopping or self._running == self._workers or self._sessions.is_wanted:
                 return
-            name = f"load-{self._plan.definition.name}-{len(self._threads) + 1}"
-            thread = threading.Thread(target=self._run, name=name, daemon=True)
-            self._threads.append(thread)
+            self._reader_count += 1
+            is_first = self._reader_count == 1
+            name = f"load-{self._plan.definition.name}-{self._reader_count}"
+            thread = threading.Thread(target=self._run, args=(is_first,), name=name, daemon=True)
+            self._threads = [one for one in self._threads if one.is_alive()] + [thread]
             self._running += 1
-        thread.start()
+            thread.start()
 
     # ------------------------------------------------------------ the writer
 
@@ -137,6 +188,7 @@ class ChunkReaders:
                     self._changed.notify_all()
                     return found
                 if self._error is None and not self._running:
+                    assert not self._plan.has_more, "the first reader stays until all chunks are read"
                     return None
                 self._raise_or_wait()
             on_wait()
@@ -171,15 +223,17 @@ class ChunkReaders:
 
     # ------------------------------------------------------------ the readers
 
-    def _run(self) -> None:
+    def _run(self, is_first: bool) -> None:
         try:
-            connection = self._take_session()
-            try:
-                self._read_all(connection)
-            except BaseException:
-                self._drop_session(connection)
-                raise
-            self._drop_session(connection, is_clean=True)
+            while (connection := self._take_session(must_wait=is_first)) is not None:
+                try:
+                    self._read_all(connection)
+                except BaseException:
+                    self._drop_session(connection)
+                    raise
+                self._drop_session(connection, is_clean=True)
+                if not is_first or self._is_stopping or not self._plan.has_more:
+                    break
         except _Stopped:
             pass
         except BaseException as error:  # noqa: BLE001 - the writer's thread raises it
@@ -191,10 +245,11 @@ class ChunkReaders:
                 self._running -= 1
                 self._changed.notify_all()
 
-    def _take_session(self) -> SourceConnection:
-        connection = self._sessions.take()
-        with self._changed:
-            self._in_use.append(connection)
+    def _take_session(self, *, must_wait: bool) -> SourceConnection | None:
+        connection = self._sessions.take(self._sleep) if must_wait else self._sessions.try_take()
+        if connection is not None:
+            with self._changed:
+                self._in_use.append(connection)
         return connection
 
     def _drop_session(self, connection: SourceConnection, *, is_clean: bool = False) -> None:
@@ -204,16 +259,33 @@ class ChunkReaders:
         if is_clean:
             self._sessions.give(connection)
         else:
-            connection.close()
+            self._sessions.drop(connection)
+
+    def _sleep(self, seconds: float) -> None:
+        """Raises _Stopped."""
+        with self._changed:
+            if not self._is_stopping:
+                self._changed.wait(seconds)
+            if self._is_stopping:
+                raise _Stopped
 
     def _read_all(self, connection: SourceConnection) -> None:
+        """Chunks until there are no more, or another load wants the session."""
         reader = ResultReader(connection, self._plan.definition)
-        while not self._is_stopping and (chunk := self._plan.next(connection)) is not None:
-            if self._plan.has_more:
-                self._start_reader()
-            self._read(reader, chunk)
+        while not self._is_stopping and self._plan.has_more:
+            admission = self._guard.admit(connection, self._plan.pace.rows, self._sleep)
+            chunk = self._plan.next(connection)
+            rows = byte_count = 0
+            if chunk is not None:
+                if self._plan.has_more:
+                    self._start_reader()
+                rows, byte_count = self._read(reader, chunk)
+            self._guard.settle(admission, rows=rows, byte_count=byte_count)
+            if self._sessions.is_wanted:
+                return
 
-    def _read(self, reader: ResultReader, chunk: Chunk) -> None:
+    def _read(self, reader: ResultReader, chunk: Chunk) -> tuple[int, int]:
+        """Its rows and bytes."""
         read = _Read(chunk)
         with self._changed:
             self._reads.append(read)
@@ -228,6 +300,7 @@ class ChunkReaders:
         with self._changed:
             read.is_whole = True
             self._changed.notify_all()
+        return rows, byte_count
 
     def _put(self, read: _Read, batch: pa.RecordBatch) -> float:
         """Hand a batch over; the seconds that it took until there was room. Raises _Stopped."""

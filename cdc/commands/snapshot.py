@@ -9,14 +9,13 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from cdc.app import Application, make_sink, parse_table, pipeline_name, sinks_named
+from cdc.commands.bars import LoadBars
 from cdc.config import Config, SinkSettings
 from cdc.errors import CdcError, ConfigError, SinkUnavailable
 from cdc.log import configure_logging
@@ -31,43 +30,6 @@ _POLL_SECONDS = 0.3
 _TAKE_UP_SECONDS_MAX = 60.0
 # A service that is gone this long has not only changed its session or its instance.
 _GONE_SECONDS_MAX = 3.0
-
-
-class _Bars:
-    """Progress bars on a terminal, plain lines elsewhere."""
-
-    def __init__(self) -> None:
-        self._console = Console(stderr=True)
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=self._console,
-            disable=not self._console.is_terminal,
-        )
-        self._tasks: dict[str, TaskID] = {}
-        self._last: dict[str, tuple[int, float]] = {}
-
-    def __enter__(self) -> _Bars:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def show(self, name: str, rows: int, rows_estimate: int | None) -> None:
-        """How far one table is."""
-        if not self._console.is_terminal:
-            last_rows, at = self._last.get(name, (-1, 0.0))
-            if rows != last_rows and time.monotonic() - at >= 2:
-                about = f" of about {rows_estimate:,}" if rows_estimate else ""
-                sys.stderr.write(f"{name}: {rows:,} rows{about}\n")
-                self._last[name] = (rows, time.monotonic())
-            return
-        if name not in self._tasks:
-            self._tasks[name] = self._progress.add_task(name, total=rows_estimate)
-        self._progress.update(self._tasks[name], completed=rows, total=max(rows_estimate or 0, rows))
 
 
 def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) -> int:
@@ -156,7 +118,7 @@ def _is_live(store: InSinkStore) -> bool:
 def _follow(name: str, stores: Mapping[int, InSinkStore], asked: Mapping[int, int], wanted: list[TableName]) -> int:
     """Watch the running service carry the commands out, one after the other; 1 when it ends before it has."""
     deadline = time.monotonic() + _TAKE_UP_SECONDS_MAX
-    with _Bars() as bars:
+    with LoadBars() as bars:
         for lane, command_id in asked.items():
             error = _follow_one(name, stores, lane, command_id, bars, deadline)
             if error is not None:
@@ -165,14 +127,14 @@ def _follow(name: str, stores: Mapping[int, InSinkStore], asked: Mapping[int, in
 
 
 def _follow_one(
-    name: str, stores: Mapping[int, InSinkStore], lane: int, command_id: int, bars: _Bars, deadline: float
+    name: str, stores: Mapping[int, InSinkStore], lane: int, command_id: int, bars: LoadBars, deadline: float
 ) -> Mapping[str, Any] | None:
     """None once the command is done; what the pipeline said last ({}: nothing) when it is gone."""
     well_at = time.monotonic()
     while True:
         command = stores[lane].read_command(command_id)
-        for store in stores.values():
-            _show_progress(name, store.read_lease(), bars)
+        leases = [store.read_lease() for store in stores.values()]
+        bars.show({table: progress for lease in leases for table, progress in _loads(name, lease).items()})
         if command is None or command.state in ("done", "failed"):
             return None
         lease = stores[lane].read_lease()
@@ -187,9 +149,9 @@ def _follow_one(
         time.sleep(_POLL_SECONDS)
 
 
-def _show_progress(name: str, lease: LeaseRow | None, bars: _Bars) -> None:
-    for table, progress in (lease.status.get("progress", {}) if lease else {}).items():
-        bars.show(f"{name}: {table}", int(progress["rows"] or 0), progress["rows_estimate"])
+def _loads(name: str, lease: LeaseRow | None) -> Mapping[str, Mapping[str, Any]]:
+    said = lease.status.get("progress", {}) if lease else {}
+    return {f"{name}: {table}": progress for table, progress in said.items()}
 
 
 def _require_taken_up(name: str, command: Command, deadline: float) -> None:
@@ -233,10 +195,11 @@ def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]
     own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
     only = {settings.name for settings, _ in wishes}
-    service = Application(own, log=log, environ=dict(os.environ), only_sinks=only)
+    service = Application(own, log=log, environ=dict(os.environ), only_sinks=only, logs_progress=False)
     service.start(until_caught_up=True)
-    with _Bars() as bars:
-        _watch(service, lambda name, rows, estimate: bars.show(name, rows, estimate))
+    with LoadBars() as bars:
+        while not service.has_ended(_POLL_SECONDS):
+            bars.show(service.loads())
     service.stop()
     code = 0
     for name, error in service.failures():
@@ -253,11 +216,3 @@ def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]
         finally:
             sink.close()
     return code
-
-
-def _watch(service: Application, show: Callable[[str, int, int | None], None]) -> None:
-    while not service.has_ended(_POLL_SECONDS):
-        for table in service.status()["tables"]:
-            if table["progress"]:
-                name = f"{table['sink']}: {table['table']}"
-                show(name, table["progress"]["rows"], table["progress"]["rows_estimate"])

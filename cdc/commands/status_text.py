@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from snapshot.progress import progress_text
+
 __all__ = ["print_status"]
 
 _STATE_STYLES = {
@@ -42,6 +44,43 @@ def _number(value: float | None, unit: str = "") -> str:
         return "-"
     text = f"{value:,}" if float(value).is_integer() else f"{value:,.1f}"
     return text + unit
+
+
+def _print_polling(tables: list[dict[str, Any]], console: Console) -> None:
+    """The tables that are not followed by the binlog."""
+    polled = [table for table in tables if table.get("polling")]
+    if not polled:
+        return
+    shown = Table(box=None, pad_edge=False)
+    for title in ("sink", "polled table", "strategy", "last run", "next run", "last value", "rows", "before", "after"):
+        shown.add_column(title, overflow="fold")
+    for table in polled:
+        said = table["polling"]
+        name = said["strategy"] if said["strategy"] == said["configured"] else f"{said['strategy']} (auto)"
+        about = "about " if said["is_estimate"] else ""
+        shown.add_row(
+            escape(table["sink"]),
+            escape(table["table"]),
+            escape(f"{name} by {said['modifier']}" if said["modifier"] else name),
+            (said["last_run"] or "-")[:19],
+            (said["next_run"] or "-")[:19],
+            escape((said["last_value"] or "-")[:26]),
+            f"{said['rows_written']:,} written, {said['rows_deleted']:,} deleted",
+            about + _number(said["rows_before"]),
+            about + _number(said["rows_after"]),
+        )
+    console.print()
+    console.print(shown)
+    for table in polled:
+        said = table["polling"]
+        if said["configured"] == "auto":
+            console.print(f"{escape(table['table'])}: {escape(said['reason'])}", highlight=False)
+        for problem in said["problems"]:
+            console.print(f"{escape(table['table'])}: {escape(problem)}", highlight=False)
+        if said["attempts"]:
+            message = escape((said["error"] or {}).get("message", ""))
+            text = f"{escape(table['table'])}: failed {said['attempts']} times in a row: {message}"
+            console.print(f"[yellow]{text}[/yellow]", highlight=False)
 
 
 def print_status(document: dict[str, Any], console: Console | None = None) -> None:
@@ -93,7 +132,7 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
         state = _state(table["state"])
         progress = table.get("progress")
         if progress:
-            state += f" {_number(progress['rows'])} of about {_number(progress['rows_estimate'])}"
+            state += f" {escape(progress_text(progress))}"
         policies = ", ".join(
             f"{column}: {policy} {count:,}"
             for column, counts in table["policy_changes"].items()
@@ -111,6 +150,7 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
     if document["tables"]:
         console.print()
         console.print(tables)
+    _print_polling(document["tables"], console)
     errors = [(f"sink {s['name']}", s["error"]) for s in document["sinks"] if s["error"]]
     errors += [(f"{t['sink']}: {t['table']}", t["error"]) for t in document["tables"] if t["error"]]
     for subject, error in errors:

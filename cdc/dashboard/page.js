@@ -125,8 +125,11 @@ function policies(changes) {
 function loaded(progress) {
   if (!progress || typeof progress.rows !== "number") return "";
   const { rows, rows_estimate: estimate } = progress;
-  if (!estimate) return `${number(rows)} rows`;
-  return `${Math.min(Math.floor((100 * rows) / estimate), 99)} %`;
+  const parts = [estimate ? `${Math.min(Math.floor((100 * rows) / estimate), 99)} %` : `${number(rows)} rows`];
+  if (typeof progress.rows_per_second === "number") parts.push(`${number(Math.round(progress.rows_per_second))} rows/s`);
+  if (typeof progress.seconds_left === "number") parts.push(`${duration(progress.seconds_left)} left`);
+  if (progress.waits_for) parts.push(`waits: ${text(progress.waits_for)}`);
+  return parts.join(", ");
 }
 
 // ---------------------------------------------------------------- parts of the page

@@ -49,6 +49,7 @@ from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
+from cdc.pipeline.loads import LoadWatch
 from cdc.pipeline.modes import LoadWriter
 from cdc.pipeline.reader import Reader
 from cdc.pipeline.schema_step import DefinitionAudit, SchemaStep
@@ -360,7 +361,9 @@ class _Session:
         self._sink = pipeline._make_sink()
         self._store = InSinkStore(self._sink, self._settings.name)
         self._keeper = pipeline._keeper
-        self._sessions = SessionPool(functools.partial(connect, pipeline._source_settings))
+        self._sessions = SessionPool(
+            functools.partial(connect, pipeline._source_settings), pipeline.settings.load.guard.slots
+        )
         self._running_commands: list[Command] = []
         self._has_heard = False
         self._audit: DefinitionAudit | None = None
@@ -637,6 +640,16 @@ class _Session:
             self._wait_until_visible(source, position)
             self._status.set_state("snapshotting")
             self._log.info("snapshot_begun", tables=len(waiting))
+        watch = LoadWatch(
+            source=source,
+            since=position,
+            tables={record.source for record in waiting},
+            server_id=self._settings.server_id,
+            guard=self._settings.load.guard,
+            status=self._status,
+            log=self._log,
+            clock=self._clock,
+        )
         loader = TableLoader(
             source=source,
             sink=self._sink,
@@ -649,7 +662,7 @@ class _Session:
             limits=self._settings.load,
             accepts_hidden_cascades=self._p._routing.accepts_hidden_cascades,
             hook=self._hooks,
-            on_progress=self._on_load_progress,
+            on_progress=functools.partial(self._on_load_progress, watch),
             on_resume=self._on_load_resumed,
             on_search=self._on_load_waits,
             make_writer=functools.partial(self._load_writer, source),
@@ -723,9 +736,9 @@ class _Session:
             return MirrorWriter(target)
         return LoadWriter(self._sink, self._store, target, load_time_us(source))
 
-    def _on_load_progress(self, table: TableName, *, rows: int, rows_estimate: int | None) -> None:
-        self._status.progress(str(table), rows, rows_estimate)
+    def _on_load_progress(self, watch: LoadWatch, table: TableName, *, rows: int, rows_estimate: int | None) -> None:
         self._check_alive()
+        watch(table, rows=rows, rows_estimate=rows_estimate)
 
     def _check_alive(self) -> None:
         """Raises what ends the session from outside."""

@@ -11,6 +11,7 @@ from cdc.clock import Clock
 from cdc.errors import CdcError
 from cdc.model import FilePos, ServerIdentity, SourcePosition
 from cdc.pipeline.text import iso_time
+from snapshot.progress import LoadRate
 
 __all__ = ["PipelineStatus"]
 
@@ -35,7 +36,7 @@ class PipelineStatus:
         self._error: dict[str, Any] | None = None
         self._recent: deque[dict[str, Any]] = deque(maxlen=_RECENT_ERRORS_MAX)
         self._counts: Counter[str] = Counter()
-        self._progress: dict[str, dict[str, int | None]] = {}
+        self._progress: dict[str, LoadRate] = {}
         self._prepared: tuple[int, int | None] = (0, None)
 
     @property
@@ -100,10 +101,18 @@ class PipelineStatus:
             if table is None:
                 self._error = entry
 
-    def progress(self, table: str, rows: int, rows_estimate: int | None) -> None:
-        """How far a load is."""
+    def progress(self, table: str, rows: int, rows_estimate: int | None, *, waits_for: str | None = None) -> LoadRate:
+        """How far a load is; `waits_for`: why it reads nothing now."""
         with self._lock:
-            self._progress[table] = {"rows": rows, "rows_estimate": rows_estimate}
+            rate = self._progress.setdefault(table, LoadRate(self._clock))
+        rate.at(rows, rows_estimate, waits_for=waits_for)
+        return rate
+
+    @property
+    def loads(self) -> dict[str, LoadRate]:
+        """The loads under way, by table."""
+        with self._lock:
+            return dict(self._progress)
 
     def progress_done(self, table: str) -> None:
         """The load is over."""
@@ -166,7 +175,7 @@ class PipelineStatus:
                 "lag_seconds": lag,
                 "last_commit": iso_time(self._last_commit_us),
                 "error": self._error,
-                "progress": {table: dict(values) for table, values in self._progress.items()},
+                "progress": {table: rate.to_dict() for table, rate in self._progress.items()},
                 "recent_errors": list(self._recent),
             }
 

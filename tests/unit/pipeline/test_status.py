@@ -120,7 +120,12 @@ def test_errors_are_counted_all_and_kept_the_last(status: PipelineStatus) -> Non
 
 def test_progress_is_shown_while_a_load_lasts(status: PipelineStatus) -> None:
     status.progress("a.b", 5, None)
-    assert status.to_dict()["progress"] == {"a.b": {"rows": 5, "rows_estimate": None}}
+    said = status.to_dict()["progress"]["a.b"]
+    assert said.pop("rows") == 5
+    assert said == dict.fromkeys(("rows_estimate", "rows_per_second", "seconds_left", "waits_for", "log_seconds_left"))
+    status.progress("a.b", 6, 4, waits_for="Threads_running is 9")
+    assert status.to_dict()["progress"]["a.b"]["rows_estimate"] == 6
+    assert status.to_dict()["progress"]["a.b"]["waits_for"] == "Threads_running is 9"
     status.progress_done("a.b")
     status.progress_done("a.b")
     assert status.to_dict()["progress"] == {}

@@ -320,7 +320,7 @@ class Raw:
 def opened(
     monkeypatch: pytest.MonkeyPatch, raw: Raw, position: SourcePosition, flavor: Flavor = "mysql"
 ) -> BinlogStream:
-    monkeypatch.setattr(stream_module.tls, "connect", lambda _context, *, is_required, **_: raw)
+    monkeypatch.setattr("cdc.tls.connect", lambda _context, *, is_required, **_: raw)
     stream = BinlogStream(SETTINGS, flavor=flavor, position=position, server_id=4243)
     stream.open()
     return stream
