@@ -83,8 +83,8 @@ def log_expiry(source: SourceConnection) -> LogExpiry:
         "binlog_expire_logs_seconds",
         "expire_logs_days",
         "binlog_expire_logs_auto_purge",  # MySQL from 8.0.29 on
+        "binlog_space_limit",  # Percona; MariaDB's other name for the next
         "max_binlog_total_size",  # MariaDB from 11.4 on
-        "binlog_space_limit",  # Percona
     )
     listed = ", ".join(f"'{name}'" for name in names)
     rows = source.query_text(f"SHOW GLOBAL VARIABLES WHERE Variable_name IN ({listed})")
