@@ -188,6 +188,9 @@ class InSinkStore:
         self.sink = sink
         self.pipeline = pipeline
         self.epoch = 0
+        # Whose the epoch is. Where the COMMIT of one never came, the lease has the one before, or the next holder has
+        # the same number.
+        self._holder = ""
 
     @property
     def _dialect(self) -> _Dialect:
@@ -357,7 +360,7 @@ class InSinkStore:
                     f"VALUES (%s, %s, 0, '', %s, {self._dialect.now_us})",
                     (self.pipeline, CHECKPOINT_FORMAT, epoch),
                 )
-            self.epoch = epoch
+            self.epoch, self._holder = epoch, holder
             tx.commit()
 
     def _taken(self, holder: str) -> LeaseHeld:
@@ -372,8 +375,8 @@ class InSinkStore:
         with self.sink.transaction() as tx:
             count = tx.execute_count(
                 f"UPDATE {self._table('lease')} SET expires_us = {expires}, status = %s "
-                f"WHERE pipeline = %s AND epoch = %s",
-                (_ascii(orjson.dumps(status).decode()), self.pipeline, epoch),
+                f"WHERE pipeline = %s AND epoch <= %s AND holder = %s",
+                (_ascii(orjson.dumps(status).decode()), self.pipeline, epoch, self._holder),
             )
             if count != 1:
                 raise self.lost()
@@ -383,8 +386,9 @@ class InSinkStore:
         """Let the next instance start at once."""
         with self.sink.transaction() as tx:
             tx.execute_count(
-                f"UPDATE {self._table('lease')} SET expires_us = 0, status = %s WHERE pipeline = %s AND epoch = %s",
-                (_ascii(orjson.dumps(status).decode()), self.pipeline, epoch),
+                f"UPDATE {self._table('lease')} SET expires_us = 0, status = %s "
+                f"WHERE pipeline = %s AND epoch <= %s AND holder = %s",
+                (_ascii(orjson.dumps(status).decode()), self.pipeline, epoch, self._holder),
             )
             tx.commit()
 

@@ -18,6 +18,8 @@ from checkpoints.store import Command, InSinkStore, LeaseHeld
 __all__ = ["LeaseKeeper"]
 
 _TICK_SECONDS = 0.5
+# A session that is used at every tick, and silent for so long, is nobody's any more.
+_SILENCE_SECONDS_MIN = 10.0
 # A holder that has renewed this lately lives, whether its session can be seen or not: it may have a new one.
 _RENEWED_SECONDS = 3.0
 
@@ -51,6 +53,7 @@ class LeaseKeeper:
         self._is_stopping = threading.Event()
         self._lock = threading.Lock()  # around every use of the sink session: this thread's and `acquire`
         self._thread: threading.Thread | None = None
+        self._has_held = False
         self.is_sink_healthy: bool | None = None
         """Could the lease be renewed the last time? None before the first."""
         self.lost: LeaseLost | None = None
@@ -67,10 +70,15 @@ class LeaseKeeper:
         SinkUnavailable, ConfigError.
         """
         with self._lock:
-            if not self._sink.is_open():
-                self._sink.open()
-            self._store.create()
-            self._take(is_stopping, applier_session)
+            try:
+                self._open()
+                self._store.create()
+                self._take(is_stopping, applier_session)
+            except TransientError:
+                if self._thread is None:  # nobody uses the session until the next try, which may be long from now
+                    self._sink.close()
+                raise
+        self._has_held = True
         self.is_sink_healthy = True
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"lease-{self._sink.name}", daemon=True)
@@ -83,7 +91,7 @@ class LeaseKeeper:
         deadline = self._clock.monotonic() + self._seconds + 2
         while True:
             lease = self._store.read_lease()
-            if self._store.epoch and (lease is None or lease.epoch != self._store.epoch):
+            if self._has_held and (lease is None or lease.holder != self._holder):
                 # We held it and slept: another instance took over, even if it has left again. Two never take turns.
                 self.lost = self._store.lost()
                 raise self.lost
@@ -103,7 +111,7 @@ class LeaseKeeper:
                     was_renewed=was_renewed,
                 )
             except LeaseHeld as held:
-                if self._on_standby is not None and not self._store.epoch:
+                if self._on_standby is not None and not self._has_held:
                     self._on_standby(held)
                 elif was_renewed or self._clock.monotonic() > deadline:
                     raise
@@ -144,9 +152,15 @@ class LeaseKeeper:
                     with contextlib.suppress(Exception):
                         self._sink.close()
 
-    def _renew(self) -> None:
+    def _open(self) -> None:
         if not self._sink.is_open():
             self._sink.open()
+            # The next holder ends the sessions that the lease names, and this one is not named before it has written
+            # there. Should we stand still in the middle of that, its locks must not outlive the lease for long.
+            self._sink.end_when_silent(max(self._seconds, _SILENCE_SECONDS_MIN))
+
+    def _renew(self) -> None:
+        self._open()
         self._store.renew_lease(self._store.epoch, seconds=self._seconds, status=self._status())
         commands = self._store.queued_commands()
         if commands:

@@ -140,6 +140,9 @@ class Sink(Protocol):
     def ping(self) -> None:
         """Raise SinkUnavailable when the connection is dead."""
 
+    def end_when_silent(self, seconds: float) -> None:
+        """Have the server end this session, with what it holds, once it is in a transaction and silent for so long."""
+
     def session(self) -> str:
         """Which session of the server this is (`pid` and its start), to tell from outside whether it still lives."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import math
 import re
 import secrets
 import socket
@@ -291,6 +292,13 @@ class MysqlSink:
 
     def is_open(self) -> bool:
         return self._connection is not None and bool(self._connection.open)
+
+    def end_when_silent(self, seconds: float) -> None:
+        # In a transaction or not: there is no other such limit on every server.
+        try:
+            self._query(f"SET SESSION wait_timeout = {math.ceil(seconds)}")
+        except pymysql.err.MySQLError as error:
+            raise self._translated(error, "limit the session's silence") from error
 
     def session(self) -> str:
         return self._session

@@ -8,6 +8,7 @@ begins no transactions: those of the pipeline begin in `apply_postgres`, everyth
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -185,6 +186,14 @@ class PostgresSink:
 
     def is_open(self) -> bool:
         return self._connection is not None and self._connection.closed == 0
+
+    def end_when_silent(self, seconds: float) -> None:
+        connection = self._live()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(f"SET idle_in_transaction_session_timeout = {math.ceil(seconds * 1000)}")
+        except psycopg2.Error as error:
+            raise self._translated(error, "limit the session's silence") from error
 
     def session(self) -> str:
         return self._session

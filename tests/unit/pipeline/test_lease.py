@@ -27,6 +27,7 @@ class Store:
         self.others: Callable[[], None] = lambda: None
         self.renewals: list[Mapping[str, Any]] = []
         self.renew_errors: list[BaseException] = []
+        self.take_errors: list[BaseException] = []
         self.released: list[int] = []
         self.commands: list[Command] = []
 
@@ -46,6 +47,9 @@ class Store:
 
     def take_lease(self, *, holder: str, sessions: Sequence[str], seconds: float, was_renewed: bool) -> None:
         row = self.row
+        if self.take_errors:
+            self.epoch = (row.epoch if row else 0) + 1  # as it is while its COMMIT is on its way
+            raise self.take_errors.pop(0)
         if row is not None and row.holder != holder and row.expires_us > self.clock.now_us():
             raise LeaseHeld(f"run by {row.holder}")
         self.epoch = (row.epoch if row else 0) + 1
@@ -72,6 +76,7 @@ class Sink:
     def __init__(self) -> None:
         self.opened = 0
         self.is_there = False
+        self.silences: list[float] = []
 
     def open(self) -> None:
         self.opened += 1
@@ -82,6 +87,9 @@ class Sink:
 
     def is_open(self) -> bool:
         return self.is_there
+
+    def end_when_silent(self, seconds: float) -> None:
+        self.silences.append(seconds)
 
     def session(self) -> str:
         return "keeper"
@@ -175,6 +183,33 @@ def test_who_slept_while_another_held_it_does_not_take_turns(kept: Kept) -> None
         kept.acquire()
     assert kept.keeper.lost is not None
     kept.keeper.stop()
+
+
+def test_a_holder_whose_commit_never_came_is_the_holder_still(kept: Kept) -> None:
+    assert kept.acquire() == 1
+    kept.store.take_errors = [SinkUnavailable("the connection was lost while committing")]
+    with pytest.raises(SinkUnavailable):
+        kept.acquire()
+    assert kept.acquire() == 2
+    assert kept.keeper.lost is None
+    kept.keeper.stop()
+
+
+def test_whose_first_commit_never_came_waits_as_any_other(kept: Kept) -> None:
+    kept.store.take_errors = [SinkUnavailable("the connection was lost while committing")]
+    with pytest.raises(SinkUnavailable):
+        kept.acquire()
+    assert not kept.sink.is_there, "its session would be ended while nobody uses it"
+    kept.store.held_by("them", until=kept.clock.seconds + 5)
+    assert kept.acquire() == 2
+    kept.keeper.stop()
+
+
+def test_its_session_is_ended_by_the_server_when_it_stands_still(kept: Kept) -> None:
+    """One that was opened since is not in the lease yet, so the next holder could not end it."""
+    kept.acquire()
+    kept.keeper.stop()
+    assert kept.sink.silences == [SECONDS]
 
 
 def test_the_loss_of_the_lease_ends_the_keeping_and_nothing_is_released(kept: Kept) -> None:

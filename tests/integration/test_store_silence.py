@@ -1,0 +1,88 @@
+"""Who keeps the lease and stands still, or believes in a COMMIT that never came, does not hold up the next holder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from cdc.demo.servers import Server
+from cdc.errors import LeaseLost, SinkUnavailable
+from cdc.sinks.mysql import MysqlSettings, MysqlSink
+from cdc.sinks.postgres import PostgresSettings, PostgresSink
+from checkpoints.store import InSinkStore
+
+PIPELINE = "shop/warehouse"
+
+
+@pytest.fixture(params=["pg15", "mariadb1011", "mysql97"])
+def make_store(
+    request: pytest.FixtureRequest, database: Callable[[Server], str]
+) -> Iterator[Callable[[], InSinkStore]]:
+    server: Server = request.getfixturevalue(request.param)
+    name = database(server)
+    with ExitStack() as stack:
+
+        def make() -> InSinkStore:
+            if server.family == "postgresql":
+                sink: Any = PostgresSink(PostgresSettings("sink", server.host, server.port, server.user, name))
+            else:
+                sink = MysqlSink(MysqlSettings("sink", server.host, server.port, server.user, name))
+            sink.open()
+            stack.callback(sink.close)
+            return InSinkStore(sink, PIPELINE)
+
+        yield make
+
+
+def _take(store: InSinkStore, holder: str) -> None:
+    store.take_lease(holder=holder, sessions=(), seconds=60, was_renewed=False)
+
+
+def test_the_locks_of_a_session_that_stands_still_end_with_its_silence(
+    make_store: Callable[[], InSinkStore],
+) -> None:
+    """A session that was opened after the lease was taken is not named in it: nobody else could end it."""
+    sleeper, other = make_store(), make_store()
+    sleeper.create()
+    _take(sleeper, "sleeper")
+    sleeper.sink.end_when_silent(1)
+    with sleeper.sink.transaction() as tx:
+        sleeper.fence(tx)
+        with other.sink.transaction() as waiting:
+            other.epoch = sleeper.epoch
+            other.fence(waiting)  # waits for the row until the server has ended the other session
+            waiting.commit()
+        with pytest.raises(SinkUnavailable):
+            tx.commit()
+
+
+def test_the_number_of_a_lease_that_was_never_committed_neither_renews_nor_releases_the_next_ones(
+    make_store: Callable[[], InSinkStore],
+) -> None:
+    believer, holder = make_store(), make_store()
+    believer.create()
+    _take(believer, "believer")
+    believer.release_lease(believer.epoch, status={})
+    believer.epoch += 1  # its COMMIT never came
+    _take(holder, "holder")
+    assert holder.epoch == believer.epoch
+    with pytest.raises(LeaseLost):
+        believer.renew_lease(believer.epoch, seconds=1000, status={"state": "mine"})
+    believer.release_lease(believer.epoch, status={"state": "mine"})
+    lease = holder.read_lease()
+    assert lease is not None
+    assert (lease.holder, lease.is_live, dict(lease.status)) == ("holder", True, {})
+
+
+def test_the_holder_renews_by_the_number_of_a_commit_that_never_came(make_store: Callable[[], InSinkStore]) -> None:
+    store = make_store()
+    store.create()
+    _take(store, "holder")
+    store.epoch += 1
+    store.renew_lease(store.epoch, seconds=1000, status={"state": "streaming"})
+    lease = store.read_lease()
+    assert lease is not None
+    assert dict(lease.status) == {"state": "streaming"}
