@@ -2010,9 +2010,10 @@ class _Loader:
                 if isinstance(node.value, str) and not _is_of_table_file(node)
                 for half in [_split_database(node.value)]
             }
-            database, table = next(iter(named)) if len(named) == 1 else None, text
-            if not isinstance(database, str):
+            found = next(iter(named)) if len(named) == 1 else None
+            if found is None:
                 raise ValueError("the name has no database, and tables.include is not about just one: write db.table")
+            database, table = found, text
         if not database or not table:
             raise ValueError("the name is not of the form db.table")
         return ".".join(re.sub(r"([\\*?])", r"\\\1", half) for half in (database, table))

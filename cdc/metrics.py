@@ -183,6 +183,23 @@ class Metrics:
         self.load_paused_seconds = self._counter(
             "cdc_load_paused_seconds_total", "How long loads have waited so, counted when they go on."
         )
+        self.polls = self._counter(
+            "cdc_polls_total",
+            "Runs of polled tables, by what came of them: `done` or `failed` (tried again, or the table is parked).",
+            "sink",
+            "result",
+        )
+        self.poll_rows = self._counter(
+            "cdc_poll_rows_total", "Rows that such runs have read, and what they wrote.", "sink", "operation"
+        )
+        self.poll_rows_before, self.poll_rows_after = (
+            self._gauge(
+                f"cdc_poll_rows_{when}",
+                f"Rows in the targets of such tables, all together, {when} the last run of each.",
+                "sink",
+            )
+            for when in ("before", "after")
+        )
         ProcessCollector(registry=self._registry)
 
     def sink(self, name: str) -> SinkMetrics:
@@ -313,6 +330,18 @@ class SinkMetrics:
             self._metrics.load_log_seconds_left.labels(self.name).set(min(kept))
         else:
             self._metrics.load_log_seconds_left.remove(self.name)
+
+    def polled(self, *, read: int, written: int, deleted: int, before: int, after: int) -> None:
+        """A run of a table has ended well; `before` and `after` are the rows of all such targets."""
+        self._metrics.polls.labels(self.name, "done").inc()
+        for operation, count in (("read", read), ("upsert", written), ("delete", deleted)):
+            self._metrics.poll_rows.labels(self.name, operation).inc(count)
+        self._metrics.poll_rows_before.labels(self.name).set(before)
+        self._metrics.poll_rows_after.labels(self.name).set(after)
+
+    def poll_failed(self) -> None:
+        """A run of a table has failed: it is tried again, or the table is parked."""
+        self._metrics.polls.labels(self.name, "failed").inc()
 
     def prepared(self, count: int) -> None:
         """So many prepared XA transactions wait."""

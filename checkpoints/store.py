@@ -32,7 +32,7 @@ MetadataSink = Any
 
 
 # Metadata that an older version made is complete once it has these tables, too.
-_NEWER_TABLES = ("prepared", "chunks", "marks", "loads")
+_NEWER_TABLES = ("prepared", "chunks", "marks", "loads", "polls")
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -270,6 +270,9 @@ class InSinkStore:
             f"last_time_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)",
             # When the last load of a table began and ended (checkpoints/loads.py).
             "loads": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, {loads.COLUMNS}, "
+            f"PRIMARY KEY (pipeline, source_table)",
+            # Of tables that are not followed by the binlog: how far they are (checkpoints/polls.py).
+            "polls": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, content {text} NOT NULL, "
             f"PRIMARY KEY (pipeline, source_table)",
             "checkpoint": f"pipeline {key} NOT NULL PRIMARY KEY, format integer NOT NULL, sequence bigint NOT NULL, "
             f"position {text} NOT NULL, epoch bigint NOT NULL, committed_us bigint NOT NULL",

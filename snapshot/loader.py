@@ -222,6 +222,20 @@ class TableLoader:
             hint="the load is tried again; finish the ALTERs on that table first",
         )
 
+    def begin(self, record: TableRecord, target: TargetTable, *, may_replace: bool) -> LoadPlan:
+        """The target made to fit, and a load recorded that has no position: for who follows no log.
+
+        Raises UnsupportedData, SinkRefused.
+        """
+        if target.source_key:
+            self._require_unique(target.definition, target.source_key)
+        return self._begun(record, target, None, may_replace=may_replace)
+
+    def copy(self, plan: LoadPlan) -> Loaded:
+        """All rows of a table with a key, for a load that `begin` has begun."""
+        self._writer = self._make_writer(plan.target)
+        return self._copy(plan)
+
     def _try_load(self, record: TableRecord, *, may_replace: bool) -> TableRecord | None:
         """One attempt; None when the definition changed under it."""
         table = record.source
@@ -277,7 +291,7 @@ class TableLoader:
     # ------------------------------------------------------------ where to begin
 
     def _begun(
-        self, record: TableRecord, target: TargetTable, visible: SourcePosition, *, may_replace: bool
+        self, record: TableRecord, target: TargetTable, visible: SourcePosition | None, *, may_replace: bool
     ) -> LoadPlan:
         """A load from its start, recorded as such, into a target that fits."""
         was_complete = self._prepare_target(record, target, may_replace=may_replace)
