@@ -99,7 +99,10 @@ def translate(
     """
     number, text = error_number(error), _text(error)
     message = f"sink {sink}: cannot {doing}: {text}" + (f" (error {number})" if number else "")
-    if isinstance(getattr(error, "original_exception", None), ssl.SSLError) or number == 2026:
+    cause = getattr(error, "original_exception", None)
+    # One that ended in the middle of the handshake is gone, as any other; what is wrong with TLS is said in an alert.
+    is_cut = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+    if (isinstance(cause, ssl.SSLError) and not is_cut) or number == 2026:
         return ConfigError(message, hint="check ssl_mode, ssl_ca, ssl_cert and ssl_key of the sink")
     if number in (1045, 1698):
         return ConfigError(message, hint="check user and password of the sink's url")

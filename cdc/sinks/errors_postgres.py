@@ -99,6 +99,8 @@ _BAD_LOGIN = re.compile(
 )
 _NO_DATABASE = re.compile(r'database "(.*)" does not exist')
 _BAD_TLS = re.compile(r"SSL|certificate|TLS", re.IGNORECASE)
+# Also in the middle of the handshake: what is wrong with TLS is said in an alert.
+_CUT = re.compile(r"server closed the connection|SSL SYSCALL error|unexpected eof|closed unexpectedly", re.IGNORECASE)
 
 
 def translate_connect(error: psycopg2.Error, *, sink: str, where: str, user: str, database: str) -> CdcError:
@@ -110,7 +112,7 @@ def translate_connect(error: psycopg2.Error, *, sink: str, where: str, user: str
         return ConfigError(message, hint=f"make it: CREATE DATABASE {quoted};")
     if _BAD_LOGIN.search(text):
         return ConfigError(message, hint="check user and password of the sink's url, and the server's pg_hba.conf")
-    if "server closed the connection" not in text and _BAD_TLS.search(text):
+    if _BAD_TLS.search(text) and not _CUT.search(text):
         return ConfigError(message, hint="check ssl_mode, ssl_ca, ssl_cert and ssl_key of the sink")
     return SinkUnavailable(message, hint="check that the server runs and that host and port are right")
 

@@ -84,6 +84,9 @@ def test_a_refusal_of_postgresql_names_what_is_known() -> None:
         ('FATAL:  database "d" does not exist', ConfigError, 'CREATE DATABASE "d";'),
         ("server does not support SSL, but SSL was required", ConfigError, "ssl_mode"),
         ("SSL error: certificate verify failed", ConfigError, "ssl_ca"),
+        ("SSL SYSCALL error: EOF detected", SinkUnavailable, "host and port"),
+        ("SSL error: unexpected eof while reading", SinkUnavailable, "host and port"),
+        ("SSL connection has been closed unexpectedly", SinkUnavailable, "host and port"),
         ("Connection refused\n\tIs the server running on that host?", SinkUnavailable, "host and port"),
         ("FATAL:  the database system is starting up", SinkUnavailable, "host and port"),
         ("FATAL:  sorry, too many clients already", SinkUnavailable, "host and port"),
@@ -167,6 +170,12 @@ def test_a_certificate_that_does_not_verify_is_the_operators_business() -> None:
     raised = pymysql.err.OperationalError(2003, "Can't connect")
     raised.original_exception = ssl.SSLError("certificate verify failed")  # type: ignore[attr-defined]  # as pymysql does
     assert isinstance(errors_mysql.translate(raised, sink="s", doing="connect"), ConfigError)
+
+
+def test_a_connection_that_is_cut_in_the_tls_handshake_is_tried_again() -> None:
+    raised = pymysql.err.OperationalError(2003, "Can't connect")
+    raised.original_exception = ssl.SSLEOFError(8, "EOF occurred in violation of protocol")  # type: ignore[attr-defined]
+    assert isinstance(errors_mysql.translate(raised, sink="s", doing="connect"), SinkUnavailable)
 
 
 def test_the_hint_for_a_missing_right_is_its_grant() -> None:
