@@ -118,6 +118,7 @@ class SourceConnection:
     def __init__(self, settings: SourceSettings, raw: pymysql.connections.Connection[Any]) -> None:
         self.settings = settings
         self.raw = raw
+        self._identity: ServerIdentity | None = None
         version_text = self.query_text("SELECT VERSION()")[0][0] or ""
         self.version_text = version_text
         self.flavor: Flavor = "mariadb" if "mariadb" in version_text.lower() else "mysql"
@@ -148,7 +149,12 @@ class SourceConnection:
         return rows[0][1] if rows else None
 
     def identity(self) -> ServerIdentity:
-        """Which server this is. MariaDB has no server_uuid: server_uid and server_id stand in for it."""
+        """Which server this is, asked once. MariaDB has no server_uuid: server_uid and server_id stand in for it."""
+        if self._identity is None:
+            self._identity = self._ask_identity()
+        return self._identity
+
+    def _ask_identity(self) -> ServerIdentity:
         if self.flavor == "mysql":
             return ServerIdentity("mysql", self.variable("server_uuid") or "")
         uid = self.variable("server_uid") or self.variable("log_bin_basename") or ""

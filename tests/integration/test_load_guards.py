@@ -15,7 +15,7 @@ import pytest
 from cdc.clock import SystemClock
 from cdc.demo.servers import Server
 from cdc.errors import BinlogPurged
-from cdc.model import SourcePosition
+from cdc.model import SourcePosition, TableName
 from cdc.pipeline.loads import estimated_rows
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.positions import visible_position, written_file_pos
@@ -179,8 +179,6 @@ def test_a_source_says_how_many_sessions_it_works_for_and_what_it_has(
     source_server.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=name)
     source_server.execute("INSERT INTO t VALUES (1), (2)", database=name)
     source_server.execute("ANALYZE TABLE t", database=name)
-    from cdc.model import TableName
-
     assert estimated_rows(source, [TableName(name, "t"), TableName(name, "gone")]) == {TableName(name, "t"): 2}
 
 
@@ -215,6 +213,14 @@ def test_who_may_not_see_the_lag_is_told_which_right_is_missing(mariadb1011: Ser
             assert "GRANT REPLICA MONITOR" in caught.value.hint  # type: ignore[attr-defined]
     finally:
         mariadb1011.execute("DROP USER blind")
+
+
+@pytest.mark.any_server
+def test_a_session_asks_once_which_server_it_is_on(source: SourceConnection, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several times a table, a load of a thousand tables needs to know."""
+    identity = source.identity()
+    monkeypatch.setattr(source, "query_text", None)
+    assert source.identity() is identity
 
 
 # ---------------------------------------------------------------- the log
