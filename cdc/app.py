@@ -49,7 +49,7 @@ from cdc.pipeline.text import iso_time
 from cdc.schema.modes import MODE_COLUMNS
 from cdc.schema.options import ColumnOption, TableOptions
 from cdc.schema.routing import route
-from cdc.schema.target import Masking, MetadataKind, Policies, SinkKind, SourceColumn
+from cdc.schema.target import Attributes, Masking, MetadataKind, Policies, SinkKind, SourceColumn
 from cdc.sinks.base import Sink
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
@@ -177,13 +177,21 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
 _NAMED_AS = {"change_operation": "operation", "change_time": "commit_time", "change_position": "position"}
 
 
+_ATTRIBUTES = ("defaults", "comments", "identity", "indexes")
+
+
 def table_options(config: Config, database: str, table: str) -> TableOptions:
     """What the configuration makes of a table: its place, its columns and rows."""
     override, routed = config.tables.override_for(database, table), config.tables.route_for(database, table)
     metadata = config.tables.metadata_for(database, table)
     shared = config.tables.source_column_for(database, table)
     mode, names = config.tables.mode_for(database, table), config.tables.mode_columns.model_dump()
+    targets = config.targets
+    own = override.model_dump(include=set(_ATTRIBUTES), exclude_none=True) if override is not None else {}
+    attributes = {name: own.get(name, getattr(targets, name)) for name in _ATTRIBUTES}
     options = TableOptions(
+        attributes=Attributes(**attributes),
+        types=tuple((rule.source.lower(), rule.type) for rule in targets.types),
         target_schema=routed.target_schema if routed is not None else None,
         target_table=routed.target_table if routed is not None else None,
         metadata=tuple((cast(MetadataKind, of), name) for of, name in metadata.items()),
@@ -200,7 +208,14 @@ def table_options(config: Config, database: str, table: str) -> TableOptions:
         include=override.include_columns or (),
         exclude=override.exclude_columns or (),
         columns=tuple(
-            ColumnOption(entry.column, entry.rename, _masking(entry, salt.encode(errors="surrogateescape")))
+            ColumnOption(
+                entry.column,
+                entry.rename,
+                _masking(entry, salt.encode(errors="surrogateescape")),
+                entry.type,
+                entry.zero_dates,
+                entry.nul_bytes,
+            )
             for entry in override.columns
         ),
     )

@@ -244,10 +244,15 @@ def check(
     env_file: EnvFileOption = None,
     as_json: JsonOption = False,
     grants: Annotated[bool, typer.Option("--grants", help="Print the least privileges needed, as SQL.")] = False,
+    drift: Annotated[bool, typer.Option("--drift", help="Compare the sinks' tables with the source's.")] = False,
 ) -> None:
     """Reach every server and check what the service needs; each finding says what it breaks and what mends it."""
     from cdc.check import run_check_command
 
+    if drift:
+        from cdc.commands.drift import run_drift_command
+
+        raise typer.Exit(run_drift_command(_load(config, env_file), as_json=as_json))
     raise typer.Exit(run_check_command(_load(config, env_file), as_json=as_json, grants=grants))
 
 

@@ -546,6 +546,10 @@ def _mask_text(text: str) -> str:
 
 _URL_SCHEMA: Final = WithJsonSchema({"type": "string", "format": "uri"})
 _MASK_SCHEMA: Final = WithJsonSchema({"enum": ["null", None, "text", "keep_first", "keep_last"]})
+# Those of schema.asked_types, which a test holds it to.
+_ASKED_TYPE: Final = (
+    r"^(boolean|smallint|integer|bigint|numeric|text|json|jsonb|geometry|varchar\(([1-9][0-9]{0,3}|1[0-5][0-9]{3})\))$"
+)
 _ZERO_DATES_SCHEMA: Final = WithJsonSchema({"enum": ["null", None, "error", "infinity"]})
 _COLUMNS_SCHEMA: Final = WithJsonSchema(
     {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
@@ -601,6 +605,9 @@ TableName = Annotated[str, _checked(parse_table_name)]
 
 ZeroDates = Literal["null", "error", "infinity"]
 NulBytes = Literal["replace", "strip", "error"]
+IndexesMade = Literal["none", "unique", "all"]
+DefaultsKept = Literal["none", "constant", "all"]
+AskedType = Annotated[str, Field(pattern=_ASKED_TYPE)]
 SslMode = Literal["disabled", "preferred", "required", "verify_ca", "verify_identity"]
 
 _BY_HOST: Final[Any] = None  # replaced by _ssl_mode_by_host: no default of its own type says "it depends"
@@ -829,6 +836,29 @@ class ColumnOverride(Section):
         "hashed is the UTF-8 of the value's text (docs/options.md), or the bytes of a binary one. NULL stays NULL. "
         "Not for FLOAT, DOUBLE, BIT, GEOMETRY and VECTOR.",
     )
+    type: AskedType | None = Field(
+        default=None,
+        validate_default=True,
+        json_schema_extra={"range_text": "type", "default_text": "the mapping's"},
+        description="The column's type on the sinks, as in `targets.types`. The table is loaded again when it changes.",
+    )
+    zero_dates: Annotated[ZeroDates | None, BeforeValidator(_null_text), _ZERO_DATES_SCHEMA] = Field(
+        default=None,
+        json_schema_extra={"default_text": "the table's"},
+        description="As `policies.zero_dates`, for this column.",
+    )
+    nul_bytes: NulBytes | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "the table's"},
+        description="As `policies.nul_bytes`, for this column.",
+    )
+
+    @field_validator("type")
+    @classmethod
+    def _type_or_mask(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and (info.data.get("mask") is not None or info.data.get("hash")):
+            _fail("a column that is masked or hashed has the type that the mask makes")
+        return value
 
     @field_validator("mask_text", "mask_keep")
     @classmethod
@@ -946,6 +976,26 @@ class TableOverride(Section):
         json_schema_extra={"default_text": "`tables.mode`"},
         description="As `tables.mode`, for this table.",
     )
+    indexes: IndexesMade | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`targets.indexes`"},
+        description="As `targets.indexes`, for this table.",
+    )
+    defaults: DefaultsKept | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`targets.defaults`"},
+        description="As `targets.defaults`, for this table.",
+    )
+    comments: bool | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`targets.comments`"},
+        description="As `targets.comments`, for this table.",
+    )
+    identity: bool | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`targets.identity`"},
+        description="As `targets.identity`, for this table.",
+    )
 
     @field_validator("modifier")
     @classmethod
@@ -974,8 +1024,9 @@ class TableOverride(Section):
             is_changed = entry.mask is not None or entry.hash
             if name in seen:
                 _fail(f"{name} has two entries")
-            if not is_changed and entry.rename is None:
-                _fail(f"the entry of {name} says nothing: rename, mask or hash is missing")
+            is_told = any((entry.rename, entry.type, entry.zero_dates, entry.nul_bytes))
+            if not is_changed and not is_told:
+                _fail(f"the entry of {name} says nothing: rename, mask, hash, type or a policy is missing")
             if is_changed and name in (info.data.get("primary_key") or ()):
                 _fail(f"{name} is part of primary_key, whose values are not masked or hashed")
             included, excluded = info.data.get("include_columns"), info.data.get("exclude_columns")
@@ -1418,6 +1469,55 @@ class Policies(Section):
     )
 
 
+class TypeRule(Section):
+    """The type that the columns of one type of the source's get on every sink."""
+
+    source: str = Field(
+        min_length=1,
+        json_schema_extra={"range_text": "type, in small letters"},
+        description="The source's type as information_schema has it, whole (`tinyint(1)`, `bigint unsigned`) or its "
+        "name alone (`json`). The first rule that fits a column counts, and its own `type` before all.",
+    )
+    type: AskedType = Field(
+        json_schema_extra={"range_text": "type"},
+        description="`boolean` (of TINYINT, BIT(1)), `smallint`, `integer`, `bigint`, `numeric` (of integers), `text` "
+        "(of texts and JSON), `varchar(N)` (of texts), `json`, `jsonb` (of JSON), `geometry` (PostGIS). A value that "
+        "it cannot hold stops the table (docs/targets.md). A table that was loaded with another type is parked until "
+        "`cdc snapshot TABLE`.",
+    )
+
+
+class TargetSettings(Section):
+    """What tables of the sinks get of the source's definitions beside columns, types and keys (docs/targets.md)."""
+
+    defaults: DefaultsKept = Field(
+        default="constant",
+        description="Defaults of columns, for whoever else writes there: `constant` keeps values and "
+        "CURRENT_TIMESTAMP, `all` also the expressions that are the same on a sink of the source's kind, `none` none.",
+    )
+    comments: bool = Field(default=True, description="Comments of tables and columns.")
+    indexes: IndexesMade = Field(
+        default="none",
+        description="Indexes beside the key's: `unique` makes the unique ones, `all` the others too, after a table's "
+        "load, and follows those that the source makes and drops. `none`, because readers of a copy mostly ask "
+        "otherwise than the source's application, and each index makes writing slower.",
+    )
+    identity: bool = Field(
+        default=False,
+        description="Columns that are AUTO_INCREMENT number new rows on the sinks as well: for a sink that is to take "
+        "over one day. Off, because two that give numbers give the same ones.",
+    )
+    types: tuple[TypeRule, ...] = Field(default=())
+    drift_seconds: Number = Field(
+        default=3600,
+        ge=0,
+        le=30 * 86400,
+        json_schema_extra={"unit": "seconds"},
+        description="How often each target is compared with what the mapping makes, beside the start, each load and "
+        "each DDL; 0: only then. A look is about ten short queries a table.",
+    )
+
+
 class LeaseSettings(Section):
     """Which of several instances writes."""
 
@@ -1510,6 +1610,7 @@ class Config(Section):
     snapshot: SnapshotSettings = SnapshotSettings()
     polling: PollingSettings = PollingSettings()
     policies: Policies = Policies()
+    targets: TargetSettings = TargetSettings()
     lease: LeaseSettings = LeaseSettings()
     retry: RetrySettings = RetrySettings()
     http: HttpSettings = HttpSettings()

@@ -171,6 +171,7 @@ class ColumnDefinition:
     is_auto_increment: bool = False
     default: str | None = None
     comment: str = ""
+    has_default_expression: bool = False  # `default` is an expression; on MariaDB its text says so
 
     @property
     def arrow_type(self) -> pa.DataType:

@@ -33,6 +33,7 @@ class TargetAlteration:
     """The difference between two targets of one place; names are those on the sink.
 
     `renamed` and `retyped` have the column as it was and as it becomes; one that is renamed may be retyped as well.
+    `described`: columns that get another default or comment, likewise; they may be in any part but the other two.
     No name is in two of the parts, but that of a column which is both. The order does not matter.
     """
 
@@ -42,11 +43,18 @@ class TargetAlteration:
     dropped: tuple[TargetColumn, ...] = ()
     renamed: tuple[tuple[TargetColumn, TargetColumn], ...] = ()
     retyped: tuple[tuple[TargetColumn, TargetColumn], ...] = ()
+    described: tuple[tuple[TargetColumn, TargetColumn], ...] = ()
 
     @property
     def is_empty(self) -> bool:
         """Is there nothing to be done on the sink?"""
-        return not (self.added or self.dropped or self.renamed or self.retyped)
+        is_alike = not (self.added or self.dropped or self.renamed or self.retyped or self.described)
+        return is_alike and not self.has_new_comment
+
+    @property
+    def has_new_comment(self) -> bool:
+        """Does the table's own comment change?"""
+        return self.before.comment != self.after.comment
 
     @property
     def goes(self) -> frozenset[str]:
@@ -64,7 +72,7 @@ def alteration(before: TargetTable, after: TargetTable, effect: Effect, options:
     _require_plain(before, after, effect, options)
     old_columns = {column.source.name: column for column in before.columns if column.metadata is None}
     names_before = {new: old for old, new in effect.renamed.items()}
-    added, renamed, retyped = [], [], []
+    added, renamed, retyped, described = [], [], [], []
     for index, column in enumerate(after.columns):
         if column.metadata is not None:
             continue
@@ -78,8 +86,12 @@ def alteration(before: TargetTable, after: TargetTable, effect: Effect, options:
         if old.is_nullable != column.is_nullable or old.sql_type != column.sql_type:
             _require_wider(old, column)
             retyped.append((old, column))
+        if (old.default, old.comment) != (column.default, column.comment):
+            described.append((old, column))
     dropped = [old_columns[name] for name in effect.dropped if name in old_columns]
-    made = TargetAlteration(before, after, tuple(added), tuple(dropped), tuple(renamed), tuple(retyped))
+    made = TargetAlteration(
+        before, after, tuple(added), tuple(dropped), tuple(renamed), tuple(retyped), tuple(described)
+    )
     _require_clear_names(made)
     return made
 

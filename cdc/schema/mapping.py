@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, Flavor, TableDefinition, ValueKind
+from cdc.schema.asked_types import asked_type
+from cdc.schema.defaults import with_attributes
 from cdc.schema.filters import bind
 from cdc.schema.identifiers import column_name_problem, folded, namespace_problem, table_name_problem
 from cdc.schema.modes import with_mode
@@ -24,6 +26,7 @@ from cdc.schema.target import Masking, MetadataKind, Policies, SinkKind, SourceC
 __all__ = ["RULES", "SOURCE_COLUMN", "TypeRule", "map_table", "rule_for", "sink_collation", "type_mapping_page"]
 
 POSTGRES_COLUMNS_MAX = 1600  # MaxHeapAttributeNumber; dropped columns count too
+INNODB_COLUMNS_MAX = 1017  # REC_MAX_USER_N_FIELDS: 1023 less the six that InnoDB keeps for itself
 VARBINARY_VECTOR_BYTES_MAX = 16_384  # a longer VARBINARY would crowd the 65535 bytes that a row may declare
 
 Mapper = Callable[[ColumnDefinition, Flavor, bool], str]
@@ -103,8 +106,7 @@ def map_table(
         _check_keyless(definition, options)
     names = {column.name: sink_name for column, sink_name in kept}
     columns = tuple(
-        _map_column(definition, column, sink_name, options.of_column(column.name).masking, kind, key, policies)
-        for column, sink_name in kept
+        _kept_column(definition, column, sink_name, options, kind, key, policies) for column, sink_name in kept
     )
     columns += tuple(
         replace(_map_column(definition, column, sink_name, None, kind, (), policies), metadata=of)
@@ -117,7 +119,7 @@ def map_table(
     row_filter = bind(options.row_filter, definition) if options.row_filter is not None else None
     key = (*(name for _, name in first), *(names[part] for part in key))
     target = TargetTable(namespace, name, columns, key, definition, policies, row_filter, shared)
-    return with_mode(target, options.mode)
+    return with_attributes(with_mode(target, options.mode), options.attributes, kind)
 
 
 def _check_options(definition: TableDefinition, options: TableOptions, key: tuple[str, ...]) -> None:
@@ -161,6 +163,12 @@ def _check_columns(definition: TableDefinition, kept: list[tuple[ColumnDefinitio
     if kind == "postgresql" and len(kept) > POSTGRES_COLUMNS_MAX:
         raise UnsupportedData(
             f"{table} has {len(kept)} columns, and PostgreSQL holds {POSTGRES_COLUMNS_MAX}",
+            table=table,
+            hint="exclude it in tables.exclude, or columns of it in tables.overrides: exclude_columns",
+        )
+    if kind != "postgresql" and len(kept) > INNODB_COLUMNS_MAX:
+        raise UnsupportedData(
+            f"{table} has {len(kept)} columns, and InnoDB holds {INNODB_COLUMNS_MAX}",
             table=table,
             hint="exclude it in tables.exclude, or columns of it in tables.overrides: exclude_columns",
         )
@@ -240,6 +248,35 @@ def _map_column(
         is_key=is_key,
         masking=masking,
     )
+
+
+def _kept_column(
+    definition: TableDefinition,
+    column: ColumnDefinition,
+    name: str,
+    options: TableOptions,
+    kind: SinkKind,
+    key: tuple[str, ...],
+    policies: Policies,
+) -> TargetColumn:
+    """A column of the source's, with the type and the policies of its own. Raises UnsupportedData."""
+    option = options.of_column(column.name)
+    own = option.policies(policies)
+    mapped = _map_column(definition, column, name, option.masking, kind, key, own)
+    mapped = replace(mapped, policies=own if own != policies else None)
+    asked = options.type_of(column)
+    if asked is None or mapped.masking is not None:
+        return mapped
+    sql_type = asked_type(column, asked, mapped.sql_type, kind)
+    if sql_type is None or (mapped.is_key and kind != "postgresql" and sql_type.startswith("longtext")):
+        raise UnsupportedData(
+            f"{definition.name}: column {column.name} has the type {column.column_type}, which cannot become {asked}"
+            f"{' in a key' if sql_type else ''}",
+            table=str(definition.name),
+            column=column.name,
+            hint="correct its `type` in tables.overrides, or targets.types; docs/targets.md says what goes with what",
+        )
+    return replace(mapped, sql_type=sql_type)
 
 
 def _metadata_column(name: str, length: int, *, is_nullable: bool) -> ColumnDefinition:
@@ -580,7 +617,8 @@ RULES: tuple[TypeRule, ...] = (
             _example(_K.INTEGER, "int unsigned", length=32),
             _example(_K.INTEGER, "bigint unsigned", length=64),
         ),
-        note="Unsigned: the next larger. BOOL is TINYINT(1) and may hold any of its numbers. No AUTO_INCREMENT.",
+        note="Unsigned: the next larger. BOOL is TINYINT(1) and may hold any of its numbers. "
+        "AUTO_INCREMENT: `targets.identity`.",
     ),
     TypeRule(
         "DECIMAL",
@@ -798,9 +836,10 @@ _HEAD = """\
 
 # Type mapping
 
-What a column of the source becomes on each kind of sink. All columns become plain columns: no AUTO_INCREMENT, no ON
-UPDATE, no defaults, no generated columns (their values are stored), no foreign keys, no triggers. Between servers of
-the MySQL family the source's own definition is kept, except for the translations below.
+What a column of the source becomes on each kind of sink. All columns become plain columns: no ON UPDATE, no generated
+columns (their values are stored), no foreign keys, no triggers; defaults, comments, numbering and indexes as
+`targets` says, and other types where `type` or `targets.types` asks for one ([targets.md](targets.md)). Between servers
+of the MySQL family the source's own definition is kept, except for the translations below.
 
 - **Nullable** where the source's column is, and on PostgreSQL wherever `zero_dates: null` may put NULL. Key columns are
   NOT NULL.
@@ -811,8 +850,8 @@ the MySQL family the source's own definition is kept, except for the translation
   to MariaDB's `unicode_520` or `bin`, from MariaDB's `uca1400` to MySQL's `0900`). In a key column an unknown collation
   becomes a binary one, so that keys which are two at the source never become one.
 - **Refused**, with an error that names the table: names longer than 63 bytes on PostgreSQL (never shortened), columns
-  with the names of its system columns, more than 1600 columns, two columns with one name, and
-  key columns of a type that the sink cannot index.
+  with the names of its system columns, more than 1600 columns (1017 on the MySQL family), two columns with one name,
+  and key columns of a type that the sink cannot index.
 
 """
 

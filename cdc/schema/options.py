@@ -9,23 +9,33 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.rowfilter import RowFilter
-from cdc.schema.target import Masking, MetadataKind, Mode, SourceColumn
+from cdc.schema.target import Attributes, Masking, MetadataKind, Mode, Policies, SourceColumn
 
 __all__ = ["ColumnOption", "TableOptions", "kept_columns", "names_made"]
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnOption:
-    """What differs for one column: its name on the sink, and what becomes of its values."""
+    """What differs for one column: its name and type on the sink, and what becomes of its values.
+
+    `zero_dates` and `nul_bytes` are its own policies, None for the table's.
+    """
 
     column: str
     rename: str | None = None
     masking: Masking | None = None
+    type: str | None = None
+    zero_dates: Literal["null", "error", "infinity"] | None = None
+    nul_bytes: Literal["replace", "strip", "error"] | None = None
+
+    def policies(self, of_table: Policies) -> Policies:
+        """Those of its table, with its own."""
+        return Policies(self.zero_dates or of_table.zero_dates, self.nul_bytes or of_table.nul_bytes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +44,9 @@ class TableOptions:
 
     `metadata` are the columns of that kind that are added, with their names. `target_schema` (a database on the MySQL
     family) and `target_table` are the place on every sink, where set; `source_column` tells its rows from those of
-    other tables there. `mode_columns` are those that its `mode` adds, with their names.
+    other tables there. `mode_columns` are those that its `mode` adds, with their names. `attributes`: what
+    else the target gets of the source's definition. `types`: the type asked for each column of a type of the source's,
+    by its text without blanks (`tinyint(1)`).
     """
 
     include: tuple[str, ...] = ()
@@ -47,10 +59,20 @@ class TableOptions:
     source_column: SourceColumn | None = None
     mode: Mode = "mirror"
     mode_columns: tuple[tuple[MetadataKind, str], ...] = ()
+    attributes: Attributes = field(default_factory=Attributes)
+    types: tuple[tuple[str, str], ...] = ()
 
     def of_column(self, name: str) -> ColumnOption:
         """What is said of that column of the source."""
         return next((option for option in self.columns if option.column == name), ColumnOption(name))
+
+    def type_of(self, column: ColumnDefinition) -> str | None:
+        """The type that is asked for that column; None where the mapping decides."""
+        own = self.of_column(column.name).type
+        if own is not None:
+            return own
+        text = column.column_type.lower()
+        return next((asked for of, asked in self.types if of in (text, text.partition("(")[0].split(" ")[0])), None)
 
     def keeps(self, name: str) -> bool:
         """Does that column of the source go to the sink?"""
@@ -65,8 +87,8 @@ class TableOptions:
     def description(self) -> dict[str, Any]:
         """As the metadata and the status have it: equal if and only if the rows come out equal. {} for the default.
 
-        Without the place, which they have of their own. Holds no secret: a salt is told apart by what it makes of a
-        constant.
+        Without the place, which they have of their own, and the attributes, on which no row depends. Holds no secret:
+        a salt is told apart by what it makes of a constant.
         """
         said: dict[str, Any] = {}
         if self.include:
@@ -75,6 +97,9 @@ class TableOptions:
             said["exclude"] = sorted(self.exclude)
         rename = {option.column: option.rename for option in self.columns if option.rename is not None}
         mask = {option.column: _described(option.masking) for option in self.columns if option.masking is not None}
+        types = {option.column: option.type for option in self.columns if option.type is not None}
+        if types:
+            said["types"] = dict(sorted(types.items()))
         if rename:
             said["rename"] = dict(sorted(rename.items()))
         if mask:

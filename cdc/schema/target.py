@@ -11,7 +11,19 @@ from typing import Literal
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.rowfilter import RowFilter
 
-__all__ = ["Masking", "MetadataKind", "Mode", "Policies", "SinkKind", "SourceColumn", "TargetColumn", "TargetTable"]
+__all__ = [
+    "Attributes",
+    "DefaultsKept",
+    "IndexesMade",
+    "Masking",
+    "MetadataKind",
+    "Mode",
+    "Policies",
+    "SinkKind",
+    "SourceColumn",
+    "TargetColumn",
+    "TargetTable",
+]
 
 SinkKind = Literal["postgresql", "mysql", "mariadb"]
 
@@ -22,6 +34,21 @@ class Policies:
 
     zero_dates: Literal["null", "error", "infinity"] = "null"
     nul_bytes: Literal["replace", "strip", "error"] = "replace"
+
+
+# Which defaults of the source's columns those of a target get; which of its indexes.
+DefaultsKept = Literal["none", "constant", "all"]
+IndexesMade = Literal["none", "unique", "all"]
+
+
+@dataclass(frozen=True, slots=True)
+class Attributes:
+    """What a target gets of the source's definition beside columns, types and key. Nothing of it is about the rows."""
+
+    defaults: DefaultsKept = "constant"
+    comments: bool = True
+    identity: bool = False
+    indexes: IndexesMade = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +111,8 @@ class SourceColumn:
 class TargetColumn:
     """One column of the sink table and the source column that feeds it.
 
+    `default`, `comment` and `is_identity` are for whoever else writes there: our rows have every column's value.
+
     `source` describes the values as the sink gets them: where `masking` is set, those that it makes. Its name is that
     of the column at the source, `name` is the one on the sink.
     """
@@ -95,6 +124,10 @@ class TargetColumn:
     is_key: bool = False
     masking: Masking | None = None
     metadata: MetadataKind | None = None  # then no column of the source feeds it
+    default: str | None = None  # as the sink's DDL has it
+    comment: str = ""
+    is_identity: bool = False
+    policies: Policies | None = None  # its own, where they are not the table's
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +153,8 @@ class TargetTable:
     mode: Mode = "mirror"
     row_key: tuple[str, ...] = ()
     live_column: str | None = None
+    comment: str = ""
+    attributes: Attributes = Attributes()
 
     def __str__(self) -> str:
         return f"{self.namespace}.{self.name}"

@@ -13,7 +13,7 @@ from cdc.schema.alteration import AddedColumn, TargetAlteration
 from cdc.schema.column_text import Unproven
 from cdc.schema.target import SinkKind, TargetColumn
 from cdc.sinks.base import ExistingTable
-from cdc.sinks.sql_mysql import can_hold, canonical_type, column_definition, qualified, quote
+from cdc.sinks.sql_mysql import can_hold, canonical_type, column_definition, qualified, quote, text_literal
 
 __all__ = ["alter_statements", "drop_defaults"]
 
@@ -32,12 +32,19 @@ def alter_statements(
     there = {name.lower(): found for name, found in existing.columns.items()}
     renamed = {old.name for old, _ in alteration.renamed}
     parts = [f"DROP COLUMN {quote(column.name)}" for column in alteration.dropped if column.name.lower() in there]
+    described = {old.name for old, _ in alteration.described}
     for old, new in alteration.renamed:
         if old.name.lower() in there:
-            parts.append(_renamed(old, new, there[old.name.lower()], kind, version))
-    for old, new in alteration.retyped:
-        if old.name not in renamed and not _is_there(old, new, there[new.name.lower()]):
-            parts.append(f"MODIFY COLUMN {_redefined(new, there[new.name.lower()], kind)}")
+            found = there[old.name.lower()]
+            parts.append(_renamed(old, new, found, kind, version, is_described=old.name in described))
+    for old, new in dict.fromkeys((*alteration.retyped, *alteration.described)):
+        if old.name in renamed:
+            continue
+        is_same = old.name not in described and _is_there(old, new, there[new.name.lower()])
+        if not is_same:
+            parts.append(f"MODIFY COLUMN {_redefined(old, new, there[new.name.lower()], kind)}")
+    if alteration.has_new_comment:
+        parts.append(f"COMMENT = {text_literal(alteration.after.comment)}")
     for added in alteration.added:
         text = f"ADD COLUMN {_added(added, kind)}"
         if added.column.name.lower() not in there:
@@ -58,20 +65,28 @@ def drop_defaults(alteration: TargetAlteration) -> list[str]:
 
 
 def _renamed(
-    old: TargetColumn, new: TargetColumn, found: tuple[str, bool, bool], kind: SinkKind, version: tuple[int, ...]
+    old: TargetColumn,
+    new: TargetColumn,
+    found: tuple[str, bool, bool],
+    kind: SinkKind,
+    version: tuple[int, ...],
+    *,
+    is_described: bool,
 ) -> str:
-    if not _is_there(old, new, found):
-        return f"CHANGE COLUMN {quote(old.name)} {_redefined(new, found, kind)}"
+    if is_described or not _is_there(old, new, found):
+        return f"CHANGE COLUMN {quote(old.name)} {_redefined(old, new, found, kind)}"
     if version >= ((10, 5, 2) if kind == "mariadb" else (8,)):
         return f"RENAME COLUMN {quote(old.name)} TO {quote(new.name)}"
     if found[0] != canonical_type(new.sql_type):
         raise Unproven(f"the target's column {old.name} is {found[0]}, and RENAME COLUMN is not known to its server")
-    return f"CHANGE COLUMN {quote(old.name)} {_redefined(new, found, kind)}"
+    return f"CHANGE COLUMN {quote(old.name)} {_redefined(old, new, found, kind)}"
 
 
-def _redefined(new: TargetColumn, found: tuple[str, bool, bool], kind: SinkKind) -> str:
-    """NULL stays where it was allowed."""
-    return column_definition(replace(new, is_nullable=new.is_nullable or found[1]), kind)
+def _redefined(old: TargetColumn, new: TargetColumn, found: tuple[str, bool, bool], kind: SinkKind) -> str:
+    """NULL stays where it was allowed, and a wider type where somebody has made it wider."""
+    is_wider = _is_there(old, new, found) and found[0] != canonical_type(new.sql_type)
+    sql_type = found[0] if is_wider else new.sql_type
+    return column_definition(replace(new, sql_type=sql_type, is_nullable=new.is_nullable or found[1]), kind)
 
 
 def _is_there(old: TargetColumn, new: TargetColumn, found: tuple[str, bool, bool]) -> bool:
@@ -85,8 +100,8 @@ def _is_there(old: TargetColumn, new: TargetColumn, found: tuple[str, bool, bool
 
 
 def _has_default(added: AddedColumn) -> bool:
-    """Where the value is the one that a column without a default gets anyway, there is none."""
-    if added.existing is None:
+    """Where the value is the column's own default, or the one that it gets without any, there is none beside."""
+    if added.existing is None or added.column.default is not None:
         return False
     return added.column.is_nullable or added.existing != _IMPLICIT.get(added.column.source.kind)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from cdc.schema.alteration import AddedColumn, TargetAlteration
 from cdc.schema.target import TargetColumn
 from cdc.sinks.base import ExistingTable
-from cdc.sinks.sql_postgres import can_hold, canonical_type, qualified, quote
+from cdc.sinks.sql_postgres import can_hold, canonical_type, comment_on_column, comment_on_table, qualified, quote
 
 __all__ = ["alter_statements"]
 
@@ -20,9 +20,33 @@ def alter_statements(alteration: TargetAlteration, existing: ExistingTable) -> l
     for old, new in alteration.retyped:
         parts += _retype(old, new, existing)
     parts += [f"ADD COLUMN {_added(added)}" for added in alteration.added]
-    # The target's columns have no defaults: this one is for the rows that are there.
-    defaults = [f"ALTER COLUMN {quote(a.column.name)} DROP DEFAULT" for a in alteration.added if a.existing is not None]
-    return [*renames, *(f"{table} {', '.join(some)}" for some in (parts, defaults) if some)]
+    # The first default is for the rows that are there.
+    defaults = [_default(a.column) for a in alteration.added if a.existing is not None or a.column.default is not None]
+    defaults += [_default(new) for old, new in alteration.described if old.default != new.default]
+    return [
+        *renames,
+        *(f"{table} {', '.join(some)}" for some in (parts, defaults) if some),
+        *_comments(alteration),
+    ]
+
+
+def _default(column: TargetColumn) -> str:
+    name = quote(column.name)
+    if column.default is None:
+        return f"ALTER COLUMN {name} DROP DEFAULT"
+    return f"ALTER COLUMN {name} SET DEFAULT {column.default}"
+
+
+def _comments(alteration: TargetAlteration) -> Iterator[str]:
+    after = alteration.after
+    if alteration.has_new_comment:
+        yield comment_on_table(after)
+    for added in alteration.added:
+        if added.column.comment:
+            yield comment_on_column(after, added.column)
+    for old, new in alteration.described:
+        if old.comment != new.comment:
+            yield comment_on_column(after, new)
 
 
 def _retype(old: TargetColumn, new: TargetColumn, existing: ExistingTable) -> Iterator[str]:

@@ -192,6 +192,12 @@ class Sink(Protocol):
         what this sink has no statement for.
         """
 
+    def define(self, target: TargetTable, statements: Sequence[str]) -> None:
+        """Run DDL about the target, as long as it takes; on PostgreSQL in the open transaction, where there is one.
+
+        On the MySQL family outside of any: each statement commits by itself. Raises SinkRefused, SinkUnavailable.
+        """
+
     def estimated_rows(self, targets: Sequence[TargetTable]) -> dict[str, int | None]:
         """The server's own estimate by `str(target)`."""
 

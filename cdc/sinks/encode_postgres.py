@@ -161,7 +161,7 @@ def plain_values(array: pa.Array, column: TargetColumn, policies: Policies, coun
     """Each value's text as PostgreSQL's input function takes it, with the policies applied; None for NULL."""
     encoder = _ENCODERS[column.source.kind]
     values = python_values(array, column.source.kind)
-    return encoder(values, column, policies, counter)
+    return encoder(values, column, column.policies or policies, counter)
 
 
 Encoder = Callable[[list[Any], TargetColumn, Policies, PolicyCounter], list[str | None]]
@@ -296,7 +296,9 @@ def _json(values: list[Any], column: TargetColumn, policies: Policies, counter: 
 def _geometries(
     values: list[Any], column: TargetColumn, _policies: Policies, counter: PolicyCounter
 ) -> list[str | None]:
-    """WKB: the four bytes of the SRID go; those other than 0 are counted."""
+    """WKB: the four bytes of the SRID go; those other than 0 are counted. PostGIS takes them with it, as EWKB."""
+    if column.sql_type == "geometry":
+        return [None if value is None else _ewkb_text(value) for value in values]
     encoded: list[str | None] = []
     for value in values:
         if value is None:
@@ -306,6 +308,18 @@ def _geometries(
             counter.add(column, "srid")
         encoded.append("\\x" + value[4:].hex())
     return encoded
+
+
+_EWKB_HAS_SRID = 0x20000000
+
+
+def _ewkb_text(value: bytes) -> str:
+    """`SRID, byte order, type, rest`, all little-endian, as the hexadecimal `byte order, type | flag, SRID, rest`."""
+    srid, wkb = value[:4], value[4:]
+    if not any(srid):
+        return wkb.hex()
+    (kind,) = struct.unpack_from("<I", wkb, 1)
+    return (wkb[:1] + struct.pack("<I", kind | _EWKB_HAS_SRID) + srid + wkb[5:]).hex()
 
 
 def _vector_text(value: bytes) -> str:

@@ -513,6 +513,16 @@ class MysqlSink:
             for statement in statements:
                 self.run(statement)
 
+    def define(self, target: TargetTable, statements: Sequence[str]) -> None:
+        self._refuse_open_transaction()
+        table = str(target.definition.name)
+        with (
+            self._definition_statement(f"define the table {target}", table=table, grant=self.table_grant(target)),
+            self._without_time_limit(),
+        ):
+            for statement in statements:
+                self.run(statement)
+
     @contextlib.contextmanager
     def _without_time_limit(self) -> Iterator[None]:
         """For what would only begin again, or go on unseen, if it were cut off."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 import psycopg2
 import psycopg2.extensions
 
-from cdc.errors import CdcError, InvariantBroken, SinkUnavailable
+from cdc.errors import CdcError, InvariantBroken, SinkRefused, SinkUnavailable
 from cdc.model import ColumnDefinition
 from cdc.schema.alteration import TargetAlteration
 from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
@@ -326,6 +326,7 @@ class PostgresSink:
 
     def create_table(self, target: TargetTable) -> None:
         schema, user = sql.quote(target.namespace), sql.quote(self._settings.user)
+        self._require_geometry(target)
         with self._definition_statement(
             f"make the table {target}",
             table=str(target.definition.name),
@@ -333,6 +334,22 @@ class PostgresSink:
         ) as cursor:
             cursor.execute(sql.create_table(target))
         self._workspace.forget(target)
+
+    def _require_geometry(self, target: TargetTable) -> None:
+        column = next((column for column in target.columns if column.sql_type == "geometry"), None)
+        if column is None:
+            return
+        table = str(target.definition.name)
+        with self._definition_statement("look for PostGIS", table=table) as cursor:
+            cursor.execute("SELECT to_regtype('geometry') IS NOT NULL")
+            found = cursor.fetchone()
+        if found is None or not found[0]:
+            raise SinkRefused(
+                f"{table}: column {column.name} is to be a geometry, and sink {self.name} has no PostGIS",
+                table=table,
+                column=column.source.name,
+                hint="CREATE EXTENSION postgis (in a schema of the search_path), or leave the type to the mapping",
+            )
 
     def drop_table(self, target: TargetTable) -> None:
         with self._definition_statement(
@@ -365,6 +382,15 @@ class PostgresSink:
             # A rewrite that was cut off would only begin again. Until the end of the transaction.
             cursor.execute("SET LOCAL statement_timeout = 0")
             for statement in alter_statements(alteration, existing):
+                cursor.execute(statement)
+        self._workspace.forget(target)
+
+    def define(self, target: TargetTable, statements: Sequence[str]) -> None:
+        with self._definition_statement(
+            f"define the table {target}", table=str(target.definition.name), grant=self._owner_grant(target)
+        ) as cursor:
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            for statement in statements:
                 cursor.execute(statement)
         self._workspace.forget(target)
 

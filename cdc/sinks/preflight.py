@@ -975,7 +975,7 @@ def _by_policy(
             continue
         for column in one.target.columns:
             if concerns(column.source, one.definition.flavor):
-                chosen = "error" if column.is_key else choice(one.policies)
+                chosen = "error" if column.is_key else choice(column.policies or one.policies)
                 columns.setdefault(chosen, []).append(f"{one.definition.name}.{column.name}")
     for chosen, names in sorted(columns.items()):
         yield info(

@@ -43,6 +43,7 @@ __all__ = [
     "slim_stage",
     "stage_of",
     "stray_value",
+    "text_literal",
     "unmatched_staged",
     "update_row",
     "update_staged",
@@ -73,14 +74,14 @@ def _names(columns: Iterable[TargetColumn]) -> str:
 def own_rows(target: TargetTable) -> str:
     """The condition of the rows that are the source table's, where others have rows in the target, too; else ''."""
     shared = target.source_column
-    return "" if shared is None else f" WHERE {quote(shared.name)} = {_quoted(shared.value)}"
+    return "" if shared is None else f" WHERE {quote(shared.name)} = {text_literal(shared.value)}"
 
 
 def stray_value(target: TargetTable, values: Sequence[str]) -> str:
     """A value of the source column that is none of those; at least one is given."""
     shared = target.source_column
     name = quote(shared.name if shared is not None else "")
-    return f"SELECT {name} FROM {_table(target)} WHERE {name} NOT IN ({', '.join(map(_quoted, values))}) LIMIT 1"
+    return f"SELECT {name} FROM {_table(target)} WHERE {name} NOT IN ({', '.join(map(text_literal, values))}) LIMIT 1"
 
 
 def clear(target: TargetTable) -> str:
@@ -100,7 +101,7 @@ def live_rows(target: TargetTable) -> str:
 
 
 def create_table(target: TargetTable, kind: SinkKind) -> str:
-    """The table with its primary key, where it has one, and nothing else: InnoDB, every attribute explicit."""
+    """The table with its primary key, where it has one, and no other index: InnoDB, every attribute explicit."""
     lines = [column_definition(column, kind) for column in target.columns]
     if target.key:
         lines.append(f"PRIMARY KEY ({', '.join(quote(name) for name in target.key)})")
@@ -108,6 +109,7 @@ def create_table(target: TargetTable, kind: SinkKind) -> str:
         f"CREATE TABLE {_table(target)} (\n    "
         + ",\n    ".join(lines)
         + "\n) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
+        + (f" COMMENT={text_literal(target.comment)}" if target.comment else "")
     )
 
 
@@ -129,9 +131,15 @@ def column_definition(column: TargetColumn, kind: SinkKind) -> str:
     """A column of CREATE and ALTER TABLE."""
     name = quote(column.name)
     text = f"{name} {column.sql_type} {'NULL' if column.is_nullable else 'NOT NULL'}"
-    if column.source.kind is ValueKind.TIMESTAMP:
+    if column.is_identity:
+        text += " AUTO_INCREMENT"
+    elif column.default is not None:
+        text += f" DEFAULT {column.default}"
+    elif column.source.kind is ValueKind.TIMESTAMP:
         # With explicit_defaults_for_timestamp off, a bare TIMESTAMP would become NOT NULL with ON UPDATE.
         text += " DEFAULT NULL" if column.is_nullable else " DEFAULT '1970-01-01 00:00:01'"
+    if column.comment:
+        text += f" COMMENT {text_literal(column.comment)}"
     if column.source.kind is ValueKind.JSON and kind == "mariadb":
         text += f" CHECK (json_valid({name}))"
     return text
@@ -271,15 +279,19 @@ def keys_stage_of(target: TargetTable) -> TargetTable:
 def stage_of(target: TargetTable, columns: Sequence[TargetColumn]) -> TargetTable:
     """The staging table for those columns of `target`, as a table that rows are written into."""
     keys = tuple(
-        replace(column, source=replace(column.source, name=name), name=name, is_nullable=False, is_key=True)
+        replace(_bare(column), source=replace(column.source, name=name), name=name, is_nullable=False, is_key=True)
         for column, name in zip(key_columns(target), stage_key(target), strict=True)
     )
-    values = tuple(replace(column, is_nullable=True, is_key=False) for column in columns)
+    values = tuple(replace(_bare(column), is_nullable=True, is_key=False) for column in columns)
     numbers = tuple(
         TargetColumn(ColumnDefinition(name, ValueKind.INTEGER, "int", length=32), name, "int", is_nullable=False)
         for name in (SET_COLUMN, ROW_COLUMN)
     )
     return replace(target, name=STAGE_NAME, columns=(*keys, *values, *numbers), key=stage_key(target))
+
+
+def _bare(column: TargetColumn) -> TargetColumn:
+    return replace(column, default=None, comment="", is_identity=False)
 
 
 def stage_key(target: TargetTable) -> tuple[str, ...]:
@@ -438,7 +450,7 @@ def canonical_type(column_type: str, charset: str | None = None, collation: str 
         text = text or column_type
         charset, _, collation = written.partition(" COLLATE ") if text != column_type else ("", "", "")
     if match := _MEMBERS.match(text):
-        text = f"{match[1].lower()}({','.join(map(_quoted, members_of(match[2])))})"
+        text = f"{match[1].lower()}({','.join(map(text_literal, members_of(match[2])))})"
     else:
         text = _COMMENT.sub("", text).strip().lower()
         text = _WIDTH.sub(r"\1", text).replace("year(4)", "year").replace("geomcollection", "geometrycollection")
@@ -453,8 +465,9 @@ def members_of(text: str) -> list[str]:
     return [_ESCAPED.sub(lambda m: "'" if m[1] is None else _ESCAPES.get(m[1], m[1]), member) for member in found]
 
 
-def _quoted(member: str) -> str:
-    return "'" + member.replace("\\", "\\\\").replace("'", "''").replace("\0", "\\0") + "'"
+def text_literal(text: str) -> str:
+    """A text, in a session whose sql_mode has no NO_BACKSLASH_ESCAPES."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "''").replace("\0", "\\0") + "'"
 
 
 def _utf8mb3(name: str) -> str:

@@ -192,6 +192,7 @@ def _column(table: TableName, row: Mapping[str, str | None], json_columns: Itera
         is_auto_increment="AUTO_INCREMENT" in extra,
         default=row["COLUMN_DEFAULT"],
         comment=row["COLUMN_COMMENT"] or "",
+        has_default_expression="DEFAULT_GENERATED" in extra,
     )
 
 

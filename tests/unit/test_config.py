@@ -327,7 +327,8 @@ BAD_FILES = [
         ("include_columns: [a], columns: [{column: b, mask: }]",
          "[0].columns: b does not go to the sinks (include_columns, exclude_columns), so its entry has no effect"),
         ("columns: [{column: a, rename: b}, {column: a, mask: }]", "[0].columns: a has two entries"),
-        ("columns: [{column: a}]", "[0].columns: the entry of a says nothing: rename, mask or hash is missing"),
+        ("columns: [{column: a}]",
+         "[0].columns: the entry of a says nothing: rename, mask, hash, type or a policy is missing"),
         ("columns: [{rename: a}]", "[0].columns[0].column: is required"),
         ("columns: [{column: a, mask: sha1}]",
          "[0].columns[0].mask: 'sha1' is not in null, text, keep_first, keep_last"),
@@ -385,7 +386,7 @@ BAD_FILES = [
      ["config.yaml:8 tables[0]: an alias that contains itself",
       "config.yaml:8 tables: a list is not a mapping (key: value)",
       ("config.yaml:9 x: there is no such key; known here: flush, http, lease, log, name, policies, polling, "
-      "queue_bytes_max, retry, sinks, snapshot, source, standby, tables, var_dir")]),
+      "queue_bytes_max, retry, sinks, snapshot, source, standby, tables, targets, var_dir")]),
 ]  # fmt: skip
 
 
@@ -1075,6 +1076,9 @@ def test_the_defaults_that_the_example_shows_are_the_real_ones(tmp_path: Path) -
     override = without["tables"]["overrides"][0]
     override.update({key: without["policies"][key] for key in ("zero_dates", "nul_bytes", "hidden_cascades")})
     override["mode"] = without["tables"]["mode"]
+    override.update({key: without["targets"][key] for key in ("defaults", "comments", "indexes", "identity")})
+    column = without["tables"]["overrides"][1]["columns"][0]
+    column.update({key: without["policies"][key] for key in ("zero_dates", "nul_bytes")})
     assert with_defaults == without
 
 

@@ -485,6 +485,8 @@ cdef int _plan(cells_t* cells, object column, object array, list kept) except -1
     operation, size = operation_of(column.source, array.type)
     if operation == OP_JSON and column.sql_type != "jsonb":
         operation = OP_TEXT
+    elif operation == OP_GEOMETRY and column.sql_type != "bytea":  # PostGIS takes another form
+        operation = OP_LEFT
     cells.op = operation
     if cells.op == OP_LEFT:
         return 0
