@@ -21,6 +21,7 @@ import typer
 import typer.core
 
 import cdc
+from cdc.clock import SystemClock
 from cdc.config import Config, config_schema, load_config, load_source_config, redacted
 from cdc.errors import CdcError, ConfigError
 from cdc.log import configure_logging, scrub
@@ -125,7 +126,7 @@ def _root(
     given = {name: str(value) for name, value in given.items() if value is not None}
     # Options given before the command are the defaults of every command's own.
     context.default_map = {
-        **dict.fromkeys(("run", "snapshot", "status", "check", "tail", "verify"), given),
+        **dict.fromkeys(("run", "snapshot", "status", "check", "analyze", "tail", "verify"), given),
         "checkpoint": {"show": given, "reset": given},
         "config": {"show": given},
     }
@@ -268,6 +269,29 @@ def verify(
     from cdc.verify import run_verify_command
 
     raise typer.Exit(run_verify_command(_load(config, env_file), tables or [], only_sinks=sink or [], as_json=as_json))
+
+
+# ---------------------------------------------------------------- analyze
+
+
+@app.command()
+def analyze(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="FILE", help="Default: `tables.file` if that is YAML, else tables.yml."),
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Put advised settings in place of edited ones.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write nothing.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Look at the source's tables, and write what is advised for each to a file that the service reads."""
+    from cdc.commands import analyze as command
+
+    settings = load_source_config(_configuration(config, env_file), environ=os.environ, env_file=env_file)
+    options = command.AnalyzeOptions(output=output, force=force, as_json=as_json, dry_run=dry_run)
+    raise typer.Exit(command.analyze(settings, options, clock=SystemClock()))
 
 
 # ---------------------------------------------------------------- tail

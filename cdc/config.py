@@ -1204,8 +1204,9 @@ class Tables(Section):
         description="A JSON list of objects with `table`, `primary_key`, `modifier`, `sync_strategy` and `batch_size`, "
         "as the earlier system had it. Its tables are captured as if `include` named them, and each object is an entry "
         "of `overrides`; where `overrides` has one for the same table, each key that it gives counts, and the file's "
-        "others are added. A name without a database is of the one that `include` is about. Relative to the working "
-        "directory.",
+        "others are added. A name without a database is of the one that `include` is about. Or, ending in `.yml` or "
+        "`.yaml`, what `cdc analyze` writes (docs/analyze.md): settings as in `overrides` by `db.table`, merged in the "
+        "same way, for tables that `include` and `exclude` let through. Relative to the working directory.",
     )
     sync_strategy: SyncStrategy = Field(
         default="cdc",
@@ -2058,6 +2059,8 @@ class _Loader:
             return root
         # A file that a variable names is not quoted: it may be a password in the wrong place.
         shown = Path(node.value).name if not node.variables else "tables.file"
+        if Path(node.value).suffix in (".yml", ".yaml"):
+            return self.with_table_mapping(root, text, shown)
         entries, problems = parse_table_file(text)
         for problem in problems:
             place = f"{shown}:{problem.line}" + ("" if problem.index is None else f" entry {problem.index + 1}")
@@ -2076,6 +2079,25 @@ class _Loader:
                 continue
             seen[name] = place
             root = self.with_table_entry(root, place, entry, name)
+        return root
+
+    def with_table_mapping(self, root: _Node, text: str, shown: str) -> _Node:
+        """The tree with the tables of a file that `cdc analyze` made. It widens nothing: what is captured counts."""
+        tree = self.parse_yaml(text, lambda line: _Origin(f"{shown}:{line}", (1, f"{line:09}")), ())
+        if tree is not None and not isinstance(tree.value, dict):
+            self.note(tree.origin, (), "is not a mapping of tables to their settings")
+        for name, node in tree.value.items() if tree is not None and isinstance(tree.value, dict) else ():
+            settings = {} if node.value is None and not node.is_broken else node.value
+            problem = _table_mapping_problem(name, settings)
+            if problem:
+                self.note(node.origin, (), f"{name}: {problem}")
+            elif _is_named(root, "include", name) and not _is_named(root, "exclude", name):
+                overrides = _list_at(root, ("tables", "overrides"))
+                here = [_deepest(override, ("table",))[0].value for override in overrides]
+                index = here.index(name) if name in here else len(overrides)
+                for key, value in {**settings, "table": _Node(node.origin, name)}.items():
+                    at: _Path = ("tables", "overrides", index, key)
+                    root = root if _deepest(root, at)[1] else self.put(root, at, at, value)
         return root
 
     def with_table_entry(self, root: _Node, place: str, entry: TableEntry, name: str) -> _Node:
@@ -2209,6 +2231,23 @@ def _is_match(pattern: str, name: str) -> bool:
         return parse_table_pattern(pattern).matches(*parse_table_name(name))
     except ValueError:
         return False  # noted elsewhere
+
+
+def _is_named(root: _Node, key: str, name: str) -> bool:
+    """Do the patterns at `tables.<key>` match the table?"""
+    patterns = [node.value for node in _list_at(root, ("tables", key)) if isinstance(node.value, str)]
+    return any(_is_match(pattern, name) for pattern in patterns)
+
+
+def _table_mapping_problem(name: str, settings: Any) -> str:
+    """What is wrong with one table of a file that `cdc analyze` made; '' if nothing is."""
+    try:
+        parse_table_name(name)
+    except ValueError as error:
+        return str(error)
+    if not isinstance(settings, dict):
+        return "its settings are not a mapping (key: value)"
+    return "the table is named by the key above, not by `table`" if "table" in settings else ""
 
 
 def _split_database(pattern: str) -> str | None:

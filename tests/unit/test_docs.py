@@ -25,7 +25,7 @@ ERROR_CLASSES = [
     if inspect.isclass(value) and issubclass(value, Exception) and value.__module__ == "cdc.errors"
 ]
 # Named in the pages as what later versions bring.
-COMMANDS_TO_COME = {"analyze"}
+COMMANDS_TO_COME: set[str] = set()
 OPTIONS_TO_COME = {"--repair"}
 SHELL_WORDS = {"|", "||", "&", "&&", ";", ">", ">>", "2>", "2>&1"}
 
