@@ -41,6 +41,7 @@ from cdc.pipeline.dealing import lane_stores
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import LaneRule, lane_name
 from cdc.pipeline.loads import GuardReport, LoadLines
+from cdc.pipeline.recovery import Recovery
 from cdc.pipeline.report import SinkReport, SourceReport, merged, status_document, worst_state
 from cdc.pipeline.runner import Pipeline, PipelineSettings
 from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
@@ -601,6 +602,7 @@ class Application:
                 retry_initial_seconds=config.retry.initial_seconds,
                 retry_seconds_max=config.retry.max_seconds,
                 var_dir=config.var_dir,
+                recovery=Recovery(**config.recovery.model_dump()),
                 lane=lane if lane > 1 or len(sink.lanes) > 1 else None,
                 standby=self.config.standby and until is None and lane == 1,
             ),

@@ -1559,6 +1559,34 @@ class RetrySettings(Section):
         return value
 
 
+class RecoverySettings(Section):
+    """What the service does by itself about a gap in the log, and about tables that are parked."""
+
+    on_purged: Literal["stop", "resnapshot"] = Field(
+        default="stop",
+        description="What becomes of a sink whose next binlog the source has purged: `stop` ends its pipeline with a "
+        "hint; `resnapshot` goes on from where the source is now and loads every table again that was followed up to "
+        "the gap (tables whose `mode` keeps what was are parked: no load brings back their changes). A source that "
+        "lacks what the sink has stops it in any case.",
+    )
+    loads_per_day: Integer = Field(
+        default=0,
+        ge=0,
+        le=100,
+        json_schema_extra={"unit": "loads"},
+        description="How often a parked table is loaded again by itself within 24 hours, for what passes: a row that "
+        "is mended, a target that is altered. 0: never; `cdc snapshot TABLE` does it. Each load reads the whole table.",
+    )
+    first_seconds: Number = Field(
+        default=300,
+        ge=0.1,
+        le=86_400,
+        json_schema_extra={"unit": "seconds"},
+        description="How long after it was parked the first such load begins; twice as long for each one of the last "
+        "24 hours that ended in its being parked again.",
+    )
+
+
 class HttpSettings(Section):
     """Health, metrics, status and the dashboard."""
 
@@ -1614,6 +1642,7 @@ class Config(Section):
     targets: TargetSettings = TargetSettings()
     lease: LeaseSettings = LeaseSettings()
     retry: RetrySettings = RetrySettings()
+    recovery: RecoverySettings = RecoverySettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     standby: bool = Field(

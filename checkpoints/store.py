@@ -32,7 +32,7 @@ MetadataSink = Any
 
 
 # Metadata that an older version made is complete once it has these tables, too.
-_NEWER_TABLES = ("prepared", "chunks", "marks", "loads", "polls")
+_NEWER_TABLES = ("prepared", "chunks", "marks", "loads", "rejects", "polls")
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -196,6 +196,11 @@ class InSinkStore:
     def _dialect(self) -> _Dialect:
         return _POSTGRESQL if self.sink.kind == "postgresql" else _MYSQL
 
+    @property
+    def now_us(self) -> str:
+        """The sink's time, as an expression."""
+        return self._dialect.now_us
+
     def _table(self, name: str) -> str:
         return str(self.sink.metadata_table(name))
 
@@ -268,6 +273,9 @@ class InSinkStore:
             # How far rows of append-only and history tables are numbered (checkpoints/marks.py).
             "marks": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, last_sequence bigint NOT NULL, "
             f"last_time_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)",
+            # What was refused, each time a table is parked (checkpoints/rejects.py).
+            "rejects": f"id {self._dialect.serial} PRIMARY KEY, pipeline {key} NOT NULL, source_table {key} NOT NULL, "
+            f"position {text}, error {text} NOT NULL, parked_us bigint NOT NULL",
             # When the last load of a table began and ended (checkpoints/loads.py).
             "loads": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, {loads.COLUMNS}, "
             f"PRIMARY KEY (pipeline, source_table)",

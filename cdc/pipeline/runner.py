@@ -12,7 +12,7 @@ import functools
 import random
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ import orjson
 
 from cdc.clock import Clock
 from cdc.errors import (
+    BinlogPurged,
     CdcError,
     ProtocolError,
     SinkUnavailable,
@@ -52,6 +53,7 @@ from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.loads import LoadWatch
 from cdc.pipeline.modes import LoadWriter
 from cdc.pipeline.reader import Reader
+from cdc.pipeline.recovery import AutoReload, Recovery, is_purged, seed_again
 from cdc.pipeline.schema_step import DefinitionAudit, SchemaStep
 from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.tables import Routing, TableRegistry
@@ -67,6 +69,7 @@ from cdc.source.definitions import list_tables
 from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.rejects import RejectStore
 from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
 from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader
@@ -105,6 +108,7 @@ class PipelineSettings:
     """Which of the sink's lanes it is, None for the only one."""
     standby: bool = False
     """Does it wait while another instance holds the lease?"""
+    recovery: Recovery = field(default_factory=Recovery)
 
 
 class _SessionEnd(Exception):
@@ -383,7 +387,10 @@ class _Session:
                 checkpoint = self._checkpoint(source)
                 tables = self._tables(source)
                 self._load_pending(source, tables, checkpoint.position)
-                self._stream(source, tables, checkpoint)
+                try:
+                    self._stream(source, tables, checkpoint)
+                except BinlogPurged as error:
+                    self._seed_again(source, tables, error)
         finally:
             self._p._sink = None
             self._p._channel = None
@@ -756,6 +763,7 @@ class _Session:
         record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None)
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)
+            RejectStore(self._store).put(tx, name, fields)
             self._store.fence(tx)
             tx.commit()
         tables.put(record)
@@ -764,6 +772,30 @@ class _Session:
         self._status.failed(error, table=str(name))
         self._metrics.failed(error)
         self._log.error("table_parked", table=str(name), **_error_fields(error))
+
+    def _seed_again(self, source: SourceConnection, tables: TableRegistry, error: BinlogPurged) -> None:
+        """The log goes on behind a gap. Raises `error` where that is to stop the pipeline, else _SessionEnd."""
+        checkpoint, _ = self._store.load_checkpoint()
+        is_wanted = self._settings.recovery.on_purged == "resnapshot"
+        if not is_wanted or checkpoint is None or not is_purged(source, checkpoint.position):
+            raise error
+        changed = seed_again(self._store, source, tables.records(), error, clock=self._clock)
+        self._status.failed(error)
+        self._metrics.failed(error)
+        names = {state: [str(r.source) for r in changed if r.state == state] for state in ("pending", "parked")}
+        self._log.error("binlog_purged", loaded_again=names["pending"], parked=names["parked"], **_error_fields(error))
+        raise _SessionEnd from error
+
+    def _load_parked_again(self, tables: TableRegistry, names: list[TableName]) -> None:
+        """They are due: in a new session."""
+        records = [record for record in map(tables.record, names) if record is not None and record.state == "parked"]
+        with self._sink.transaction() as tx:
+            for record in records:
+                self._store.save_table(tx, replace(record, state="pending", error=None))
+            self._store.fence(tx)
+            tx.commit()
+        self._log.info("parked_tables_tried_again", tables=[str(record.source) for record in records])
+        raise _SessionEnd
 
     # ------------------------------------------------------------ the stream
 
@@ -789,9 +821,14 @@ class _Session:
         self._audit.begin(source)
         reader = self._make_reader(source, tables, checkpoint.position, channel, applier.prepared.known())
         reader.start()
+        again = AutoReload(self._store, tables.records(), self._settings.recovery, self._clock)
+        for table, seconds in again.spent.items():
+            self._log.warning("parked_table_waits", table=str(table), seconds=round(seconds))
         try:
             while True:
                 self._check_alive()
+                if names := again.due():
+                    self._load_parked_again(tables, names)
                 if self._p._has_commands():
                     raise _SessionEnd
                 item = channel.get(_POLL_SECONDS)

@@ -1,0 +1,28 @@
+"""When a parked table is loaded again by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from cdc.pipeline.recovery import Recovery, wait_seconds
+
+HOUR, DAY = 3600.0, 86_400.0
+
+
+@pytest.mark.parametrize(
+    "ages, loads_per_day, seconds, is_spent",
+    [
+        ([0.0], 3, 100.0, False),
+        ([30.0], 3, 70.0, False),
+        ([500.0], 3, 0.0, False),
+        ([400.0, 0.0], 3, 200.0, False),
+        ([1400.0, 1000.0, 0.0], 3, 400.0, False),
+        ([HOUR, 2000.0, 1000.0, 0.0], 3, DAY - HOUR, True),
+        ([HOUR, 0.0], 1, DAY - HOUR, True),
+        ([DAY - 10, HOUR, HOUR / 2, 0.0], 3, 800.0, False),
+    ],
+)
+def test_pauses_double_and_a_day_has_so_many_loads(
+    ages: list[float], loads_per_day: int, seconds: float, is_spent: bool
+) -> None:
+    assert wait_seconds(ages, Recovery(loads_per_day=loads_per_day, first_seconds=100.0)) == (seconds, is_spent)
