@@ -1,12 +1,14 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-all test-unit test-integration test-crash sanitize fuzz load golden bench bench-apply image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-all test-unit test-integration test-crash sanitize fuzz simulate torture mutations load golden bench bench-apply image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
 DEMO_SECONDS ?= 60
 FUZZ_SECONDS ?= 60
 LOAD_SECONDS ?= 60
+SIMULATE_SECONDS ?= 60
+TORTURE_SECONDS ?= 180
 # further arguments for pytest, as in: make test-unit ARGS="-k gtid -x"
 ARGS ?=
 # test processes side by side, each with servers of its own: one more than processors, for half of a test is waiting; four at
@@ -63,6 +65,15 @@ sanitize: setup ## the kernel's tests under AddressSanitizer and UBSan
 
 fuzz: setup ## random damage to real events for FUZZ_SECONDS (60) in all; ARGS="json rows" chooses targets
 	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+simulate: setup ## the pipeline through thousands of crash schedules, in simulated time, for SIMULATE_SECONDS (60); ARGS="--seed 7 --trace"
+	$(PY) -m tests.simulation --seconds $(SIMULATE_SECONDS) $(ARGS)
+
+torture: setup ## random writes and faults between real servers for TORTURE_SECONDS (180) a source; ARGS="--hours 1 --seed 7 --source mysql97"
+	$(PY) -m tests.torture --seconds $(TORTURE_SECONDS) $(ARGS)
+
+mutations: setup ## take out each mechanism that a promise rests on, and see its test fail (tens of minutes); ARGS="fence-epoch"
+	$(PY) -m tests.mutations $(ARGS)
 
 load: setup ## sysbench and a TPC-C-like mix for LOAD_SECONDS (60) each through a kill -9, then cdc verify; ARGS="--load tpcc --source mysql97"
 	$(PY) -m tests.load --seconds $(LOAD_SECONDS) $(ARGS)

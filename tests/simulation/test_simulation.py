@@ -1,0 +1,45 @@
+"""Crash schedules from fixed seeds: the sample of what `make simulate` goes on with for as long as one likes."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.world import simulate
+
+_SCHEDULES = 30
+
+
+@pytest.mark.parametrize("first_seed", [1, 1001, 2001, 3001])
+def test_whatever_fails_the_sink_is_the_source_at_its_checkpoint(first_seed: int) -> None:
+    """Takes seconds: each schedule is some thousand turns of a dozen threads."""
+    for seed in range(first_seed, first_seed + _SCHEDULES):
+        simulate(seed)
+
+
+def test_a_seed_decides_everything() -> None:
+    traces: list[list[str]] = [[], []]
+    for trace in traces:
+        simulate(7, trace=trace)
+    assert traces[0] == traces[1]
+    assert len(traces[0]) > 50
+
+
+def test_schedules_hold_what_they_are_for() -> None:
+    """A simulation in which nothing fails would prove nothing."""
+    counts = sum((simulate(seed).counts for seed in range(40)), start=simulate(40).counts)
+    wanted = (
+        "kills",
+        "stops",
+        "stops to the end",
+        "cuts at the sink",
+        "cuts at the source",
+        "streams that fell silent",
+        "commits whose answer was lost",
+        "commits that never came",
+        "commits that came late",
+        "lock waits",
+        "sessions ended",
+        "roll-backs by the server",
+        "log: schema_followed",
+    )
+    assert not [what for what in wanted if not counts[what]]

@@ -1,0 +1,499 @@
+"""One crash schedule: the service's own pipeline between a simulated source and sink, under faults, by a seed.
+
+What runs is `cdc.pipeline.runner.Pipeline` with everything below it: sessions, reader, channel, assembler,
+compaction, applier, the store, the lease and its keeper. Instances of it are killed, stopped, started again and
+started twice; calls fail, dead-lock, or lose the answer to their COMMIT; streams are cut or fall silent.
+
+After each commit at the sink its tables hold exactly what the source's held at the checkpoint: nothing is lost,
+nothing is doubled, no transaction is there in part. The checkpoint is at the end of a group, counts up by one, never
+goes back, and moves only by the holder of the lease. When the faults end, the service catches up by itself; told to
+stop, it leaves no session behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import random
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cdc.source.connection
+import cdc.source.stream
+from cdc.errors import LeaseLost, TransientError
+from cdc.gtid import MysqlGtidSet
+from cdc.model import FilePos, SourcePosition, TableName
+from cdc.pipeline import runner
+from cdc.pipeline.tables import Routing, TableRegistry
+from cdc.schema.keys import choose_key
+from cdc.schema.options import TableOptions
+from cdc.schema.target import Policies
+from cdc.source.assembler import RunLimits
+from cdc.source.connection import SourceSettings
+from checkpoints.checkpoint import Checkpoint, decode_position
+from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
+from snapshot.loader import LoadLimits
+from tests.simulation.scheduler import Instance, Scheduler, SimulatedClock, closing
+from tests.simulation.sink import Database, Faults, SimulatedSink
+from tests.simulation.source import IDENTITY, TABLES, Log, Source, SourceFaults
+
+__all__ = ["Outcome", "SimulationFailed", "run_after_a_lost_tail", "simulate"]
+
+PIPELINE = "shop/sink"
+LEASE_SECONDS = 10.0
+SILENCE_SECONDS = 15.0
+# Long enough for what is left of a crash: a lease, a server that notices who is gone, waits for locks, back-off.
+CATCH_UP_SECONDS_MAX = 600.0
+_TURNS_MAX = 60_000
+_FIRST = FilePos.of("binlog.000001", 4)
+
+
+class SimulationFailed(AssertionError):
+    """A promise is broken; the seed is in the message."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What one schedule came to."""
+
+    seed: int
+    turns: int
+    seconds: float
+    counts: Counter[str] = field(default_factory=Counter)
+
+
+def simulate(seed: int, *, trace: list[str] | None = None) -> Outcome:
+    """Run one schedule. Raises SimulationFailed; the same seed does the same again."""
+    random.seed(seed)  # the service's own jitter
+    world = _World(seed, trace)
+    try:
+        with closing(world.scheduler), _replaced(world):
+            world.run()
+    except Exception as error:
+        raise SimulationFailed(f"seed {seed}: {error}") from error
+    if world.scheduler.failure is not None:
+        raise SimulationFailed(f"seed {seed}: {world.scheduler.failure}") from world.scheduler.failure
+    return Outcome(seed, world.scheduler.turns, world.scheduler.now - 1000, world.counts)
+
+
+def run_after_a_lost_tail(*, has_gtids: bool) -> tuple[BaseException | None, Any, Any]:
+    """The service follows a source to its end, which then crashes and has lost some; the service starts again.
+
+    Returns what it ended with, and the sink's checkpoint and rows before and after.
+    """
+    world = next(one for one in map(_World.quiet, range(100)) if one.has_gtids == has_gtids)
+    with closing(world.scheduler), _replaced(world):
+        return world.run_after_a_lost_tail()
+
+
+class _World:
+    @classmethod
+    def quiet(cls, seed: int) -> _World:
+        """One without any fault."""
+        world = cls(seed, None)
+        world.faults.call = world.faults.commit = world.faults.death = 0.0
+        world.source_faults.cut = world.source_faults.silence = world.source_faults.refuse = 0.0
+        return world
+
+    def __init__(self, seed: int, trace: list[str] | None) -> None:
+        self.counts: Counter[str] = Counter()
+        self._trace = trace
+        rng = random.Random(seed)
+        self.scheduler = Scheduler(random.Random(rng.random()), turns_max=_TURNS_MAX)
+        self.scheduler.switch_chance = rng.choice((0.05, 0.3, 0.8))
+        self.clock = SimulatedClock(self.scheduler)
+        self.faults = Faults(
+            call=rng.choice((0.0, 0.003, 0.02)),
+            commit=rng.choice((0.0, 0.05, 0.3)),
+            death=rng.choice((0.0, 0.0005, 0.003)),
+            counts=self.counts,
+        )
+        self.has_gtids = rng.random() < 0.5
+        self.log = Log(rng, transactions=rng.randint(5, 25), has_gtids=self.has_gtids)
+        self.source_faults = SourceFaults(
+            cut=rng.choice((0.0, 0.01)), silence=rng.choice((0.0, 0.01)), refuse=rng.choice((0.0, 0.1))
+        )
+        self.source = Source(self.scheduler, self.log, self.source_faults, self.count, self.point)
+        self.database = Database(self.scheduler, self.faults)
+        self.database.rows = {table: dict(rows) for table, rows in _rows_at_first(self.has_gtids).items()}
+        self.database.definitions = dict(_definitions_at_first(self.has_gtids))
+        self.database.on_commit = self._on_commit
+        self.limits = RunLimits(
+            rows_max=rng.choice((1, 4, 50)),
+            part_rows_max=rng.choice((2, 6, 1000)),
+            transactions_max=rng.choice((2, 1000)),
+        )
+        self.age_seconds = rng.choice((0.0, 0.2))
+        self.queue_bytes_max = rng.choice((1, 2000, 1 << 20))
+        self.instances: list[Instance] = []
+        self.has_standby = rng.random() < 0.4
+        self.stops = rng.random() < 0.4
+        self._write_seconds = rng.choice((0.01, 1.0, 5.0))
+        self._targets = _targets()
+        self._sequence = 1
+        self._position: SourcePosition | None = None
+        self._is_ending = False
+        self._pipelines: dict[Instance, runner.Pipeline] = {}
+
+    # ------------------------------------------------------------ the schedule
+
+    def run(self) -> None:
+        scheduler = self.scheduler
+        scheduler.spawn(self._write, "writer", None)
+        for slot in range(2 if self.has_standby else 1):
+            scheduler.spawn(functools.partial(self._operate, slot), f"operator {slot}", None)
+        if self.stops:
+            scheduler.spawn(self._stop_and_continue, "SIGSTOP", None)
+        self._wait(lambda: self.source.written == len(self.log.groups))
+        scheduler.sleep(scheduler.rng.uniform(0, 20))
+        self._end_faults()
+        began = scheduler.now
+        self._wait(self._is_caught_up, CATCH_UP_SECONDS_MAX)
+        if not self._is_caught_up() and scheduler.failure is None:
+            raise AssertionError(
+                f"not caught up {scheduler.now - began:.0f} s after the last fault, at {self._position}"
+            )
+        for instance in self.instances:  # who has slept through it all wakes up
+            instance.stopped_until = 0.0
+        scheduler.sleep(5)
+        self._is_ending = True
+        for instance, pipeline in self._pipelines.items():
+            if not instance.is_dead:
+                pipeline.request_stop()
+        self._wait(lambda: not any(not one.is_dead for one in self._pipelines), 200)
+        scheduler.sleep(100)
+        if scheduler.failure is None:
+            self._check_nothing_is_left()
+
+    def run_after_a_lost_tail(self) -> tuple[BaseException | None, Any, Any]:
+        self.source.written = len(self.log.groups)
+        found: list[dict[str, Any]] = []
+        pipelines: list[runner.Pipeline] = []
+        for name in ("before", "after"):
+            instance = Instance(name)
+            pipeline = self._pipeline(instance)
+            pipelines.append(pipeline)
+            self.scheduler.spawn(pipeline.start, name, instance)
+            self._wait(lambda: self._is_caught_up() if not found else pipelines[-1].error is not None, 200)
+            pipeline.request_stop()
+            self._wait(lambda pipeline=pipeline: not pipeline._thread.is_alive(), 200)
+            found.append({table: dict(rows) for table, rows in self.database.rows.items() if table != "_cdc_lease"})
+            lost = [one for one in self.log.groups if one.number][-1]
+            self.source.written = self.log.groups.index(lost)
+        if self.scheduler.failure is not None:
+            raise self.scheduler.failure
+        for rows in found:
+            rows["_cdc_checkpoint"] = {key: row["position"] for key, row in rows["_cdc_checkpoint"].items()}
+        before, after = found
+        return pipelines[-1].error, before, after
+
+    def _wait(self, is_ready: Any, seconds: float | None = None) -> None:
+        self.scheduler.wait(lambda: is_ready() or self.scheduler.failure is not None, seconds)
+
+    def _end_faults(self) -> None:
+        self.faults.call = self.faults.commit = self.faults.death = 0.0
+        self.source_faults.cut = self.source_faults.silence = self.source_faults.refuse = 0.0
+        self.stops = False
+        self.say("the faults are over")
+        live = [one for one in self._pipelines if not one.is_dead]
+        if self.has_standby and len(live) == 2 and self.scheduler.rng.random() < 0.5:
+            live[0].stopped_until = float("inf")  # one sleeps on: the other takes over
+            self.count("stops to the end")
+            live = live[1:]
+        for one in live:
+            one.stopped_until = 0.0
+
+    def _write(self) -> None:
+        while self.source.written < len(self.log.groups):
+            self.scheduler.sleep(self.scheduler.rng.uniform(0, self._write_seconds))
+            self.source.written += 1
+            if self.log.groups[self.source.written - 1].is_end_of_file:  # the next one is begun at the same moment
+                self.source.written += 1
+            self.count("groups")
+
+    def _operate(self, slot: int) -> None:
+        """What starts the service, and starts it again whenever it has ended."""
+        number = 0
+        while not self._is_ending:
+            number += 1
+            instance = Instance(f"instance-{slot}.{number}")
+            self.instances.append(instance)
+            self.count("starts")
+            self.say(f"{instance.name} starts")
+            process = self.scheduler.spawn(functools.partial(self._serve, instance), instance.name, instance)
+            self.scheduler.wait(lambda process=process: process.is_done)  # type: ignore[misc]
+            self._on_death(instance)
+            self._pipelines.pop(instance, None)
+            self.scheduler.sleep(self.scheduler.rng.uniform(0, 3))
+
+    def _serve(self, instance: Instance) -> None:
+        pipeline = self._pipeline(instance)
+        self._pipelines[instance] = pipeline
+        pipeline.start()
+        pipeline.join()
+        instance.is_dead = True  # the process ends
+        if not isinstance(pipeline.error, LeaseHeld | LeaseLost | TransientError | None):
+            raise pipeline.error
+
+    def _on_death(self, instance: Instance) -> None:
+        instance.is_dead = True
+        self.say(f"{instance.name} has ended")
+        for session in list(self.database.sessions.values()):
+            if session.instance is instance:
+                self.database.leave(session)
+
+    def _stop_and_continue(self) -> None:
+        while self.stops:
+            self.scheduler.sleep(self.scheduler.rng.uniform(0, 20))
+            live = [one for one in self._pipelines if not one.is_dead]
+            if live and self.stops:
+                chosen = self.scheduler.rng.choice(live)
+                chosen.stopped_until = self.scheduler.now + self.scheduler.rng.choice((1, 15, 60))
+                self.count("stops")
+                self.say(f"{chosen.name} is stopped until {chosen.stopped_until - 1000:.2f}")
+
+    def _pipeline(self, instance: Instance) -> runner.Pipeline:
+        return runner.Pipeline(
+            settings=runner.PipelineSettings(
+                name=PIPELINE,
+                holder=instance.name,
+                server_id=4242,
+                limits=self.limits,
+                age_seconds_max=self.age_seconds,
+                queue_bytes_max=self.queue_bytes_max,
+                lease_seconds=LEASE_SECONDS,
+                retry_initial_seconds=0.5,
+                retry_seconds_max=8,
+                var_dir=Path("nowhere"),
+                load=LoadLimits(),
+            ),
+            source=SourceSettings(
+                "source", 3306, "repl", "", 4242, read_timeout_seconds=SILENCE_SECONDS, heartbeat_seconds=1
+            ),
+            make_sink=lambda: SimulatedSink(self.database, instance),  # type: ignore[arg-type,return-value]
+            routing=_routing(),
+            clock=self.clock,
+            hooks=_Hooks(self, instance),  # type: ignore[arg-type]
+            log=_Log(self, instance),  # type: ignore[arg-type]
+            metrics=_Unmeasured(),  # type: ignore[arg-type]
+        )
+
+    # ------------------------------------------------------------ faults and words
+
+    def point(self, instance: Instance | None) -> None:
+        """A point at which a process may be killed, or another one may have its turn."""
+        self.scheduler.pause()
+        if instance is not None and self.scheduler.rng.random() < self.faults.death:
+            self.count("kills")
+            self.say(f"{instance.name} is killed")
+            self.scheduler.kill(instance)
+
+    def count(self, what: str) -> None:
+        self.counts[what] += 1
+
+    def say(self, what: str) -> None:
+        if self._trace is not None:
+            self._trace.append(f"{self.scheduler.now - 1000:9.3f} {what}")
+
+    # ------------------------------------------------------------ the promises
+
+    def _on_commit(self, session: Any, tables: set[str]) -> None:
+        self.count("commits")
+        row = self.database.rows["_cdc_checkpoint"][(PIPELINE,)]
+        position = decode_position(row["position"])
+        if tables != {"_cdc_lease"}:  # twice a second
+            who = f"{session.name} of {session.instance.name if session.instance else 'nobody'}"
+            self.say(f"{who} commits {sorted(tables)}: {position}")
+        if row["sequence"] != self._sequence:
+            assert row["sequence"] == self._sequence + 1, f"sequence {row['sequence']} after {self._sequence}"
+            assert self._position is None or not _is_behind(position, self._position), (
+                f"the checkpoint goes back from {self._position} to {position}"
+            )
+            self.count("checkpoints")
+        self._sequence, self._position = row["sequence"], position
+        holder = self.database.rows["_cdc_lease"][(PIPELINE,)]["holder"]
+        if tables - {"_cdc_commands"} and session.instance is not None:
+            assert session.instance.name == holder, f"{session.instance.name} commits {tables}; {holder} has the lease"
+        self._compare(position)
+
+    def _compare(self, position: SourcePosition) -> None:
+        group = self._group_at(position)
+        for name, target in self._targets.items():
+            rows = sorted(
+                tuple(row[column] for column in ("i32", "v63")) for row in self.database.rows.get(target, {}).values()
+            )
+            expected = list(group.tables[name])
+            assert rows == expected, f"{name} at {position}: the source has {expected}, the sink {rows}"
+
+    def _group_at(self, position: SourcePosition) -> Any:
+        file = position.file
+        assert file is not None
+        groups = self.log.groups
+        passed = [one for one in groups if one.end_pos <= file]
+        inside = [one for one in groups if one.file == file.file and one.start < file.pos < one.end]
+        assert not inside, f"the checkpoint {file} is inside a group, from {inside[0].start} to {inside[0].end}"
+        last = passed[-1] if passed else replace(groups[0], number=0)
+        if isinstance(position.gtid, MysqlGtidSet):
+            number = max((one.number for one in passed), default=0)
+            assert position.gtid.count() == number, f"{position.gtid} at {file}, which is behind transaction {number}"
+        return last
+
+    def _is_caught_up(self) -> bool:
+        if self._position is None or self._position.file is None:
+            return False
+        last = [one for one in self.log.groups if one.number][-1]
+        return self._position.file >= last.end_pos
+
+    def _check_nothing_is_left(self) -> None:
+        live = [one.name for one in self._pipelines if not one.is_dead]
+        assert not live, f"{live} did not end when told to"
+        assert not self.database.sessions, f"sessions were left at the sink: {sorted(self.database.sessions)}"
+        assert self.source.written == len(self.log.groups)
+        self._compare(self._position or _first(has_gtids=self.has_gtids))
+
+
+def _is_behind(position: SourcePosition, other: SourcePosition) -> bool:
+    return position.file is not None and other.file is not None and position.file < other.file
+
+
+class _Hooks:
+    """Every crash point is a point at which the process may be killed."""
+
+    def __init__(self, world: _World, instance: Instance) -> None:
+        self._world = world
+        self._instance = instance
+
+    def __call__(self, point: str) -> None:
+        self._world.point(self._instance)
+
+
+class _Log:
+    """What the service says goes into the trace."""
+
+    def __init__(self, world: _World, instance: Instance) -> None:
+        self._world = world
+        self._instance = instance
+
+    def bind(self, **fields: object) -> _Log:
+        return self
+
+    def _say(self, event: str, **fields: object) -> None:
+        self._world.count(f"log: {event}")
+        fields.pop("exc_info", None)
+        self._world.say(f"{self._instance.name} says {event} {fields}")
+
+    debug = info = warning = error = _say
+
+
+class _Unmeasured:
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_args, **_fields: None
+
+
+# ---------------------------------------------------------------- what stands in for the outside
+
+
+@contextlib.contextmanager
+def _replaced(world: _World) -> Iterator[None]:
+    """In the service's modules: threads that take turns, and the simulated source."""
+    stand_ins: dict[int, Any] = {
+        id(threading): world.scheduler.threads,
+        id(cdc.source.connection.connect): world.source.connect,
+        id(cdc.source.stream.BinlogStream): world.source.stream,
+    }
+    replaced: list[tuple[Any, str, Any]] = []
+    try:
+        for module, name in _places():
+            original = getattr(module, name)
+            setattr(module, name, stand_ins[id(original)])
+            replaced.append((module, name, original))
+        # Looking after targets (indexes, drift) is catalogues and DDL: it is tried on real servers.
+        if (upkeep := sys.modules.get("cdc.pipeline.upkeep")) is not None:
+            replaced.append((upkeep.TargetUpkeep, "step", upkeep.TargetUpkeep.step))
+            upkeep.TargetUpkeep.step = lambda _upkeep, _position: None
+        yield
+    finally:
+        for module, name, original in replaced:
+            setattr(module, name, original)
+
+
+@functools.cache
+def _places() -> tuple[tuple[Any, str], ...]:
+    originals = (threading, cdc.source.connection.connect, cdc.source.stream.BinlogStream)
+    return tuple(
+        (module, name)
+        for key, module in sorted(sys.modules.items())
+        if key.startswith(("cdc.pipeline.", "snapshot."))
+        for name, value in vars(module).items()
+        if any(value is original for original in originals)
+    )
+
+
+def _routing() -> Routing:
+    return Routing(
+        matches=lambda database, table: TableName(database, table) in TABLES,
+        policies=lambda _database, _table: Policies(),
+        key=lambda _database, _table: None,
+        chunk_rows=lambda _database, _table: 1000,
+        accepts_hidden_cascades=lambda _database, _table: False,
+        options=lambda _database, _table: TableOptions(),
+    )
+
+
+@functools.cache
+def _targets() -> dict[TableName, str]:
+    """The tables that the sink has of the source's."""
+    tables = TableRegistry(_routing(), SimulatedSink.kind, ())
+    return {name: str(tables.make_target(definition)) for name, definition in TABLES.items()}
+
+
+def _first(*, has_gtids: bool) -> SourcePosition:
+    return SourcePosition(IDENTITY, _FIRST, MysqlGtidSet.parse("") if has_gtids else None)
+
+
+@functools.cache
+def _at_first(has_gtids: bool) -> SimpleNamespace:
+    """The sink of a service that has loaded its tables, which were empty, and has read nothing yet."""
+    scheduler = Scheduler(random.Random(0), turns_max=100_000)
+    database = Database(scheduler, Faults())
+    sink = SimulatedSink(database, None)
+    sink.open()
+    store = InSinkStore(sink, PIPELINE)
+    store.create()
+    store.take_lease(holder="the first", sessions=(sink.session(),), seconds=1, was_renewed=False)
+    tables = TableRegistry(_routing(), sink.kind, ())
+    with sink.transaction() as tx:
+        for name, definition in TABLES.items():
+            target = tables.make_target(definition)
+            record = TableRecord(
+                source=name,
+                target=".".join(tables.place(name)),
+                state="ready",
+                definition=definition,
+                key=choose_key(definition),
+                options=tables.description(name, target.key),
+                is_complete=True,
+            )
+            store.save_table(tx, record)
+        store.save(tx, Checkpoint(_first(has_gtids=has_gtids), 1))
+        tx.commit()
+    store.release_lease(store.epoch, status={})
+    sink.close()
+    scheduler.close()
+    return SimpleNamespace(rows=database.rows, definitions=database.definitions)
+
+
+def _rows_at_first(has_gtids: bool) -> dict[str, Any]:
+    rows: dict[str, Any] = _at_first(has_gtids).rows
+    return rows
+
+
+def _definitions_at_first(has_gtids: bool) -> dict[str, Any]:
+    definitions: dict[str, Any] = _at_first(has_gtids).definitions
+    return definitions
