@@ -8,6 +8,7 @@ Arms, each into an empty target with its primary key, rounds in turn:
     cdc N          `cdc run --until-caught-up` with N workers: the seconds of its `table_loaded` line
     pipe           PostgreSQL: `mariadb --quick` piped into `psql` COPY; the MySQL family: into LOAD DATA
     pgloader       where it is installed, to PostgreSQL
+    chameleon      pg_chameleon's init_replica, likewise (its own tables, whose types are others)
     mydumper       and myloader, where they are installed, to the MySQL family
     reference      our reading alone, decoded in Python as the kernel's reference does (a tenth of the rows)
     kernel N       our reading alone, by N sessions
@@ -20,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shlex
 import shutil
 import subprocess
@@ -33,10 +33,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import yaml
-
-from benchmarks.decode import RowsDiffer
+from benchmarks.chameleon import Program, require_chameleon
+from benchmarks.decode import ArmUnavailable, RowsDiffer
 from benchmarks.deployment import Fingerprint, durable_sink, durable_source, fingerprint, settings_line
+from benchmarks.load_run import configuration, run_load
 from benchmarks.logs import ORDERS
 from cdc.demo.servers import Server
 from cdc.model import TableDefinition, TableName
@@ -64,18 +64,30 @@ class Case:
     expected: Fingerprint
     seconds: dict[str, list[float]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    peak_bytes: dict[str, int] = field(default_factory=dict)
 
     def add(self, arm: str, seconds: float, rows: int | None = None) -> None:
         """One round; of fewer rows, as if of all."""
         self.seconds.setdefault(arm, []).append(seconds * self.rows / (rows or self.rows))
 
     def lines(self) -> list[str]:
-        """A line an arm: rows/s by the median, and the ratio to the fastest of its kind."""
+        """A line an arm: rows/s by the median; of ours, the ratio to each other arm, and the peak of memory."""
         found = []
         for arm, seconds in self.seconds.items():
             spread = f"{min(seconds):.2f}-{max(seconds):.2f} s"
-            found.append(f"  {arm:28} {self.rows / median(seconds):12,.0f} rows/s   {spread}")
+            memory = f"   peak {self.peak_bytes[arm] / (1 << 20):.0f} MiB" if arm in self.peak_bytes else ""
+            ratios = self._ratios(arm)
+            found.append(f"  {arm:28} {self.rows / median(seconds):12,.0f} rows/s   {spread}{ratios}{memory}")
         return found
+
+    def _ratios(self, arm: str) -> str:
+        """Of one of ours, to each of the others into the same sink."""
+        sink, _, name = arm.partition(": ")
+        if not name.startswith("cdc"):
+            return ""
+        others = [other for other in self.seconds if other.startswith(f"{sink}: ") and ": cdc" not in other]
+        ours = median(self.seconds[arm])
+        return "".join(f"   {median(self.seconds[o]) / ours:.2f} x {o.partition(': ')[2]}" for o in others)
 
 
 # ---------------------------------------------------------------- the source
@@ -188,28 +200,17 @@ class Target:
 def _cdc(case: Case, target: Target, workers: int, directory: Path) -> None:
     arm = f"{target.kind}: cdc {workers}"
     target.clear()
-    content = {
-        "name": "bench",
-        "source": {"url": case.source.url, "server_id": 50_000_100},
-        "sinks": [{"name": "sink", "url": target.server.url_for(_SINK_DATABASE)}],
-        "tables": {"include": [f"{_DATABASE}.*"]},
-        "snapshot": {"workers": workers},
-        "http": {"enabled": False},
-        "var_dir": str(directory / "var"),
-    }
-    file = directory / "config.yaml"
-    file.write_text(yaml.safe_dump(content))
-    command = [sys.executable, "-m", "cdc", "run", "--until-caught-up", "-c", str(file)]
-    environment = {**os.environ, "CDC__LOG__FORMAT": "json"}
-    result = subprocess.run(
-        command, capture_output=True, text=True, timeout=_RUN_SECONDS_MAX, check=False, env=environment
+    config = configuration(
+        case.source,
+        target.server.url_for(_SINK_DATABASE),
+        tables=[f"{_DATABASE}.*"],
+        directory=directory,
+        snapshot={"workers": workers},
     )
-    if result.returncode:
-        raise RowsDiffer(f"{arm} ended with {result.returncode}: {result.stderr[-600:]}")
-    lines = [json.loads(line) for line in result.stderr.splitlines() if line.startswith("{")]
-    (loaded,) = (line for line in lines if line.get("event") == "table_loaded")
+    run = run_load(config, directory, arm)
     target.check(case, arm)
-    case.add(arm, float(loaded["seconds"]))
+    case.add(arm, run.load_seconds)
+    case.peak_bytes[arm] = max(run.peak_bytes, case.peak_bytes.get(arm, 0))
 
 
 def _select(case: Case) -> str:
@@ -282,6 +283,24 @@ def _pgloader(case: Case, target: Target, directory: Path) -> None:
     case.add(arm, seconds)
 
 
+def _chameleon(case: Case, target: Target, directory: Path) -> None:
+    """Rows are counted only: it makes BIT(1) and the like as it sees fit."""
+    arm = f"{target.kind}: chameleon"
+    target.clear()
+    program = Program(directory / "chameleon")
+    program.prepare(case.source, _DATABASE, target.server, _SINK_DATABASE, target.namespace)
+    began = time.monotonic()
+    program.load()
+    seconds = time.monotonic() - began
+    ((rows,),) = target.server.execute(
+        f'SELECT count(*) FROM "{target.namespace}"."{ORDERS.name}"', database=_SINK_DATABASE
+    )
+    target.server.execute("DROP SCHEMA sch_chameleon CASCADE", database=_SINK_DATABASE)
+    if rows != case.rows:
+        raise RowsDiffer(f"{arm}: {rows} rows, {case.rows} there")
+    case.add(arm, seconds)
+
+
 def _mydumper(case: Case, target: Target, directory: Path) -> None:
     arm = f"{target.kind}: mydumper"
     target.clear()
@@ -311,6 +330,12 @@ def _arms(case: Case, target: Target, workers: Sequence[int], directory: Path) -
         arms.append(lambda: _mydumper(case, target, directory))
     else:
         case.notes.append(f"{target.kind}: {'pgloader' if target.is_postgresql else 'mydumper'} is not installed")
+    if target.is_postgresql:
+        try:
+            require_chameleon()
+            arms.append(lambda: _chameleon(case, target, directory))
+        except ArmUnavailable as error:
+            case.notes.append(f"{target.kind}: {error}")
     return arms
 
 
