@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
@@ -45,6 +46,7 @@ from cdc.pipeline.recovery import Recovery
 from cdc.pipeline.report import SinkReport, SourceReport, merged, status_document, worst_state
 from cdc.pipeline.runner import Pipeline, PipelineSettings
 from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
+from cdc.pipeline.staged import StagingReport
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.schema.modes import MODE_COLUMNS
@@ -65,6 +67,7 @@ from checkpoints.views import create_views
 from snapshot.guards import GuardLimits, SourceGuard
 from snapshot.loader import LoadLimits
 from snapshot.progress import LoadRate
+from snapshot.staging import StagingArea, StagingListener, staging_use
 
 if TYPE_CHECKING:
     from cdc.dashboard.server import HttpServer
@@ -281,6 +284,36 @@ def lane_server_ids(config: Config) -> dict[str, list[int]]:
     return ids
 
 
+def staging_directory(config: Config, sink: str) -> Path | None:
+    """Where the files of a sink's loads lie, None where nothing is staged."""
+    return config.staging.dir / config.name / sink if config.staging.dir is not None else None
+
+
+def staging_area(config: Config, sink: str, listener: StagingListener) -> StagingArea | None:
+    """Likewise, what has them, not opened yet."""
+    directory, staging = staging_directory(config, sink), config.staging
+    if directory is None:
+        return None
+    return StagingArea(
+        directory,
+        compression=staging.compression,
+        bytes_max=staging.bytes_max,
+        retention_seconds=staging.retention_hours * 3600,
+        listener=listener,
+    )
+
+
+def _staging_at_rest(config: Config, sink: str) -> dict[str, int] | None:
+    """What the files of a sink take on this machine, whoever runs the service."""
+    directory = staging_directory(config, sink)
+    if directory is None:
+        return None
+    try:
+        return staging_use(directory, bytes_max=config.staging.bytes_max).to_dict()
+    except OSError:
+        return None  # another user's, who runs the service
+
+
 # ---------------------------------------------------------------- the source's end of log
 
 
@@ -458,6 +491,11 @@ class Application:
         )
         self._load_lines = LoadLines(log, self._clock) if logs_progress else None
         self._source = source_settings(config)
+        self._staging = {
+            sink.name: area
+            for sink in config.sinks
+            if (area := staging_area(config, sink.name, StagingReport(log, self.metrics.sink(sink.name)))) is not None
+        }
         self._monitor = _Monitor(self._source, self._on_tick, log, self._clock)
         self._started_us = self._clock.now_us()
         self._http: HttpServer | None = None
@@ -484,6 +522,8 @@ class Application:
             self._warn_of_patterns(source)
         state = self._monitor.look()
         self._check_sinks()
+        for area in self._staging.values():
+            area.open()
         until = state.written if until_caught_up else None
         factories = {}
         for sink in self.config.sinks:
@@ -597,6 +637,7 @@ class Application:
                     config.snapshot.chunk_seconds,
                     config.queue_bytes_max // len(sink.lanes),
                     self._guard,
+                    self._staging.get(sink.name),
                 ),
                 lease_seconds=config.lease.seconds,
                 retry_initial_seconds=config.retry.initial_seconds,
@@ -755,6 +796,7 @@ class Application:
             progress=said["progress"],
             recent_errors=said["recent_errors"],
             prepared=pipeline.status.prepared,
+            staging=area.use.to_dict() if (area := self._staging.get(settings.name)) is not None else None,
             lane=lane,
         )
 
@@ -849,6 +891,8 @@ class Application:
             sink.queued(lanes.queue_bytes())
             sink.tables(Counter(record.state for record in lanes.tables))
             sink.prepared(sum(pipeline.status.prepared["count"] for pipeline in lanes.lanes.values()))
+            if name in self._staging:
+                sink.staging(self._staging[name].use.byte_count)
         self._show_loads()
 
     def _show_loads(self) -> None:
@@ -954,6 +998,7 @@ def _read_lane(
         progress=said.get("progress", {}) if is_live else {},
         recent_errors=said.get("recent_errors", ()),
         prepared=_prepared(store),
+        staging=_staging_at_rest(config, settings.name),
         lane=lane,
     )
 

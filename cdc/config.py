@@ -1449,6 +1449,38 @@ class PollingSettings(Section):
     )
 
 
+class StagingSettings(Section):
+    """Files on local disk that chunks of loads go through, between the source and the sink (docs/loads.md)."""
+
+    dir: Annotated[Path | None, BeforeValidator(_empty_is_none)] = Field(
+        default=None,
+        json_schema_extra={"range_text": "directory, made when missing"},
+        description="Where the files lie, on a disk of this machine that keeps them through a restart. Unset: chunks "
+        "go through memory (`queue_bytes_max`), which is faster, and a read waits for a sink that is slower. "
+        "Relative to the working directory.",
+    )
+    compression: Literal["snappy", "gzip", "brotli", "zstd"] = Field(
+        default="zstd",
+        description="How the files' pages are packed. zstd is small at little cost; snappy costs least; gzip and "
+        "brotli take several times as long to write.",
+    )
+    bytes_max: Size = Field(
+        default=10 * GIB,
+        ge=64 * MIB,
+        le=64 * 1024 * GIB,
+        json_schema_extra={"unit": "bytes"},
+        description="What the files of one sink may take. Once they do, reading waits until the sink has taken some.",
+    )
+    retention_hours: Number = Field(
+        default=0,
+        ge=0,
+        le=8760,
+        json_schema_extra={"unit": "hours"},
+        description="How long the files of a load that is over are kept, to be looked at, as far as nobody needs "
+        "their room. 0 removes each once its rows are committed.",
+    )
+
+
 class Policies(Section):
     """What becomes of values that a sink cannot hold. Every value that is changed is counted and shown."""
 
@@ -1637,6 +1669,7 @@ class Config(Section):
         "Reading is faster than every sink, so that more than two batches (`flush.bytes_max`) a lane only take memory.",
     )
     snapshot: SnapshotSettings = SnapshotSettings()
+    staging: StagingSettings = StagingSettings()
     polling: PollingSettings = PollingSettings()
     policies: Policies = Policies()
     targets: TargetSettings = TargetSettings()

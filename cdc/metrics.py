@@ -38,6 +38,7 @@ SINK_STATES: Final = (
 TABLE_STATES: Final = ("pending", "snapshotting", "ready", "parked", "dropped")
 OPERATIONS: Final = ("upsert", "delete")
 SCHEMA_CHANGE_RESULTS: Final = ("followed", "not_followed")
+STAGING_RESULTS: Final = ("written", "reused", "damaged", "failed")
 
 # Our names are plain ASCII, so every reader of the oldest text format understands them.
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -127,6 +128,16 @@ class Metrics:
             "operation",
         )
         self.rows_loaded = self._counter("cdc_rows_loaded_total", "Rows written by snapshots.", "sink")
+        self.staging_bytes = self._gauge(
+            "cdc_staging_bytes", "What the sink's files in `staging.dir` take (limit: `staging.bytes_max`).", "sink"
+        )
+        self.staged_chunks = self._counter(
+            "cdc_staged_chunks_total",
+            "Chunks of loads by what became of them on their way through files: `written`, `reused` by a load that had "
+            "been cut off, `damaged` and read again, or `failed` to be written, and gone past the disk.",
+            "sink",
+            "result",
+        )
         self.events = self._counter("cdc_events_total", "Binlog events read for the sink, by each lane.", "sink")
         self.source_bytes = self._counter(
             "cdc_source_bytes_total", "Bytes of binlog read for the sink, by each lane.", "sink"
@@ -246,6 +257,7 @@ class SinkMetrics:
         self._commit_seconds = metrics.commit_seconds.labels(name)
         self._upserted, self._deleted = (metrics.rows_applied.labels(name, operation) for operation in OPERATIONS)
         self._loaded = metrics.rows_loaded.labels(name)
+        self._staged = {result: metrics.staged_chunks.labels(name, result) for result in STAGING_RESULTS}
         self._events = metrics.events.labels(name)
         self._source_bytes = metrics.source_bytes.labels(name)
         self._queue_bytes = metrics.queue_bytes.labels(name)
@@ -273,6 +285,14 @@ class SinkMetrics:
     def loaded(self, rows: int) -> None:
         """Rows written by a snapshot; call it once they are committed."""
         self._loaded.inc(rows)
+
+    def chunks_staged(self, result: str, count: int = 1) -> None:
+        """So many chunks, by what became of them (`STAGING_RESULTS`)."""
+        self._staged[result].inc(count)
+
+    def staging(self, byte_count: int) -> None:
+        """What the files take now."""
+        self._metrics.staging_bytes.labels(self.name).set(byte_count)
 
     def received(self, *, events: int, byte_count: int) -> None:
         """Events read from the source, and their bytes."""

@@ -167,6 +167,11 @@ class Pace:
         self._lock = threading.Lock()
 
     @property
+    def bytes_max(self) -> int:
+        """Bytes that a chunk is not to be much larger than."""
+        return self._bytes_max
+
+    @property
     def rows(self) -> int:
         """Rows of the next chunk, at least 1."""
         with self._lock:

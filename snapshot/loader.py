@@ -11,15 +11,19 @@ in the stream after W, and starts it again from there.
 
 A target that was complete before is replaced in one transaction: readers see the old rows until they see the new
 ones. One that never was is filled chunk by chunk, each recorded with its rows; a load that was cut off goes on with the
-chunks that are missing, from the W that it began with (docs/decisions/0019).
+chunks that are missing, from the W that it began with (docs/decisions/0019). Chunks that were staged need not be read
+again for that (docs/decisions/0023).
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
+import secrets
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -28,7 +32,7 @@ import orjson
 import pyarrow as pa
 
 from cdc import __version__
-from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
+from cdc.errors import SinkRefused, SinkUnavailable, SourceUnavailable, UnsupportedData
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.schema.options import names_made
 from cdc.schema.target import TargetTable
@@ -46,6 +50,7 @@ from snapshot.guards import SourceGuard
 from snapshot.kept import fitted, is_kept
 from snapshot.parallel import ChunkReaders, SessionPool
 from snapshot.shared import SharedTargets
+from snapshot.staging import LoadFiles, StagedLoad, StagingArea
 
 __all__ = ["LoadLimits", "LoadPlan", "LoadProgress", "MirrorWriter", "RowWriter", "TableLoader"]
 
@@ -65,6 +70,8 @@ def _stale_columns(record: TableRecord, target: TargetTable, existing: ExistingT
 
 # How often a table whose definition keeps changing under the load is tried before it is left for the next round.
 _ATTEMPTS_MAX = 5
+# How long it may take until somebody has noticed that a sink is away which cut our session.
+_NOTICED_SECONDS = 1.5
 
 
 class LoadProgress(Protocol):
@@ -100,6 +107,8 @@ class LoadLimits:
     bytes_max: int = 32 << 20
     guard: SourceGuard = field(default_factory=SourceGuard)
     """Shared by all loads."""
+    staging: StagingArea | None = None
+    """Of the sink; None: nothing is staged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,13 +116,16 @@ class LoadPlan:
     """What one attempt to load a table does.
 
     `record` is what the metadata says of it from its begin on. `replaces`: the target holds rows that readers must not
-    lose sight of. `chunks`: those of the attempt that this one goes on with, in key order.
+    lose sight of. `chunks`: those of the attempt that this one goes on with, in key order; `cut`: those behind them
+    that only `files` tell of.
     """
 
     record: TableRecord
     target: TargetTable
     replaces: bool = False
     chunks: tuple[ChunkRecord, ...] = ()
+    cut: tuple[Chunk, ...] = ()
+    files: LoadFiles | None = None
 
     @property
     def source(self) -> TableName:
@@ -124,6 +136,11 @@ class LoadPlan:
     def loaded(self) -> list[Loaded]:
         """What its chunks have brought that are in the target."""
         return [chunk.loaded for chunk in self.chunks if chunk.loaded is not None]
+
+    @property
+    def staged_count(self) -> int:
+        """How many chunks are in files already."""
+        return self.files.found_count if self.files is not None else 0
 
 
 class MirrorWriter:
@@ -163,6 +180,7 @@ class TableLoader:
         on_resume: Callable[[LoadPlan], None] = lambda _plan: None,
         on_search: Callable[[TableName, str, float], None] = lambda _table, _what, _seconds_max: None,
         make_writer: Callable[[TargetTable], RowWriter] = MirrorWriter,
+        is_sink_away: Callable[[SinkUnavailable], bool] = lambda _error: False,
         server_id: int | None = None,
         spool_dir: Path | None = None,
     ) -> None:
@@ -170,6 +188,8 @@ class TableLoader:
 
         `on_resume` is told of a load that goes on where an earlier one was cut off, `on_search` what a load of a table
         without a key waits for, and for how long at most.
+
+        `is_sink_away` is asked, after the error that says so, for how long a load reads on into files; it may raise.
 
         `server_id`, for a look at the log: no other stream uses it now. `spool_dir`: where large files may lie.
         """
@@ -191,7 +211,9 @@ class TableLoader:
         self._on_resume = on_resume
         self._on_search = on_search
         self._make_writer = make_writer
+        self._is_sink_away = is_sink_away
         self._written: TableRecord | None = None
+        self._load_id = ""
         self.shared = SharedTargets(
             sink=sink,
             store=store,
@@ -212,7 +234,13 @@ class TableLoader:
         """
         for _ in range(_ATTEMPTS_MAX):
             self._written = record
-            loaded = self._try_load(record, may_replace=may_replace)
+            self._load_id = ""
+            try:
+                loaded = self._try_load(record, may_replace=may_replace)
+            except UnsupportedData:
+                self._end_files()
+                raise
+            self._end_files()
             if loaded is not None:
                 return loaded
             # What the attempt wrote is what the next one finds: a target that it made is ours.
@@ -235,6 +263,21 @@ class TableLoader:
         """All rows of a table with a key, for a load that `begin` has begun."""
         self._writer = self._make_writer(plan.target)
         return self._copy(plan)
+
+    def sweep(self, records: Iterable[TableRecord]) -> None:
+        """Remove the files of loads that nobody goes on with; `records` are all of this pipeline."""
+        area = self._limits.staging
+        if area is None:
+            return
+        there = set(area.loads())
+        loading = {record.source for record in records if record.state == "snapshotting"}
+        mine = self._store.pipeline
+        known = self._chunks.loads() if there else []
+        area.end(there - {load_id for pipeline, table, load_id in known if pipeline != mine or table in loading})
+
+    def _end_files(self) -> None:
+        if self._limits.staging is not None and self._load_id:
+            self._limits.staging.end([self._load_id])
 
     def _try_load(self, record: TableRecord, *, may_replace: bool) -> TableRecord | None:
         """One attempt; None when the definition changed under it."""
@@ -303,8 +346,24 @@ class TableLoader:
             error=None,
             step="",
         )
-        self._record(begun, lambda tx: self._chunks.begin(tx, begun.source, plan=_digest(target, begun.options)))
-        return LoadPlan(begun, target, replaces=was_complete)
+        before, self._load_id = self._begun_before(record.source), secrets.token_hex(16)
+        plan = _digest(target, begun.options)
+        self._record(begun, lambda tx: self._chunks.begin(tx, begun.source, plan=plan, load_id=self._load_id))
+        if self._limits.staging is not None:
+            self._limits.staging.end(before)
+        return LoadPlan(begun, target, replaces=was_complete, files=self._files(begun, target))
+
+    def _begun_before(self, table: TableName) -> list[str]:
+        """The load of the table that the next one takes the place of, if it may have files."""
+        is_staged = self._limits.staging is not None and self._limits.staging.loads()
+        return [load_id for load_id in [self._chunks.load_id(table)] if load_id] if is_staged else []
+
+    def _files(self, record: TableRecord, target: TargetTable) -> LoadFiles | None:
+        area = self._limits.staging
+        if area is None or not target.source_key or not self._load_id or record.loaded_from is None:
+            return None
+        load = StagedLoad(self._load_id, self._store.pipeline, target.definition, target.source_key, record.loaded_from)
+        return area.load(load, self._hook)
 
     def _resumed(self, record: TableRecord, target: TargetTable) -> LoadPlan | None:
         """The load that was cut off, if the rows that it brought are as good as those that a new one would.
@@ -319,15 +378,28 @@ class TableLoader:
         if (record.target, record.key, record.options) != (str(target), target.source_key, options):
             return None
         chunks = self._chunks.load(record.source, plan=_digest(target, options))
-        plan = LoadPlan(replace(record, error=None), target, chunks=tuple(chunks))
-        if not plan.loaded or not is_in_log(self._source, record.loaded_from):
+        plan = self._with_files(LoadPlan(replace(record, error=None), target, chunks=tuple(chunks)))
+        if not (plan.loaded or plan.staged_count) or not is_in_log(self._source, record.loaded_from):
             return None
         existing = self._sink.inspect(target)
         if existing is None or self._sink.differences(target, existing) or _stale_columns(record, target, existing):
             return None
         if any(one.rows for one in plan.loaded) and not existing.has_rows:
             return None  # somebody has emptied it
+        if not plan.loaded and existing.has_rows and target.source_column is None:
+            return None  # somebody has filled it
         return plan
+
+    def _with_files(self, plan: LoadPlan) -> LoadPlan:
+        """The same, with what an earlier attempt has left in files."""
+        if self._limits.staging is None:
+            return plan
+        self._load_id = self._chunks.load_id(plan.source)
+        files = self._files(plan.record, plan.target)
+        if files is None:
+            return plan
+        done = [chunk.number for chunk in plan.chunks if chunk.loaded is not None]
+        return replace(plan, files=files, cut=tuple(files.find(_as_planned(plan.chunks), done=done)))
 
     def _require_unique(self, definition: TableDefinition, key: tuple[str, ...]) -> None:
         """A key that no unique index backs must be looked at: chunks would pass over the second of two equal keys. So
@@ -472,7 +544,9 @@ class TableLoader:
             ),
         )
         done = [chunk.number for chunk in plan.chunks if chunk.loaded is not None]
-        chunk_plan = ChunkPlan(plan.target.definition, plan.target.source_key, pace, planned=planned, done=done)
+        chunk_plan = ChunkPlan(
+            plan.target.definition, plan.target.source_key, pace, planned=planned, done=done, unrecorded=plan.cut
+        )
         counter = _Counter(self._on_progress, table, self._estimate(table))
         for loaded in plan.loaded:
             counter.add(loaded)
@@ -484,16 +558,36 @@ class TableLoader:
                 workers=limits.workers,
                 bytes_max=limits.bytes_max,
                 guard=limits.guard,
+                files=plan.files,
             ) as readers:
                 chunks = readers.chunks(counter.show)
                 if plan.replaces:
                     self._replace(plan, chunks, counter)
                 else:
-                    self._fill(plan, chunks, counter, chunk_plan)
+                    with self._reading_on(readers, plan):
+                        self._fill(plan, chunks, counter, chunk_plan)
         except UnsupportedData as error:
             error.position = error.position or "the load"
             raise
         return counter.total
+
+    @contextlib.contextmanager
+    def _reading_on(self, readers: ChunkReaders, plan: LoadPlan) -> Iterator[None]:
+        """While the sink is away, which ends the load, chunks are read into files: the next attempt has them."""
+        try:
+            yield
+        except SinkUnavailable as error:
+            if plan.files is not None and not self._is_sink_there():
+                until, away = time.monotonic() + _NOTICED_SECONDS, error
+                readers.read_on(lambda: self._is_sink_away(away) or time.monotonic() < until)
+            raise
+
+    def _is_sink_there(self) -> bool:
+        try:
+            self._sink.ping()
+        except SinkUnavailable:
+            return False
+        return True
 
     def _copy_exactly(self, plan: LoadPlan) -> tuple[LoadPlan, Loaded]:
         """All rows of a table without a key, in one transaction; the plan with their exact position."""
@@ -609,9 +703,8 @@ def _as_planned(records: tuple[ChunkRecord, ...]) -> list[Chunk]:
     """Each chunk begins where the one before it ends."""
     chunks: list[Chunk] = []
     for record in records:
-        after = chunks[-1].range.upto if chunks else None
         assert record.number == len(chunks) + 1, "a chunk is missing from the metadata"
-        chunks.append(Chunk(record.number, KeyRange(after, record.upto)))
+        chunks.append(Chunk.behind(chunks[-1] if chunks else None, record.upto))
     return chunks
 
 

@@ -7,10 +7,11 @@ there is, it is handed over while it is still being read, and its read view stay
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -19,6 +20,8 @@ from cdc.source.connection import SourceConnection
 from cdc.source.result_reader import ResultReader
 from snapshot.chunks import Chunk, ChunkPlan, read_chunk
 from snapshot.guards import ReaderSlots, SourceGuard
+from snapshot.staged_file import StagedChunk
+from snapshot.staging import LoadFiles
 
 __all__ = ["ChunkReaders", "SessionPool"]
 
@@ -31,6 +34,10 @@ class _Stopped(Exception):
     """The load is over: nobody wants what is being read."""
 
 
+class _CutShort(Exception):
+    """A result was not read to its end, and its session is of no more use. Its chunk is to be read again."""
+
+
 @dataclass(slots=True, eq=False)
 class _Read:
     """A chunk on its way from its reader to the writer."""
@@ -40,6 +47,8 @@ class _Read:
     is_whole: bool = False
     is_waiting: bool = False
     """Its reader has a batch for which there is no room."""
+    staged: StagedChunk | None = None
+    """Where its rows are, if not in memory."""
 
 
 class SessionPool:
@@ -112,6 +121,9 @@ class ChunkReaders:
 
     As many readers as there are chunks to read at a time, `workers` at most, and sessions for them. `bytes_max` is what
     may be held in memory; a single batch is, however large it is. `guard` is asked before each chunk.
+
+    With `files`, chunks go through them as far as there is room on disk: no read waits for the writer then, and the
+    readers go on while there is none (`read_on`).
     """
 
     def __init__(
@@ -122,8 +134,10 @@ class ChunkReaders:
         workers: int,
         bytes_max: int,
         guard: SourceGuard | None = None,
+        files: LoadFiles | None = None,
     ) -> None:
         self._plan = plan
+        self._files = files
         self._guard = guard or SourceGuard()
         self._sessions = sessions
         self._workers = workers
@@ -156,10 +170,11 @@ class ChunkReaders:
     def _start_reader(self) -> None:
         """One more, if there may be one more. The first one stays until all chunks are read."""
         with self._changed:
-            if self._is_stopping or self._running == self._workers or self._sessions.is_wanted:
+            is_first = not self._running
+            is_wanted_elsewhere = self._sessions.is_wanted and not is_first
+            if self._is_stopping or self._running == self._workers or is_wanted_elsewhere:
                 return
             self._reader_count += 1
-            is_first = self._reader_count == 1
             name = f"load-{self._plan.definition.name}-{self._reader_count}"
             thread = threading.Thread(target=self._run, args=(is_first,), name=name, daemon=True)
             self._threads = [one for one in self._threads if one.is_alive()] + [thread]
@@ -175,7 +190,23 @@ class ChunkReaders:
         raised.
         """
         while (read := self._next(on_wait)) is not None:
-            yield read.chunk, self._batches(read, on_wait)
+            if read.staged is None:
+                yield read.chunk, self._batches(read, on_wait)
+                continue
+            assert self._files is not None, "it was written there"
+            if self._files.is_whole(read.staged):
+                yield read.chunk, self._files.read(read.staged)
+                self._files.applied(read.staged)
+            else:
+                self._plan.again(read.chunk)
+
+    def read_on(self, is_wanted: Callable[[], bool]) -> None:
+        """Go on reading into files for as long as `is_wanted`, which may raise; the writer takes nothing meanwhile."""
+        while is_wanted():
+            with self._changed:
+                if self._error is not None or not self._running:
+                    return
+                self._changed.wait(_POLL_SECONDS)
 
     def _next(self, on_wait: Callable[[], None]) -> _Read | None:
         while True:
@@ -188,8 +219,9 @@ class ChunkReaders:
                     self._changed.notify_all()
                     return found
                 if self._error is None and not self._running:
-                    assert not self._plan.has_more, "the first reader stays until all chunks are read"
-                    return None
+                    if not self._plan.has_more:
+                        return None
+                    self._start_reader()  # a file was damaged: its chunk is to be read again
                 self._raise_or_wait()
             on_wait()
 
@@ -226,12 +258,16 @@ class ChunkReaders:
     def _run(self, is_first: bool) -> None:
         try:
             while (connection := self._take_session(must_wait=is_first)) is not None:
+                is_clean = False
                 try:
                     self._read_all(connection)
+                    is_clean = True
+                except _CutShort:
+                    is_first = True  # somebody has to read that chunk
                 except BaseException:
                     self._drop_session(connection)
                     raise
-                self._drop_session(connection, is_clean=True)
+                self._drop_session(connection, is_clean=is_clean)
                 if not is_first or self._is_stopping or not self._plan.has_more:
                     break
         except _Stopped:
@@ -286,6 +322,13 @@ class ChunkReaders:
 
     def _read(self, reader: ResultReader, chunk: Chunk) -> tuple[int, int]:
         """Its rows and bytes."""
+        if self._files is not None:
+            found = self._files.take_found(chunk)
+            if found is not None:
+                self._hand_over(chunk, found)
+                return 0, 0
+            if reserved := self._reserve(self._files, chunk):
+                return self._stage(self._files, reader, chunk, reserved)
         read = _Read(chunk)
         with self._changed:
             self._reads.append(read)
@@ -300,6 +343,47 @@ class ChunkReaders:
         with self._changed:
             read.is_whole = True
             self._changed.notify_all()
+        return rows, byte_count
+
+    def _hand_over(self, chunk: Chunk, staged: StagedChunk) -> None:
+        with self._changed:
+            self._reads.append(_Read(chunk, is_whole=True, staged=staged))
+            self._changed.notify_all()
+
+    def _reserve(self, files: LoadFiles, chunk: Chunk) -> int:
+        """Room on disk for the chunk, waited for while the writer has others of this load to apply; 0 where there is
+        none. Raises _Stopped."""
+        while files.takes(chunk):
+            if reserved := files.reserve(chunk, self._plan.pace.bytes_max):
+                return reserved
+            with self._changed:
+                held = [*self._reads, self._writing]
+                if not any(read is not None and read.staged is not None for read in held):
+                    return 0
+            self._sleep(_POLL_SECONDS)
+        return 0
+
+    def _stage(self, files: LoadFiles, reader: ResultReader, chunk: Chunk, reserved: int) -> tuple[int, int]:
+        """Its rows and bytes; it is in a file then. Raises _CutShort where the disk does not take it."""
+        rows = byte_count = 0
+
+        def counted() -> Generator[pa.RecordBatch, None, None]:
+            nonlocal rows, byte_count
+            for batch in read_chunk(reader, self._plan, chunk):
+                rows += batch.num_rows
+                byte_count += batch.nbytes
+                yield batch
+                if self._is_stopping:
+                    raise _Stopped
+
+        began = time.monotonic()
+        with contextlib.closing(counted()) as batches:
+            staged = files.write(chunk, batches, reserved=reserved)
+        if staged is None:
+            self._plan.again(chunk)
+            raise _CutShort
+        self._plan.pace.measured(rows=rows, byte_count=byte_count, seconds=time.monotonic() - began)
+        self._hand_over(chunk, staged)
         return rows, byte_count
 
     def _put(self, read: _Read, batch: pa.RecordBatch) -> float:

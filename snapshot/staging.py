@@ -20,7 +20,7 @@ import os
 import shutil
 import threading
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -48,6 +48,8 @@ __all__ = ["LoadFiles", "StagedLoad", "StagingArea", "StagingListener", "Staging
 
 # After a disk has refused, so long no other file is tried: each try costs a chunk that is read twice.
 _OFF_SECONDS = 30.0
+# So many chunks at least are to find room, whatever their size is expected to be.
+_CHUNKS_MIN = 4
 _DONE = ".done"
 _HINT = "free or add space for staging.dir, or lower staging.bytes_max; what finds no room there is read past it"
 
@@ -57,9 +59,6 @@ class StagingListener(Protocol):
 
     def staged(self, byte_count: int) -> None:
         """A chunk is in a file of so many bytes."""
-
-    def reused(self, chunks: int) -> None:
-        """So many chunks of a load that was cut off are in files, and are not read again."""
 
     def damaged(self, table: str, problem: str) -> None:
         """A file is not what was written: its chunk is read again."""
@@ -122,7 +121,7 @@ class StagingArea:
         self.directory = directory
         self.compression = compression
         self.listener = listener
-        self._bytes_max = bytes_max
+        self.bytes_max = bytes_max
         self._retention_seconds = retention_seconds
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()
@@ -154,11 +153,11 @@ class StagingArea:
     def use(self) -> StagingUse:
         """What the files take now."""
         with self._lock:
-            return StagingUse(sum(self._sizes.values()), self._bytes_max, len(self._sizes))
+            return StagingUse(sum(self._sizes.values()), self.bytes_max, len(self._sizes))
 
-    def load(self, load: StagedLoad) -> LoadFiles:
+    def load(self, load: StagedLoad, hook: Callable[[str], None] = lambda _point: None) -> LoadFiles:
         """The files of a load; none is looked for yet."""
-        return LoadFiles(self, self.directory / load.load_id, load)
+        return LoadFiles(self, self.directory / load.load_id, load, hook)
 
     # ------------------------------------------------------------ loads that are over
 
@@ -219,7 +218,7 @@ class StagingArea:
         return (self._drop_spare() if is_spare else self._drop_oldest()) and self.reserve(size)
 
     def _has_room(self, size: int) -> bool:
-        return sum(self._sizes.values()) + self._reserved + size <= self._bytes_max
+        return sum(self._sizes.values()) + self._reserved + size <= self.bytes_max
 
     def _drop_spare(self) -> bool:
         with self._lock:
@@ -292,8 +291,9 @@ class _OverLimit(Exception):
 class LoadFiles:
     """The files of one load. For several threads."""
 
-    def __init__(self, area: StagingArea, directory: Path, load: StagedLoad) -> None:
+    def __init__(self, area: StagingArea, directory: Path, load: StagedLoad, hook: Callable[[str], None]) -> None:
         self._area = area
+        self._hook = hook
         self._directory = directory
         self._load = load
         self._head = load.head()
@@ -302,6 +302,8 @@ class LoadFiles:
         self._lock = threading.Lock()
         self._found: dict[int, StagedChunk] = {}
         self._too_large: set[int] = set()
+        self.found_count = 0
+        """How many chunks an earlier attempt has left."""
 
     # ------------------------------------------------------------ what an earlier attempt has left
 
@@ -324,17 +326,11 @@ class LoadFiles:
                 self._found[chunk.number] = staged
             else:
                 self._area.forget(staged)
-        if self._found:
-            self._area.listener.reused(len(self._found))
+        self.found_count = len(self._found)
         chunks = list(recorded)
         for number in range(len(recorded) + 1, len(known)):
             chunks.append(Chunk.behind(chunks[-1] if chunks else None, known[number]))
         return chunks[len(recorded) :]
-
-    @property
-    def found_count(self) -> int:
-        """How many chunks an earlier attempt has left."""
-        return len(self._found)
 
     def _notes(self) -> list[StagedChunk]:
         """Every file that is this load's, by its chunk's number; what is none is said and removed."""
@@ -365,9 +361,10 @@ class LoadFiles:
         """May the chunk go into a file, once there is room?"""
         return chunk.number not in self._too_large and not self._area.is_off
 
-    def reserve(self, chunk: Chunk, size: int) -> bool:
-        """Is there room for the chunk, of about that size? Then `write` follows."""
-        return self.takes(chunk) and self._area.reserve(size)
+    def reserve(self, chunk: Chunk, size: int) -> int:
+        """Is there room for the chunk, of about that size? Then `write` follows, with the bytes that this returns."""
+        size = min(size, self._area.bytes_max // _CHUNKS_MIN)
+        return size if self.takes(chunk) and self._area.reserve(size) else 0
 
     def write(self, chunk: Chunk, batches: Iterator[pa.RecordBatch], *, reserved: int) -> StagedChunk | None:
         """All batches in a file; None, having said so, where the disk or the limit does not take it.
@@ -406,6 +403,7 @@ class LoadFiles:
             self._area.release(room, staged)
         if staged is not None:
             self._area.listener.staged(staged.size)
+            self._hook("load_chunk_staged")
         return staged
 
     def is_whole(self, staged: StagedChunk) -> bool:

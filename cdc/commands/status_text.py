@@ -125,6 +125,12 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
                 f"{escape(sink['name'])}: {prepared['count']:,} prepared XA transactions wait for their end, "
                 f"the oldest since {(prepared['oldest'] or '-')[:19]}"
             )
+        staging = sink.get("staging") or {"chunks": 0}
+        if staging["chunks"]:
+            console.print(
+                f"{escape(sink['name'])}: {staging['chunks']:,} chunks of loads are staged in {staging['bytes']:,} "
+                f"bytes, of {staging['bytes_max']:,} at most"
+            )
     tables = Table(box=None, pad_edge=False)
     for title in ("sink", "table", "target", "state", "rows", "last change", "changed by policy"):
         tables.add_column(title, justify="right" if title == "rows" else "left", overflow="fold")

@@ -25,6 +25,7 @@ CRASH_POINTS = (
     "after_lease",  # the lease is taken, nothing is read yet
     "target_made",  # a target table has been created, nothing is recorded of its load
     "load_begun",  # a table's load is recorded, no row is copied
+    "load_chunk_staged",  # a chunk is in a file
     "load_chunk",  # a chunk of a load is in the sink's transaction
     "load_chunk_committed",
     "load_done",  # all chunks are there, the position to catch up to is not recorded

@@ -62,6 +62,7 @@ class SinkReport:
     progress: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recent_errors: Iterable[Mapping[str, Any]] = ()
     prepared: Mapping[str, Any] = field(default_factory=lambda: {"count": 0, "oldest": None})
+    staging: Mapping[str, int] | None = None
     lane: int = 1
     lanes: tuple[SinkReport, ...] = ()
 
@@ -101,6 +102,7 @@ def merged(lanes: Sequence[SinkReport]) -> SinkReport:
             "count": sum(lane.prepared["count"] for lane in lanes),
             "oldest": min((lane.prepared["oldest"] for lane in lanes if lane.prepared["oldest"]), default=None),
         },
+        staging=first.staging,
         lanes=tuple(lanes),
     )
 
@@ -143,6 +145,7 @@ def status_document(
                 "holder": sink.holder,
                 "recent_errors": list(sink.recent_errors),
                 "prepared": dict(sink.prepared),
+                "staging": None if sink.staging is None else dict(sink.staging),
                 "lanes": [_lane(lane) for lane in sink.lanes],
             }
             for sink in reports

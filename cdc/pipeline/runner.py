@@ -321,6 +321,11 @@ class Pipeline:
             return bool(self._commands)
 
 
+def _spool_dir(settings: PipelineSettings) -> Path:
+    """Where tables without a key lie on their way."""
+    return settings.load.staging.directory if settings.load.staging is not None else settings.var_dir
+
+
 def _message(record: TableRecord) -> Any:
     return (record.error or {}).get("message")
 
@@ -672,10 +677,12 @@ class _Session:
             on_progress=functools.partial(self._on_load_progress, watch),
             on_resume=self._on_load_resumed,
             on_search=self._on_load_waits,
+            is_sink_away=self._is_sink_away,
             make_writer=functools.partial(self._load_writer, source),
             server_id=self._settings.server_id,
-            spool_dir=self._settings.var_dir,
+            spool_dir=_spool_dir(self._settings),
         )
+        loader.sweep(tables.records())
         has_reset = False
         for one in waiting:
             name = one.source
@@ -731,9 +738,21 @@ class _Session:
             "load_resumed",
             table=str(plan.source),
             chunks=len(plan.loaded),
+            staged=plan.staged_count,
             rows=sum(loaded.rows for loaded in plan.loaded),
             position=str(plan.record.loaded_from),
         )
+        self._metrics.chunks_staged("reused", plan.staged_count)
+
+    def _is_sink_away(self, error: SinkUnavailable) -> bool:
+        """Said once: a load reads on into files, and the session ends when the sink is back. Raises Stopping."""
+        if self._p._is_stopping.is_set():
+            raise Stopping("asked to stop")
+        if self._status.state != "retrying":
+            self._status.failed(error)
+            self._status.set_state("retrying")
+            self._log.warning("load_reads_on", **_error_fields(error))
+        return self._keeper.is_sink_healthy is False
 
     def _on_load_waits(self, table: TableName, what: str, seconds_max: float) -> None:
         self._log.info("load_waits", table=str(table), waits_for=what, seconds_max=seconds_max)

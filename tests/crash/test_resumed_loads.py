@@ -146,7 +146,7 @@ def test_a_load_that_is_killed_again_and_again_goes_on_and_ends_equal(
     with deployment(tmp_path, source, sink=sink) as made:
         made.config["snapshot"] = {"chunk_rows": CHUNK_ROWS, "workers": 3}
         key = KEYS[key_name]
-        _fill(source, made.source_database, key)
+        fill(source, made.source_database, key)
         mover = Mover(source, made.source_database, key)
         mover.start()
         try:
@@ -165,7 +165,7 @@ def test_a_load_that_is_killed_again_and_again_goes_on_and_ends_equal(
         assert kept[-1] > kept[0], "chunks of one run are there for the next"
 
 
-def _fill(server: Server, database: str, key: Key) -> None:
+def fill(server: Server, database: str, key: Key) -> None:
     with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
         cursor.execute(
             f"CREATE TABLE t ({key.columns}, v INT NOT NULL, s VARCHAR(200) NULL, PRIMARY KEY ({', '.join(key.names)}))"

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cdc.demo.servers import Server
+from cdc.errors import SinkUnavailable
 from cdc.model import TableDefinition, TableName
 from cdc.schema.mapping import map_table
 from cdc.schema.target import Policies, SinkKind, TargetTable
@@ -18,6 +19,7 @@ from cdc.source.positions import is_in_log, visible_position
 from checkpoints.store import TableRecord
 from snapshot.loader import LoadLimits, LoadPlan, TableLoader
 from snapshot.parallel import SessionPool
+from snapshot.staging import StagingArea
 from tests.integration.test_store import Place
 from tests.support import fresh_database, fresh_pg_database
 
@@ -46,6 +48,8 @@ class Load:
         self.resumed: list[LoadPlan] = []
         self.policies = Policies()
         self.options: dict[str, Any] = {}
+        self.staging: StagingArea | None = None
+        self.is_sink_away: Callable[[SinkUnavailable], bool] = lambda _error: False
 
     def _connect(self) -> SourceConnection:
         connection = connect(self.connection.settings)
@@ -94,11 +98,12 @@ class Load:
             options=lambda _table, _key: self.options,
             chunk_rows=lambda _database, _table: CHUNK_ROWS,
             sessions=SessionPool(self._connect),
-            limits=LoadLimits(workers=3),
+            limits=LoadLimits(workers=3, staging=self.staging),
             accepts_hidden_cascades=lambda _database, _table: True,
             hook=reached,
             on_progress=lambda table, *, rows, rows_estimate: None,
             on_resume=self.resumed.append,
+            is_sink_away=self.is_sink_away,
         )
         return loader.load(record, may_replace=False)
 

@@ -386,7 +386,7 @@ BAD_FILES = [
      ["config.yaml:8 tables[0]: an alias that contains itself",
       "config.yaml:8 tables: a list is not a mapping (key: value)",
       ("config.yaml:9 x: there is no such key; known here: flush, http, lease, log, name, policies, polling, "
-      "queue_bytes_max, recovery, retry, sinks, snapshot, source, standby, tables, targets, var_dir")]),
+      "queue_bytes_max, recovery, retry, sinks, snapshot, source, staging, standby, tables, targets, var_dir")]),
 ]  # fmt: skip
 
 

@@ -29,15 +29,11 @@ class Heard:
     """What a listener has been told."""
 
     sizes: list[int] = field(default_factory=list)
-    reuses: list[int] = field(default_factory=list)
     damages: list[str] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
 
     def staged(self, byte_count: int) -> None:
         self.sizes.append(byte_count)
-
-    def reused(self, chunks: int) -> None:
-        self.reuses.append(chunks)
 
     def damaged(self, table: str, problem: str) -> None:
         assert table == "shop.t"
@@ -122,8 +118,9 @@ def rows(*values: bytes) -> Iterator[pa.RecordBatch]:
 
 
 def stage(files: LoadFiles, chunk: Chunk, *values: bytes, size: int = 1000) -> StagedChunk | None:
-    assert files.reserve(chunk, size)
-    return files.write(chunk, rows(*values), reserved=size)
+    reserved = files.reserve(chunk, size)
+    assert reserved
+    return files.write(chunk, rows(*values), reserved=reserved)
 
 
 def staged(files: LoadFiles, chunk: Chunk, *values: bytes) -> StagedChunk:
@@ -178,7 +175,7 @@ def test_a_load_that_goes_on_finds_its_files(place: Place) -> None:
         staged(files, chunk, b"%d" % chunk.number)
     again = place.files()
     assert again.find(chunks[:2], done=[1]) == chunks[2:5]
-    assert place.heard.reuses == [4]
+    assert again.found_count == 4
     assert again.take_found(chunks[0]) is None, "its rows are in the target"
     found = again.take_found(chunks[4])
     assert found is not None
@@ -317,16 +314,17 @@ def test_the_files_take_no_more_than_their_limit(place: Place) -> None:
     area = place.area(bytes_max=1_000_000)
     files = area.load(load_of())
     chunks = cut(9)
-    one = staged(files, chunks[0], os.urandom(300_000))
-    assert files.reserve(chunks[1], 400_000)
-    assert not files.reserve(chunks[2], 400_000), "what is reserved counts"
-    assert files.write(chunks[1], rows(os.urandom(600_000)), reserved=400_000) is not None, (
-        "there is more room than that"
-    )
+    one = staged(files, chunks[0], os.urandom(400_000))
+    reserved = files.reserve(chunks[1], 400_000)
+    assert reserved == 250_000, "a quarter of all room, whatever is expected"
+    assert files.reserve(chunks[2], 250_000)
+    assert not files.reserve(chunks[3], 250_000), "what is reserved counts"
+    area.release(250_000)
+    assert files.write(chunks[1], rows(os.urandom(500_000)), reserved=reserved), "there is more room than that"
     assert not files.reserve(chunks[2], 100_000)
     assert place.area(bytes_max=1_000_000).use.byte_count == area.use.byte_count > 900_000
     files.applied(one)
-    assert files.reserve(chunks[2], 300_000)
+    assert files.reserve(chunks[2], 250_000)
 
 
 def test_a_chunk_that_is_larger_than_all_room_goes_past_the_disk(place: Place) -> None:
@@ -390,11 +388,11 @@ def test_files_that_are_only_kept_make_way(place: Place) -> None:
     files = area.load(load_of("b" * 32))
     applied = staged(files, cut(2)[0], os.urandom(300_000))
     files.applied(applied)
-    assert files.reserve(cut(2)[1], 500_000)
+    assert area.reserve(500_000)
     assert not applied.path.exists()
     assert area.use.file_count == 1
     area.release(500_000)
-    assert files.reserve(cut(2)[1], 900_000)
+    assert area.reserve(900_000)
     assert area.use.file_count == 0
 
 
