@@ -523,6 +523,9 @@ def _sink_grants(
     places += [quoted(re.sub(r"([_%\\])", r"\\\1", database)) + ".*" for database in dict.fromkeys(routed)]
     for place in places:
         yield f"GRANT {', '.join((*MYSQL_RIGHTS, *MYSQL_LATER_RIGHTS))} ON {place} TO {account};"
+    # For the views over the metadata; the service runs without.
+    metadata = quoted(r"\_cdc") + ".*" if url.database is None else places[0]
+    yield f"GRANT CREATE VIEW ON {metadata} TO {account};"
 
 
 # ---------------------------------------------------------------- the page

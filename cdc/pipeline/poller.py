@@ -53,7 +53,8 @@ from cdc.sinks.base import Sink
 from cdc.source.connection import SourceConnection, SourceSettings, TableDenied, connect
 from cdc.source.definitions import list_tables
 from checkpoints.polls import PollState, PollStore, adopted
-from checkpoints.store import Command, InSinkStore, TableRecord
+from checkpoints.rejects import RejectStore
+from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
 from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, MirrorWriter, RowWriter, TableLoader
 from snapshot.parallel import SessionPool
@@ -80,6 +81,8 @@ class PollerSettings:
     var_dir: Path
     load: LoadLimits
     why_no_log: str = ""
+    standby: bool = False
+    """Does it wait while another instance holds the lease?"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,6 +199,7 @@ class Poller:
             status=self.status.to_dict,
             on_commands=self._take_commands,
             on_error=self._on_keeper_error,
+            on_standby=self._on_standby if settings.standby else None,
         )
         self._thread = threading.Thread(target=self._run, name=f"poller-{settings.name}", daemon=True)
 
@@ -311,6 +315,11 @@ class Poller:
         with self._commands_lock:
             self._commands = commands
 
+    def _on_standby(self, held: LeaseHeld) -> None:
+        if self.status.state != "standby":
+            self.status.set_state("standby")
+            self._log.info("standby", message=held.message)
+
     def _on_keeper_error(self, error: Exception) -> None:
         self.status.failed(error)
         self._metrics.failed(error)
@@ -369,6 +378,9 @@ class _Session:
         self._p._sinks = [self._sink]
         self._registry = TableRegistry(self._p._routing, self._sink.kind, ())
         self._store.epoch = self._p._keeper.acquire(self._p._is_stopping, self._sink.session())
+        if self._p.status.state == "standby":
+            self._p.status.set_state("starting")
+            self._log.info("lease_taken_over")
         self._p._hooks("after_lease")
         self._states = self._polls.load()
         discover_at, has_looked = 0.0, False
@@ -766,6 +778,7 @@ class _Session:
         state = replace(self._states[name], attempts=0, error=fields)
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)
+            RejectStore(self._store).put(tx, name, fields)
             self._polls.put(tx, name, state)
             self._store.fence(tx)
             tx.commit()

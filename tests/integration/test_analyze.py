@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import yaml
 
 from cdc.clock import SystemClock
 from cdc.commands.analyze import AnalyzeOptions, analyze
-from cdc.config import load_source_config
+from cdc.config import SnapshotSettings, load_source_config
 from cdc.demo.servers import Server
 from cdc.errors import ConfigError
 from cdc.schema.advice import advise
@@ -148,8 +149,10 @@ def test_it_waits_for_nobody_and_nobody_waits_for_it(source_server: Server) -> N
         try:
             waits = "SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE STATE LIKE 'Waiting for table metadata%'"
             wait_until(lambda: source_server.execute(waits)[0][0], what="the ALTER to wait")
+            began = time.monotonic()
             with connect(settings(source_server)) as connection:
                 analysis = read_analysis(connection, lambda name, _table: name == database)
+            assert time.monotonic() - began < 60  # three columns, a second each; not the thirty that sessions wait
             assert alter.is_alive()
         finally:
             holder.rollback()
@@ -245,8 +248,15 @@ def test_what_it_writes_is_a_configuration_that_runs(
         assert result.returncode == 0, result.stderr
         assert "tables.file" in result.stdout
         made.config["tables"]["file"] = str(written)
-        made.catch_up()
+        if "beside" in SnapshotSettings.model_fields:
+            made.config["snapshot"] = {"beside": 0}  # one after the other
+        loaded = made.run("run", "--until-caught-up")
+        assert loaded.returncode == 0, loaded.stderr
         made.assert_equal("orders", "plans", "remarks")
+        for sink in made.sinks:
+            lines = [json.loads(line) for line in loaded.stderr.splitlines() if '"table_loaded"' in line]
+            order = [line["table"].partition(".")[2] for line in lines if line["sink"] == sink]
+            assert order == ["plans", "remarks", "orders"]  # tiny ones first
         shown = json.loads(made.run("config", "show").stdout)
         overrides = {entry["table"]: entry for entry in shown["tables"]["overrides"]}
         assert overrides[f"{made.source_database}.orders"]["priority"] == 20

@@ -155,6 +155,9 @@ def test_the_printed_grants_are_enough_and_a_good_set_up_has_no_errors(
 
         made.catch_up()
         made.assert_equal("t")
+        for name, server in sinks.items():
+            view = '"_cdc".etl_load_status' if server.family == "postgresql" else "_cdc_etl_load_status"
+            assert server.execute(f"SELECT load_status FROM {view}", database=made.sinks[name][1]) == [("success",)]
         again = check(config)
         assert [(f.check, f.problem) for f in again.findings if f.severity == "error"] == []
         # The server may not have noticed yet that the stream has ended.
