@@ -639,6 +639,7 @@ class Application:
                     self._guard,
                     self._staging.get(sink.name),
                 ),
+                drift_seconds=config.targets.drift_seconds,
                 lease_seconds=config.lease.seconds,
                 retry_initial_seconds=config.retry.initial_seconds,
                 retry_seconds_max=config.retry.max_seconds,
@@ -890,6 +891,7 @@ class Application:
             sink.lane_lags(lags if len(lags) > 1 else {})
             sink.queued(lanes.queue_bytes())
             sink.tables(Counter(record.state for record in lanes.tables))
+            sink.targets_drifted(sum(pipeline.targets_seen.drifted_count for pipeline in lanes.lanes.values()))
             sink.prepared(sum(pipeline.status.prepared["count"] for pipeline in lanes.lanes.values()))
             if name in self._staging:
                 sink.staging(self._staging[name].use.byte_count)

@@ -153,6 +153,11 @@ class Metrics:
             "Prepared XA transactions whose rows wait in the sink's metadata for their XA COMMIT or XA ROLLBACK.",
             "sink",
         )
+        self.targets_drifted = self._gauge(
+            "cdc_targets_drifted",
+            "Tables of the sink that lack something which the mapping makes: `cdc check --drift` says what.",
+            "sink",
+        )
         self.errors = self._counter("cdc_errors_total", "Errors of the sink's pipeline, by class.", "sink", "class")
         self.restarts = self._counter(
             "cdc_restarts_total", "Times the pipeline began again from its checkpoint after an error.", "sink"
@@ -362,6 +367,10 @@ class SinkMetrics:
     def poll_failed(self) -> None:
         """A run of a table has failed: it is tried again, or the table is parked."""
         self._metrics.polls.labels(self.name, "failed").inc()
+
+    def targets_drifted(self, count: int) -> None:
+        """How many targets lack something that the mapping makes."""
+        self._metrics.targets_drifted.labels(self.name).set(count)
 
     def prepared(self, count: int) -> None:
         """So many prepared XA transactions wait."""

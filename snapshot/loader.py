@@ -37,6 +37,7 @@ from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.schema.options import names_made
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import ApplyResult, ExistingTable, Sink, SinkTransaction
+from cdc.sinks.target_facts import drop_unique
 from cdc.source.cascades import require_visible_changes
 from cdc.source.connection import SourceConnection, TableDenied, TableGone
 from cdc.source.definitions import read_definition
@@ -338,6 +339,7 @@ class TableLoader:
     ) -> LoadPlan:
         """A load from its start, recorded as such, into a target that fits."""
         was_complete = self._prepare_target(record, target, may_replace=may_replace)
+        drop_unique(self._sink, target)  # chunks are of different moments: rows may be two that never were at once
         begun = replace(
             self._intent(record, target),
             is_complete=was_complete,

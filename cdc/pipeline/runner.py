@@ -23,6 +23,7 @@ from cdc.errors import (
     BinlogPurged,
     CdcError,
     ProtocolError,
+    SinkRefused,
     SinkUnavailable,
     SourceChanged,
     SourceUnavailable,
@@ -59,10 +60,12 @@ from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
+from cdc.pipeline.upkeep import TargetMemory, TargetUpkeep
 from cdc.schema.keys import choose_key
 from cdc.schema.sharing import conflict
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
+from cdc.sinks.target_facts import drop_unique
 from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import list_tables
@@ -104,6 +107,8 @@ class PipelineSettings:
     retry_seconds_max: float
     var_dir: Path
     load: LoadLimits
+    drift_seconds: float = 3600
+    """How often targets are compared with what the mapping makes; 0: once a session."""
     lane: int | None = None
     """Which of the sink's lanes it is, None for the only one."""
     standby: bool = False
@@ -165,6 +170,7 @@ class Pipeline:
         self._sink: Sink | None = None
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
+        self.targets_seen = TargetMemory()
         self._attempt = 0
         self._stuck_at: SourcePosition | None = None
         """The end of what the sink could not take the last time."""
@@ -376,6 +382,7 @@ class _Session:
         self._running_commands: list[Command] = []
         self._has_heard = False
         self._audit: DefinitionAudit | None = None
+        self._upkeep: TargetUpkeep | None = None
 
     def run(self) -> None:
         """Raises _SessionEnd, TransientError, or what the pipeline cannot go on after."""
@@ -838,6 +845,16 @@ class _Session:
         self._status.set_prepared(*applier.prepared.waiting())
         self._audit = DefinitionAudit(sink=self._sink, store=self._store, log=self._log, tables=tables)
         self._audit.begin(source)
+        self._upkeep = TargetUpkeep(
+            sink=self._sink,
+            store=self._store,
+            tables=tables,
+            connect=functools.partial(connect, self._p._source_settings),
+            memory=self._p.targets_seen,
+            clock=self._clock,
+            log=self._log,
+            interval_seconds=self._settings.drift_seconds,
+        )
         reader = self._make_reader(source, tables, checkpoint.position, channel, applier.prepared.known())
         reader.start()
         again = AutoReload(self._store, tables.records(), self._settings.recovery, self._clock)
@@ -876,10 +893,33 @@ class _Session:
                     applier.abandon()
                 elif isinstance(item, Failure):
                     self._on_reader_failure(applier, tables, item.error)
+                if not applier.is_inside_transaction:
+                    self._keep_up(tables, item)
                 self._check_finished(tables)
         finally:
             reader.stop()
             applier.close()
+
+    def _keep_up(self, tables: TableRegistry, item: Any) -> None:
+        """Look after one target. One that cannot hold its rows any more parks its table."""
+        assert self._upkeep is not None, "the stream has begun"
+        position = item.end if isinstance(item, TransactionRun) else None
+        if isinstance(item, Progress):
+            position = item.position
+        try:
+            self._upkeep.step(position)
+        except UnsupportedData as error:
+            self._park_and_restart(tables, error)
+
+    def _drop_refusing_index(self, tables: TableRegistry, error: UnsupportedData) -> bool:
+        """Was it perhaps a unique index of ours that refused a row? It is gone, then, and the row comes again."""
+        record = next((r for r in tables.records() if str(r.source) == error.table), None)
+        if not isinstance(error, SinkRefused) or record is None or tables.find(record.source) is None:
+            return False
+        dropped = drop_unique(self._sink, tables.target(record.source))
+        if dropped:
+            self._log.warning("unique_index_dropped", table=error.table, indexes=dropped, message=error.message)
+        return bool(dropped)
 
     def _on_partial_images(self, definition: TableDefinition) -> None:
         """The first images of a table in this session that lack columns."""
@@ -941,6 +981,8 @@ class _Session:
             applied = applier.apply(run)
         except UnsupportedData as error:
             applier.close()
+            if self._drop_refusing_index(tables, error):
+                raise _SessionEnd from error
             self._park_and_restart(tables, error)
         except SinkUnavailable:
             self._p._stuck_at = run.end
@@ -1076,6 +1118,8 @@ class _Session:
         seen = self._status.seen_file
         # Only what this session's stream has said counts: a stored position may be of a log that was reset since.
         if self._p._until is None or not self._has_heard or seen is None or seen < self._p._until:
+            return
+        if self._upkeep is not None and self._upkeep.is_making:
             return
         if not tables.is_settled:
             return
