@@ -49,6 +49,7 @@ from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
 from cdc.pipeline.staged import StagingReport
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
+from cdc.schema.ddl_policies import DdlPolicies
 from cdc.schema.modes import MODE_COLUMNS
 from cdc.schema.options import ColumnOption, TableOptions
 from cdc.schema.routing import route
@@ -158,6 +159,16 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
         chosen = config.policies_for(database, table)
         return Policies(zero_dates=chosen.zero_dates, nul_bytes=chosen.nul_bytes)
 
+    def ddl_policies(database: str, table: str) -> DdlPolicies:
+        chosen = config.policies_for(database, table)
+        return DdlPolicies(
+            ddl=chosen.ddl,
+            on_drop_column=chosen.on_drop_column,
+            on_drop_table=chosen.on_drop_table,
+            on_truncate=chosen.on_truncate,
+            on_type_change=chosen.on_type_change,
+        )
+
     def key(database: str, table: str) -> tuple[str, ...] | None:
         override = config.tables.override_for(database, table)
         return tuple(override.primary_key) if override is not None and override.primary_key else None
@@ -171,6 +182,7 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
             config.policies_for(database, table).hidden_cascades == "accept"
         ),
         options=functools.partial(table_options, config),
+        ddl=ddl_policies,
         schema=sink.schema_name,
         database=sink.url.database if sink.url.kind != "postgresql" else None,
         priority=config.priority_for,

@@ -39,6 +39,8 @@ checkpoint_app = typer.Typer(no_args_is_help=True, help="Show or forget where th
 config_app = typer.Typer(no_args_is_help=True, help="Show the configuration as it is understood, or its schema.")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(config_app, name="config")
+ddl_app = typer.Typer(no_args_is_help=True, help="Statements that wait for your decision (docs/ddl.md).")
+app.add_typer(ddl_app, name="ddl")
 
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="Configuration file (default: config.yaml, if there is one).")
@@ -129,6 +131,7 @@ def _root(
         **dict.fromkeys(("run", "snapshot", "status", "check", "analyze", "tail", "verify"), given),
         "checkpoint": {"show": given, "reset": given},
         "config": {"show": given},
+        "ddl": {"pending": given, "apply": given, "skip": given},
     }
 
 
@@ -413,6 +416,50 @@ def checkpoint_reset(
     from cdc.commands.checkpoint import reset
 
     raise typer.Exit(reset(_load(config, env_file), only_sinks=sink or [], is_confirmed=yes))
+
+
+# ---------------------------------------------------------------- ddl
+
+
+@ddl_app.command("pending")
+def ddl_pending(
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+    as_json: JsonOption = False,
+    settled: Annotated[bool, typer.Option("--settled", help="What was decided so far, by whom and when.")] = False,
+) -> None:
+    """Print the statements that tables wait at, and why."""
+    from cdc.commands.ddl import show_pending
+
+    loaded = _load(config, env_file)
+    raise typer.Exit(show_pending(loaded, only_sinks=sink or [], as_json=as_json, is_settled=settled))
+
+
+@ddl_app.command("apply")
+def ddl_apply(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="As database.table.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+) -> None:
+    """Have the targets follow the statements, by a load where they have to; also beside a running service."""
+    from cdc.commands.ddl import decide
+
+    raise typer.Exit(decide(_load(config, env_file), "apply", tables, only_sinks=sink or []))
+
+
+@ddl_app.command("skip")
+def ddl_skip(
+    tables: Annotated[list[str], typer.Argument(metavar="TABLE...", help="As database.table.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+) -> None:
+    """Leave the targets' definitions as they are; what both sides have goes on."""
+    from cdc.commands.ddl import decide
+
+    raise typer.Exit(decide(_load(config, env_file), "skip", tables, only_sinks=sink or []))
 
 
 # ---------------------------------------------------------------- config

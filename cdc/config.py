@@ -655,6 +655,13 @@ _ConnectTimeout = Annotated[
 # The keys. Each description says what the key does and why its default is what it is.
 
 
+DdlPolicy = Literal["apply", "log", "approve"]
+OnDropColumn = Literal["drop", "keep"]
+OnDropTable = Literal["keep", "drop", "archive"]
+OnTruncate = Literal["apply", "ignore", "park"]
+OnTypeChange = Literal["apply", "widen", "park"]
+
+
 class Section(BaseModel):
     """A mapping of the file: frozen, and no key that is not named here."""
 
@@ -949,6 +956,31 @@ class TableOverride(Section):
         default=None,
         json_schema_extra={"default_text": "`policies.hidden_cascades`"},
         description="As `policies.hidden_cascades`, for this table.",
+    )
+    ddl: DdlPolicy | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`policies.ddl`"},
+        description="As `policies.ddl`, for this table.",
+    )
+    on_drop_column: OnDropColumn | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`policies.on_drop_column`"},
+        description="As `policies.on_drop_column`, for this table.",
+    )
+    on_drop_table: OnDropTable | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`policies.on_drop_table`"},
+        description="As `policies.on_drop_table`, for this table.",
+    )
+    on_truncate: OnTruncate | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`policies.on_truncate`"},
+        description="As `policies.on_truncate`, for this table.",
+    )
+    on_type_change: OnTypeChange | None = Field(
+        default=None,
+        json_schema_extra={"default_text": "`policies.on_type_change`"},
+        description="As `policies.on_type_change`, for this table.",
     )
     include_columns: _OptionalColumns = Field(
         default=None,
@@ -1501,6 +1533,34 @@ class Policies(Section):
         "table, because its copy would go wrong in silence; `accept` follows it all the same.",
     )
 
+    ddl: DdlPolicy = Field(
+        default="apply",
+        description="What a statement that changes a captured table does to its target (docs/ddl.md). `apply`: the "
+        "same, or the table is loaded again; `log`: nothing, and columns that the target lacks are left out; "
+        "`approve`: the table is parked at the statement until `cdc ddl apply TABLE` or `cdc ddl skip TABLE`.",
+    )
+    on_drop_column: OnDropColumn = Field(
+        default="drop",
+        description="A column that the source drops: `drop` drops the target's, `keep` leaves it, NULL in rows to "
+        "come. A load of the table empties it.",
+    )
+    on_drop_table: OnDropTable = Field(
+        default="keep",
+        description="A table that the source drops: `keep` leaves the target as it is, `drop` drops it, `archive` "
+        "gives it another name, which says when that was. Only mirrors of one table are ever dropped or renamed.",
+    )
+    on_truncate: OnTruncate = Field(
+        default="apply",
+        description="TRUNCATE TABLE: `apply` empties the target, `ignore` leaves its rows (a later load does not), "
+        "`park` parks the table until `cdc ddl apply TABLE` or `cdc ddl skip TABLE`.",
+    )
+    on_type_change: OnTypeChange = Field(
+        default="apply",
+        description="A column that gets another type: `apply` alters the target or loads the table again, `widen` does "
+        "the first alone, where every value stays what it is, and else parks the table until "
+        "`cdc ddl apply TABLE` or `cdc ddl skip TABLE`, `park` parks it always.",
+    )
+
 
 class TypeRule(Section):
     """The type that the columns of one type of the source's get on every sink."""
@@ -1700,6 +1760,11 @@ class Config(Section):
             zero_dates=override.zero_dates or self.policies.zero_dates,
             nul_bytes=override.nul_bytes or self.policies.nul_bytes,
             hidden_cascades=override.hidden_cascades or self.policies.hidden_cascades,
+            ddl=override.ddl or self.policies.ddl,
+            on_drop_column=override.on_drop_column or self.policies.on_drop_column,
+            on_drop_table=override.on_drop_table or self.policies.on_drop_table,
+            on_truncate=override.on_truncate or self.policies.on_truncate,
+            on_type_change=override.on_type_change or self.policies.on_type_change,
         )
 
     def chunk_rows_for(self, database: str, table: str) -> int:

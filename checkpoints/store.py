@@ -11,7 +11,7 @@ MariaDB share; what differs is in `_Dialect`.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -61,6 +61,8 @@ class TableRecord:
 
     `step` is what a DDL that is followed has left to be done (`pipeline.schema_step`); '' is nothing.
 
+    `left_out`: columns of the source that the target lacks, by a statement that was not done there.
+
     `key` are the key's columns, and `options` the table's options (`schema.options`), when it was loaded; a table
     whose configuration says otherwise now is loaded again. `is_complete` says that the target holds a whole version
     of the table, which readers must not lose sight of while it is loaded again.
@@ -81,6 +83,7 @@ class TableRecord:
     policy_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     error: Mapping[str, Any] | None = None
     step: str = ""
+    left_out: tuple[str, ...] = ()
 
     def with_policy_changes(self, more: Mapping[tuple[str, str], int]) -> TableRecord:
         """Counts added up by column and policy."""
@@ -138,19 +141,25 @@ def _ascii(text: str) -> str:
     return text if text.isascii() else json.dumps(orjson.loads(text), separators=(",", ":"))
 
 
-def _encode_loaded(key: tuple[str, ...], options: Mapping[str, Any], step: str = "") -> str | None:
+def _encode_loaded(record: TableRecord) -> str | None:
     """The column `key_columns`: the key's columns, or (where there is more to be said) an object with all."""
-    if not options and not step:
-        return _ascii(orjson.dumps(key).decode()) if key else None
-    content: dict[str, Any] = {"key": key, "options": options}
-    return _ascii(orjson.dumps({**content, "step": step} if step else content).decode())
+    said = {name: value for name, value in (("step", record.step), ("left_out", record.left_out)) if value}
+    if not record.options and not said:
+        return _ascii(orjson.dumps(record.key).decode()) if record.key else None
+    return _ascii(orjson.dumps({"key": record.key, "options": record.options, **said}).decode())
 
 
-def _decode_loaded(text: str | None) -> tuple[tuple[str, ...], Mapping[str, Any], str]:
+def _decode_loaded(text: str | None) -> dict[str, Any]:
+    """As fields of a record."""
     content = orjson.loads(text) if text else []
-    if isinstance(content, dict):
-        return tuple(content["key"]), content["options"], content.get("step", "")
-    return tuple(content), {}, ""
+    if not isinstance(content, dict):
+        return {"key": tuple(content)}
+    return {
+        "key": tuple(content["key"]),
+        "options": content["options"],
+        "step": content.get("step", ""),
+        "left_out": tuple(content.get("left_out", ())),
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -518,14 +527,11 @@ class InSinkStore:
         rows_loaded, last_change_us, changes, error = rest
         name = orjson.loads(source)
         ready = decode_position(ready_at) if ready_at else None
-        loaded = _decode_loaded(key)
         return TableRecord(
             source=TableName(name[0], name[1]),
             target=target,
             state=state,
             definition=decode_definition(definition) if definition else None,
-            key=loaded[0],
-            options=loaded[1],
             is_complete=bool(is_complete),
             loaded_from=decode_position(loaded_from) if loaded_from else None,
             ready_at=ready.file if ready else None,
@@ -534,7 +540,7 @@ class InSinkStore:
             last_change_us=last_change_us,
             policy_changes=orjson.loads(changes),
             error=orjson.loads(error) if error else None,
-            step=loaded[2],
+            **_decode_loaded(key),
         )
 
     def save_table(self, tx: Any, record: TableRecord) -> None:
@@ -548,7 +554,7 @@ class InSinkStore:
             record.target,
             record.state,
             _ascii(encode_definition(record.definition)) if record.definition else None,
-            _encode_loaded(record.key, record.options, record.step),
+            _encode_loaded(record),
             int(record.is_complete),
             encode_position(record.loaded_from) if record.loaded_from else None,
             ready_at,
@@ -646,6 +652,16 @@ class InSinkStore:
                 (self.pipeline,),
             )
         return [Command(*row) for row in rows]
+
+    def commands_named(self, names: Collection[str]) -> list[tuple[Command, int]]:
+        """Every command of those names, oldest first, and when it was given."""
+        with self.sink.transaction() as tx:
+            rows = tx.execute(
+                f"SELECT id, name, argument, state, message, requested_us FROM {self._table('commands')} "
+                f"WHERE pipeline = %s AND name IN ({', '.join(['%s'] * len(names))}) ORDER BY id",
+                (self.pipeline, *names),
+            )
+        return [(Command(*row[:5]), row[5]) for row in rows]
 
     def read_command(self, command_id: int) -> Command | None:
         """One command as it is now."""

@@ -59,6 +59,7 @@ class Channel:
         self._bytes = 0
         self._is_closed = False
         self._is_waited_for = False
+        self._may_go_on = False
         self._changed = threading.Condition()
         self.on_hungry: Callable[[], None] = _nothing
         """Called by a `get` that finds nothing, before it waits; what it puts is what that `get` returns."""
@@ -106,6 +107,21 @@ class Channel:
             self._bytes -= _byte_count(item)
             self._changed.notify_all()
             return item
+
+    def go_on(self) -> None:
+        """The barrier that was taken out last is dealt with: what is behind it may come."""
+        with self._changed:
+            self._may_go_on = True
+            self._changed.notify_all()
+
+    def wait_at_barrier(self) -> None:
+        """For the reader, behind a barrier that it has put: until `go_on`. Raises Stopping once it is closed."""
+        with self._changed:
+            while not self._may_go_on and not self._is_closed:
+                self._changed.wait()
+            if self._is_closed:
+                raise Stopping("the channel is closed")
+            self._may_go_on = False
 
     def head_commit_us(self) -> int | None:
         """When the oldest queued transaction committed at the source."""

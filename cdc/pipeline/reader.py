@@ -5,8 +5,9 @@ and its oldest transaction has been held for `age_seconds_max`; then the applier
 applied transaction by transaction, and while a commit takes its time what comes gathers: the batches grow with what a
 commit takes, up to where they are full.
 
-It ends at a barrier (DDL, a new table): the pipeline records what the barrier means and starts a new reader from the
-checkpoint, with the definitions of that time. Errors travel through the channel, behind all that was read before.
+It waits at a barrier (DDL, a new table). Where the pipeline does on the sink what the statement did, it goes on behind
+it (`Channel.go_on`); else it is stopped there, and a new reader starts from the checkpoint, with the definitions of
+that time. Errors travel through the channel, behind all that was read before.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _EMPTY_RUN_SECONDS = 1.0
 
 
 class Reader(Output):
-    """One stream, read in a thread of its own until a barrier, an error or `stop`."""
+    """One stream, read in a thread of its own until an error or `stop`."""
 
     def __init__(
         self,
@@ -135,8 +136,11 @@ class Reader(Output):
                 self._hooks("after_fetch")
                 heard_at = now
                 try:
-                    if self._take_in(assembler, now):
-                        return
+                    while self._take_in(assembler, now):
+                        self._channel.wait_at_barrier()
+                        with self._taking():
+                            assembler.resume()
+                        now = heard_at = self._clock.monotonic()
                 finally:
                     self._on_received(assembler.event_count - counted, received)
                     counted = assembler.event_count

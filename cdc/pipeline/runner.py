@@ -47,6 +47,7 @@ from cdc.model import (
     is_before,
 )
 from cdc.pipeline.applier import Applier
+from cdc.pipeline.approval import Approvals
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
@@ -57,6 +58,7 @@ from cdc.pipeline.reader import Reader
 from cdc.pipeline.recovery import AutoReload, Recovery, is_purged, seed_again
 from cdc.pipeline.schema_step import DefinitionAudit, SchemaStep
 from cdc.pipeline.status import PipelineStatus
+from cdc.pipeline.table_steps import INTENT, SourceFacts
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
@@ -68,7 +70,7 @@ from cdc.sinks.base import Sink
 from cdc.sinks.target_facts import drop_unique
 from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, connect
-from cdc.source.definitions import list_tables
+from cdc.source.definitions import list_tables, read_definition
 from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
@@ -382,6 +384,8 @@ class _Session:
         self._running_commands: list[Command] = []
         self._has_heard = False
         self._audit: DefinitionAudit | None = None
+        self._is_audit_due = False
+        self._has_put_off = False
         self._upkeep: TargetUpkeep | None = None
 
     def run(self) -> None:
@@ -398,6 +402,7 @@ class _Session:
                 self._p._on_lease(self._store, source)
                 checkpoint = self._checkpoint(source)
                 tables = self._tables(source)
+                checkpoint = self._settle_statements(source, tables, checkpoint)
                 self._load_pending(source, tables, checkpoint.position)
                 try:
                     self._stream(source, tables, checkpoint)
@@ -498,8 +503,15 @@ class _Session:
             self._log.info("table_not_captured", table=str(name), reason=kind)
         changed: list[TableRecord] = []
         tables = TableRegistry(self._p._routing, self._sink.kind, (), ignored)
+        # What an earlier instance began comes next: a name that is new may be one that it has given to a target.
+        is_begun = any(record.step.startswith(INTENT) for record in records.values())
         for name in sorted((set(present) | set(records) | versioned) - (ignored - set(records))):
             before = records.get(name)
+            if is_begun and (before is None or before.state == "dropped"):
+                self._has_put_off = True
+                if before is not None:
+                    tables.put(before)
+                continue
             after = self._record_at_start(name, before, is_present=name in set(present), server=identity)
             tables.put(after)
             if after != before:
@@ -615,6 +627,20 @@ class _Session:
                 if command.name == "snapshot" and _is_to_load(record):
                     self._p._forced.add(name)  # it was named
         return commands
+
+    def _settle_statements(self, source: SourceConnection, tables: TableRegistry, checkpoint: Checkpoint) -> Checkpoint:
+        """What the operator has said of statements that tables wait at."""
+        approvals = Approvals(
+            sink=self._sink,
+            store=self._store,
+            step=self._schema_step(source),
+            log=self._log,
+            tables=tables,
+            read_definition=functools.partial(read_definition, source),
+        )
+        checkpoint = approvals.settle(checkpoint)
+        self._p.tables = tables.records()
+        return checkpoint
 
     # ------------------------------------------------------------ loads
 
@@ -868,6 +894,8 @@ class _Session:
                 if self._p._has_commands():
                     raise _SessionEnd
                 item = channel.get(_POLL_SECONDS)
+                if item is None:
+                    self._begin_audit()
                 self._has_heard = self._has_heard or isinstance(item, TransactionRun | Progress)
                 if isinstance(item, TransactionRun):
                     self._p._applying = item
@@ -885,7 +913,11 @@ class _Session:
                     applier.close()  # the middle of a large transaction: it comes again after the change
                     if not self._follow_change(source, applier, tables, item):
                         self._record_change(applier, tables, item)
-                    raise _SessionEnd
+                        raise _SessionEnd
+                    if not item.is_exact or self._has_put_off:  # its group comes again; tables wait to be looked at
+                        raise _SessionEnd
+                    self._go_on_behind(applier, tables, item)
+                    channel.go_on()
                 elif isinstance(item, Abandoned):
                     self._log.warning(
                         "transaction_abandoned", hint="the source crashed in its middle and rolled it back"
@@ -1036,16 +1068,46 @@ class _Session:
         self, source: SourceConnection, applier: Applier, tables: TableRegistry, change: SchemaChange
     ) -> bool:
         """Do on the sink what the DDL did, if that is proven to come out the same."""
-        step = SchemaStep(
-            sink=self._sink, store=self._store, hooks=self._hooks, log=self._log, server_version=source.version
-        )
+        prepared = {name for xa in applier.prepared.known().values() for name in xa.stored | xa.passed}
         try:
-            is_followed = step.follow(tables, change, applier.checkpoint)
+            is_followed = self._schema_step(source).follow(tables, change, applier.checkpoint, prepared=prepared)
         except UnsupportedData as error:
             self._park_and_restart(tables, error)
         self._p.tables = tables.records()
         self._metrics.schema_changed(is_followed=is_followed)
         return is_followed
+
+    def _schema_step(self, source: SourceConnection) -> SchemaStep:
+        facts = SourceFacts(
+            connect=functools.partial(connect, self._p._source_settings),
+            flavor=source.flavor,
+            version=source.version,
+            lower_case_names=(source.variable("lower_case_table_names") or "0") != "0",
+        )
+        return SchemaStep(
+            sink=self._sink,
+            store=self._store,
+            hooks=self._hooks,
+            log=self._log,
+            facts=facts,
+            now=lambda: iso_time(self._clock.now_us()) or "",
+        )
+
+    def _go_on_behind(self, applier: Applier, tables: TableRegistry, change: SchemaChange) -> None:
+        """The statement is done, and the checkpoint behind it: this session's stream goes on."""
+        applier.checkpoint = applier.checkpoint.next(change.end)
+        self._p._targets = [tables.target(record.source) for record in tables.records() if tables.find(record.source)]
+        self._p.recovered(change.end)
+        self._status.committed(change.end, change.commit_time_us)
+        self._is_audit_due = True
+        self._check_due(tables, change.end)
+
+    def _begin_audit(self) -> None:
+        """While there is nothing else to do: read the definitions that were worked out since the last time."""
+        if self._audit is not None and self._is_audit_due:
+            self._is_audit_due = False
+            with connect(self._p._source_settings) as source:
+                self._audit.begin(source)
 
     def _record_change(self, applier: Applier, tables: TableRegistry, change: SchemaChange) -> None:
         """DDL touched captured tables: their rows and columns may be others now, so they are loaded again."""

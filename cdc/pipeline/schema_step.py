@@ -6,6 +6,9 @@ transaction. The MySQL family commits DDL by itself: there the intent is recorde
 definition and checkpoint. After a kill the statement comes again, finds its intent, and sees in the target's own
 definition whether the ALTER was done.
 
+DDL on whole tables (CREATE, DROP, RENAME) is in `table_steps`. What the configuration keeps from the target
+(`schema.ddl_policies`) is left out here, or parks the table at the statement (`held`).
+
 The new definition is worked out from the statement. The source's own is read afterwards, and compared where it is known
 to be of the same version: at the position that was written last when it was read, unless another DDL came before
 (`DefinitionAudit`).
@@ -13,16 +16,20 @@ to be of the same version: at the position that was written last when it was rea
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 
-from cdc.errors import SinkRefused, SinkUnavailable, UnsupportedData
+from cdc.errors import InvariantBroken, SinkRefused, SinkUnavailable, UnsupportedData
 from cdc.log import Logger
 from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableDefinition, TableName
+from cdc.pipeline.held import held_record
 from cdc.pipeline.hooks import Hooks
+from cdc.pipeline.table_steps import INTENT, WORKED_OUT, SourceFacts, TableSteps
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.alteration import TargetAlteration, alteration, require_mirror
 from cdc.schema.column_text import Unproven
-from cdc.schema.ddl import StatementText, effect_of
+from cdc.schema.ddl import Effect, StatementText, effect_of
+from cdc.schema.moves import moves_of, reader_of
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import ExistingTable, Sink
 from cdc.source.connection import SourceConnection
@@ -33,9 +40,6 @@ from checkpoints.store import InSinkStore, TableRecord
 
 __all__ = ["DefinitionAudit", "SchemaStep"]
 
-# In TableRecord.step: the definition was worked out, and not yet compared with the source's.
-_WORKED_OUT = "worked out"
-_INTENT = "begun "
 _STATEMENT_SHOWN_CHARS = 200
 # Readers queue behind an ALTER that waits, and all other tables behind the statement.
 _LOCK_TRIES = 3
@@ -43,57 +47,221 @@ _LOCK_TRIES = 3
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is to be done for one statement. `alteration` is None where the table is emptied."""
+    """What is to be done for one statement. `alteration` is None where the table is emptied (`keeps_rows`: is not)."""
 
     before: TableRecord
     after: TableRecord
     target: TargetTable
     alteration: TargetAlteration | None
     intent: str
+    keeps_rows: bool = False
+    is_approved: bool = False
+
+
+class _Held(Exception):
+    """The configuration has the operator decide, for this reason."""
 
 
 class SchemaStep:
     """Follows DDL on one sink, in the applier's thread."""
 
     def __init__(
-        self, *, sink: Sink, store: InSinkStore, hooks: Hooks, log: Logger, server_version: tuple[int, ...]
+        self, *, sink: Sink, store: InSinkStore, hooks: Hooks, log: Logger, facts: SourceFacts, now: Callable[[], str]
     ) -> None:
+        """`now` is the time as errors have it."""
         self._sink = sink
         self._store = store
         self._hooks = hooks
         self._log = log
-        self._server_version = server_version
+        self._facts = facts
+        self._now = now
+        self._target: TargetTable | None = None
 
-    def follow(self, tables: TableRegistry, change: SchemaChange, checkpoint: Checkpoint) -> bool:
+    def follow(
+        self,
+        tables: TableRegistry,
+        change: SchemaChange,
+        checkpoint: Checkpoint,
+        *,
+        prepared: Collection[TableName] = (),
+        is_approved: bool = False,
+    ) -> bool:
         """Do what the statement did, and commit the checkpoint behind it. False: the tables have to be loaded again.
 
-        Nothing may be open on the sink. Raises SinkRefused where the sink does not take it (park the table),
+        Where the configuration wants it otherwise, the target stays as it is, or its table is parked at the statement;
+        `is_approved`: the operator has said that it is to be followed. `prepared`: tables with rows that wait for an
+        XA COMMIT. Nothing may be open on the sink. Raises SinkRefused where the sink does not take it (park the table),
         SinkUnavailable, LeaseLost.
         """
-        for tries_left in reversed(range(_LOCK_TRIES)):
-            try:
-                plan = self._plan(tables, change)
-            except (Unproven, UnsupportedData) as error:
-                return self._leave(change, str(error))
-            try:
-                self._do(plan, tables, checkpoint.next(change.end))
-                break
-            except Unproven as error:
-                return self._leave(change, str(error))
-            except SinkUnavailable as error:
-                if not self._sink.has_waited_for_lock(error):
-                    raise
-                self._on_lock(plan.target, change, error, tries_left)
-        tables.put(plan.after)
-        self._hooks("schema_recorded")
+        if change.xa is not None or not change.statement:
+            return False
+        ddl = {"apply"} if is_approved else {tables.ddl_policies(name).ddl for name in self._known(tables, change)}
+        if "approve" in ddl:
+            return self._hold(tables, change, checkpoint, "ddl: approve")
+        if "log" in ddl:
+            return self.skip(tables, change, checkpoint)
+        try:
+            done = self._followed(tables, change, checkpoint, prepared, is_approved=is_approved)
+        except _Held as held:
+            return self._hold(tables, change, checkpoint, str(held))
+        except SinkRefused:
+            raise
+        except (Unproven, UnsupportedData) as error:
+            if not is_approved and (policy := self._type_policy(tables, change)):
+                return self._hold(tables, change, checkpoint, policy)
+            return self._leave(change, str(error))
+        self._take_over(tables, done[0])
         self._log.info(
             "schema_followed",
-            table=str(plan.after.source),
+            tables=[str(name) for name in change.tables],
             statement=_shown_statement(change),
-            target_changed=plan.alteration is None or not plan.alteration.is_empty,
+            target_changed=done[1],
             position=str(change.end),
         )
         return True
+
+    def _followed(
+        self,
+        tables: TableRegistry,
+        change: SchemaChange,
+        checkpoint: Checkpoint,
+        prepared: Collection[TableName],
+        *,
+        is_approved: bool,
+    ) -> tuple[list[TableRecord], bool]:
+        """What is recorded of the tables now, and whether targets have changed. Raises Unproven besides."""
+        if not change.is_exact:
+            raise Unproven("it is no statement by itself, or failed, or is not known to the letter")
+        steps = TableSteps(
+            sink=self._sink,
+            store=self._store,
+            hooks=self._hooks,
+            facts=self._facts,
+            policies=lambda database, table: tables.ddl_policies(TableName(database, table)),
+        )
+        text, behind = _text(change), checkpoint.next(change.end)
+        if is_approved and moves_of(text, spelled=self._facts.spelled) is not None:
+            raise Unproven("the other names of a RENAME are not known any more")
+        for tries_left in reversed(range(_LOCK_TRIES)):
+            try:
+                records = steps.follow(tables, change, text, behind, prepared)
+                self._target = steps.target
+                if records is not None:
+                    return records, True
+                plan = self._plan(tables, change, text, is_approved=is_approved)
+                self._target = plan.target
+                self._do(plan, tables, behind)
+            except SinkUnavailable as error:
+                target = steps.target or self._target
+                if target is None or not self._sink.has_waited_for_lock(error):
+                    raise
+                self._on_lock(target, change, error, tries_left)
+                continue
+            if plan.keeps_rows:
+                self._log.warning("truncate_ignored", table=str(plan.after.source), position=str(change.end))
+            return [plan.after], plan.alteration is None or not plan.alteration.is_empty
+        raise InvariantBroken("the last try raises")
+
+    def _known(self, tables: TableRegistry, change: SchemaChange) -> list[TableName]:
+        """The tables of the statement that are here, complete or on their way."""
+        found = ((name, tables.record(name)) for name in change.tables)
+        return [
+            name for name, record in found if record is not None and record.definition and record.state != "dropped"
+        ]
+
+    def _type_policy(self, tables: TableRegistry, change: SchemaChange) -> str:
+        """The policy by which the table is not loaded with what may be other types; '' where there is none."""
+        policies = {tables.ddl_policies(name).on_type_change for name in self._known(tables, change)} - {"apply"}
+        try:
+            words = {token.text.upper() for token in reader_of(_text(change)).tokens if not token.is_quoted}
+        except Unproven:
+            words = {"CHANGE"}  # an executable comment may do anything
+        return f"on_type_change: {min(policies)}" if policies and words & {"CHANGE", "CONVERT", "MODIFY"} else ""
+
+    def _take_over(self, tables: TableRegistry, records: list[TableRecord]) -> None:
+        for record in records:
+            tables.put(record)
+        self._hooks("schema_recorded")
+
+    # ------------------------------------------------------------ what is not done
+
+    def _hold(self, tables: TableRegistry, change: SchemaChange, checkpoint: Checkpoint, reason: str) -> bool:
+        """Park the tables at the statement; the stream goes on without them."""
+        records = [
+            held_record(record, change, reason, since=self._now())
+            for name in change.tables
+            if (record := tables.record(name)) is not None and record.state != "dropped"
+        ]
+        self._record(records, checkpoint.next(change.end))
+        self._take_over(tables, records)
+        for record in records:
+            said = record.error or {}
+            self._log.error(
+                "table_parked",
+                table=str(record.source),
+                error_class=said["class"],
+                message=said["message"],
+                hint=said["hint"],
+                position=said["position"],
+            )
+        return True
+
+    def skip(self, tables: TableRegistry, change: SchemaChange, checkpoint: Checkpoint) -> bool:
+        """Go on behind the statement with the targets as they are, and with the columns that both sides have.
+
+        What cannot go on so is parked at the statement. Raises SinkUnavailable, LeaseLost.
+        """
+        try:
+            records = self._skipped(tables, change)
+        except (Unproven, UnsupportedData) as error:
+            return self._hold(tables, change, checkpoint, f"the target cannot stay as it is: {error}")
+        self._record(records, checkpoint.next(change.end))
+        self._take_over(tables, records)
+        self._log.warning(
+            "schema_not_applied",
+            tables=[str(name) for name in change.tables],
+            statement=_shown_statement(change),
+            left_out=sorted({name for record in records for name in record.left_out}),
+            position=str(change.end),
+        )
+        return True
+
+    def _skipped(self, tables: TableRegistry, change: SchemaChange) -> list[TableRecord]:
+        if change.is_dropped == set(change.tables) and change.is_exact:
+            gone = (tables.record(name) for name in change.tables)
+            return [replace(r, state="dropped", step="", loaded_from=None, error=None) for r in gone if r is not None]
+        record, effect = self._effect(tables, change, _text(change))
+        if effect.is_emptied or effect.definition == record.definition:
+            return [record]
+        return [self.beside_target(tables, record, effect)]
+
+    def beside_target(self, tables: TableRegistry, record: TableRecord, effect: Effect) -> TableRecord:
+        """The table by its new definition, without the columns that the target lacks. Raises Unproven."""
+        after = replace(record, definition=effect.definition, step=WORKED_OUT)
+        whole = tables.make_target(effect.definition, left_out=())
+        existing = self._sink.inspect(whole)
+        if existing is None:
+            raise Unproven("the target is gone")
+        names = _names(existing, self._sink)
+        lacks = [
+            column
+            for column in whole.columns
+            if column.metadata is None and _folded(column.name, self._sink) not in names
+        ]
+        if any(column.is_key for column in lacks):
+            raise Unproven("the target lacks a column of the key")
+        after = replace(after, left_out=tuple(column.source.name for column in lacks))
+        target = tables.make_target(effect.definition, left_out=after.left_out)
+        if differences := self._sink.differences(target, existing):
+            raise Unproven("; ".join(differences))
+        return replace(after, key=target.source_key)
+
+    def _record(self, records: list[TableRecord], checkpoint: Checkpoint) -> None:
+        with self._sink.transaction() as tx:
+            for record in records:
+                self._store.save_table(tx, record)
+            self._store.save(tx, checkpoint)
+            tx.commit()
 
     def _on_lock(self, target: TargetTable, change: SchemaChange, error: SinkUnavailable, tries_left: int) -> None:
         """Somebody holds a lock on the target. Raises SinkRefused when that was the last try: the rest has to go on."""
@@ -118,8 +286,8 @@ class SchemaStep:
 
     # ------------------------------------------------------------ what is to be done
 
-    def _plan(self, tables: TableRegistry, change: SchemaChange) -> _Plan:
-        """Raises Unproven; UnsupportedData for a definition that this sink or the configuration does not take."""
+    def _effect(self, tables: TableRegistry, change: SchemaChange, text: StatementText) -> tuple[TableRecord, Effect]:
+        """Of a statement on one table. Raises Unproven."""
         if len(change.tables) != 1 or change.is_dropped:
             raise Unproven("it drops or touches several tables")
         if not change.is_exact:
@@ -127,29 +295,36 @@ class SchemaStep:
         record = tables.record(change.tables[0])
         if record is None or record.state != "ready" or record.definition is None:
             raise Unproven("the table has no complete version on the sink")
-        intent = _INTENT + encode_position(change.end)
-        if record.step.startswith(_INTENT) and record.step != intent:
+        return record, effect_of(text, record.definition, server_version=self._facts.version)
+
+    def _plan(self, tables: TableRegistry, change: SchemaChange, text: StatementText, *, is_approved: bool) -> _Plan:
+        """Raises Unproven; UnsupportedData for a definition that this sink or the configuration does not take."""
+        record, effect = self._effect(tables, change, text)
+        policies = tables.ddl_policies(record.source)
+        intent = INTENT + encode_position(change.end)
+        if record.step.startswith(INTENT) and record.step != intent:
             raise Unproven("another statement was begun on the target")
-        text = StatementText(
-            change.statement,
-            change.database,
-            ansi_quotes=change.has_ansi_quotes,
-            backslash_escapes=change.has_backslash_escapes,
-        )
-        effect = effect_of(text, record.definition, server_version=self._server_version)
+        if effect.is_emptied and policies.on_truncate == "park" and not is_approved:
+            raise _Held("on_truncate: park")
+        if policies.on_type_change == "park" and not is_approved and _has_other_types(record, effect):
+            raise _Held("on_type_change: park")
         options = tables.options(record.source)
         require_mirror(options)
         if any(other.target == record.target and other.source != record.source for other in tables.records()):
             raise Unproven("other tables have the same target")
         before = tables.target(record.source)
         if effect.is_emptied:
-            return _Plan(record, record, before, None, intent)
+            is_ignored = policies.on_truncate == "ignore" and not is_approved
+            return _Plan(record, record, before, None, intent, keeps_rows=is_ignored)
         after = tables.make_target(effect.definition)
         if effect.definition != record.definition:
-            worked_out = replace(record, definition=effect.definition, key=after.source_key, step=_WORKED_OUT)
+            worked_out = replace(record, definition=effect.definition, key=after.source_key, step=WORKED_OUT)
         else:
             worked_out = record
-        return _Plan(record, worked_out, after, alteration(before, after, effect, options), intent)
+        made = alteration(before, after, effect, options)
+        if policies.on_drop_column == "keep":
+            made = _with_dropped_kept(made)
+        return _Plan(record, worked_out, after, made, intent, is_approved=is_approved)
 
     # ------------------------------------------------------------ doing it
 
@@ -160,7 +335,8 @@ class SchemaStep:
             self._alter_by_itself(plan, alteration, tables)
         with self._sink.transaction() as tx:
             if alteration is None:
-                tx.clear(plan.target)
+                if not plan.keeps_rows:
+                    tx.clear(plan.target)
             elif is_alter and self._sink.kind == "postgresql":
                 existing = self._inspected(plan, alteration)
                 if _is_begun(alteration, existing, self._sink):
@@ -178,12 +354,9 @@ class SchemaStep:
         if plan.before.step != plan.intent:
             if _is_begun(alteration, existing, self._sink):
                 raise Unproven("somebody has altered the target")
-            record = replace(plan.before, step=plan.intent)
-            with self._sink.transaction() as tx:
-                self._store.save_table(tx, record)
-                self._store.fence(tx)
-                tx.commit()
-            tables.put(record)
+            # A table that waited for the operator stays parked until it is done: begun twice, it is loaded again.
+            if not plan.is_approved:
+                self._record_intent(replace(plan.before, step=plan.intent), tables)
         elif _is_begun(alteration, existing, self._sink) and not _is_done(alteration, existing, self._sink):
             raise Unproven("half of the statement is done on the target, which no ALTER leaves")
         self._hooks("schema_intent")
@@ -201,6 +374,13 @@ class SchemaStep:
         self._hooks("schema_altered")
         self._require_fits(plan, alteration)
 
+    def _record_intent(self, record: TableRecord, tables: TableRegistry) -> None:
+        with self._sink.transaction() as tx:
+            self._store.save_table(tx, record)
+            self._store.fence(tx)
+            tx.commit()
+        tables.put(record)
+
     def _inspected(self, plan: _Plan, alteration: TargetAlteration) -> ExistingTable:
         existing = self._sink.inspect(plan.target)
         if existing is None:
@@ -216,6 +396,34 @@ class SchemaStep:
         differences = self._sink.differences(plan.target, existing)
         if differences or not _is_done(alteration, existing, self._sink):
             raise Unproven(f"the target is not as it should be: {'; '.join(differences)}")
+
+
+def _text(change: SchemaChange) -> StatementText:
+    return StatementText(
+        change.statement,
+        change.database,
+        ansi_quotes=change.has_ansi_quotes,
+        backslash_escapes=change.has_backslash_escapes,
+    )
+
+
+def _has_other_types(record: TableRecord, effect: Effect) -> bool:
+    """Does a column that stays get another type?"""
+    if record.definition is None:
+        return False
+    names = {new: old for old, new in effect.renamed.items()}
+    before = {column.name: column for column in record.definition.columns}
+    return any(
+        (old.column_type, old.charset, old.collation) != (column.column_type, column.charset, column.collation)
+        for column in effect.definition.columns
+        if column.name not in effect.added and (old := before.get(names.get(column.name, column.name))) is not None
+    )
+
+
+def _with_dropped_kept(made: TargetAlteration) -> TargetAlteration:
+    """Columns that the source drops stay, and take the rows to come, which have nothing for them."""
+    loose = tuple((column, replace(column, is_nullable=True)) for column in made.dropped if not column.is_nullable)
+    return replace(made, dropped=(), retyped=(*made.retyped, *loose))
 
 
 # Who is to be asked for a lock, by kind of sink.
@@ -273,7 +481,7 @@ class DefinitionAudit:
     def begin(self, source: SourceConnection) -> None:
         """Read the definitions at the beginning of a session."""
         for record in self._tables.records():
-            if record.state != "ready" or record.step != _WORKED_OUT or record.definition is None:
+            if record.state != "ready" or record.step != WORKED_OUT or record.definition is None:
                 continue
             try:
                 found = read_definition(source, record.source)

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cdc.model import SourcePosition, TableDefinition, TableName
+from cdc.schema.ddl_policies import DdlPolicies
 from cdc.schema.keys import choose_key
 from cdc.schema.mapping import map_table
 from cdc.schema.options import TableOptions
@@ -35,6 +36,7 @@ class Routing:
     options: Callable[[str, str], TableOptions]
     schema: str | None = None
     database: str | None = None
+    ddl: Callable[[str, str], DdlPolicies] = lambda _database, _table: DdlPolicies()
     priority: Callable[[str, str], int] = lambda _database, _table: 0
 
 
@@ -66,9 +68,12 @@ class TableRegistry(Capture):
     def is_unknown(self, table: TableName) -> bool:
         """Wanted by the configuration and not known here, or gone before: it has come (back)."""
         record = self._records.get(table)
-        if table in self._ignored or (record is not None and record.state != "dropped"):
-            return False
-        return table.database.lower() not in SYSTEM_DATABASES and self._routing.matches(table.database, table.table)
+        return (record is None or record.state == "dropped") and self.wants(table)
+
+    def wants(self, table: TableName) -> bool:
+        """Would a table of that name be captured?"""
+        is_system = table.database.lower() in SYSTEM_DATABASES
+        return table not in self._ignored and not is_system and self._routing.matches(table.database, table.table)
 
     def absent_at(self, table: TableName) -> SourcePosition | None:
         record = self._records.get(table)
@@ -101,7 +106,7 @@ class TableRegistry(Capture):
         """
         before = self._records.get(record.source)
         self._records[record.source] = record
-        if before is None or before.definition != record.definition:
+        if before is None or (before.definition, before.left_out) != (record.definition, record.left_out):
             self._targets.pop(record.source, None)
         is_loaded = record.state == "snapshotting" and record.ready_at is not None
         if record.definition is None or not (record.state == "ready" or is_loaded):
@@ -127,8 +132,11 @@ class TableRegistry(Capture):
             target = self._targets[table] = self.make_target(self._captured[table].definition)
         return target
 
-    def make_target(self, definition: TableDefinition) -> TargetTable:
-        """Map a definition onto this sink, by the configuration. Raises UnsupportedData."""
+    def make_target(self, definition: TableDefinition, *, left_out: tuple[str, ...] | None = None) -> TargetTable:
+        """Map a definition onto this sink, by the configuration. Raises UnsupportedData.
+
+        `left_out`: columns that the target lacks; None: those that the metadata say.
+        """
         table = definition.name
         namespace, name = self.place(table)
         return map_table(
@@ -138,12 +146,29 @@ class TableRegistry(Capture):
             name=name,
             key=choose_key(definition, self._routing.key(table.database, table.table)),
             policies=self._routing.policies(table.database, table.table),
-            options=self.options(table),
+            options=self.options(table, left_out),
         )
 
-    def options(self, table: TableName) -> TableOptions:
-        """What the configuration says of its columns and rows."""
-        return self._routing.options(table.database, table.table)
+    def options(self, table: TableName, left_out: tuple[str, ...] | None = None) -> TableOptions:
+        """What the configuration says of its columns and rows, without the columns that its target lacks."""
+        said = self._routing.options(table.database, table.table)
+        if left_out is None:
+            record = self._records.get(table)
+            left_out = () if record is None else record.left_out
+        return replace(said, exclude=(*said.exclude, *left_out)) if left_out else said
+
+    def ddl_policies(self, table: TableName) -> DdlPolicies:
+        """What DDL may do to its target."""
+        return self._routing.ddl(table.database, table.table)
+
+    def has_own_key(self, table: TableName) -> bool:
+        """Does the configuration say what tells its rows apart?"""
+        return self._routing.key(table.database, table.table) is not None
+
+    def is_alone(self, table: TableName) -> bool:
+        """Has its target no rows of another table, and no table that is to come there?"""
+        target = self._records[table].target
+        return not any(r.target == target and r.source != table for r in self._records.values())
 
     def description(self, table: TableName, key: tuple[str, ...]) -> dict[str, Any]:
         """What the rows of a table with that key depend on in the configuration: it is loaded again when that changes.
@@ -151,7 +176,7 @@ class TableRegistry(Capture):
         Policies, too, where rows are told apart by all their values: those that were written by other policies would
         not be found. Elsewhere they count from the next change of a row on.
         """
-        options = self.options(table)
+        options = self._routing.options(table.database, table.table)
         said = options.description
         if not key and options.mode == "mirror" and self._kind == "postgresql":  # no other sink needs policies
             policies = self._routing.policies(table.database, table.table)

@@ -12,11 +12,12 @@ from __future__ import annotations
 import datetime
 import re
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from cdc.model import ColumnDefinition, Flavor, ValueKind
 from cdc.schema.tokens import NotUnderstood, Reader
 
-__all__ = ["Dialect", "Unproven", "WrittenColumn", "default_text", "read_column", "read_default"]
+__all__ = ["FIXED_COLLATIONS", "Dialect", "Unproven", "WrittenColumn", "default_text", "read_column", "read_default"]
 
 
 class Unproven(Exception):
@@ -44,13 +45,14 @@ class WrittenColumn:
 
     `existing` is the value that rows which are there already get where the column is added (None: NULL), as a literal
     of both kinds of sink would have it between quotes; `unknown` says why it is not known. `after` is None where the
-    statement says nothing of the place, '' for FIRST.
+    statement says nothing of the place, '' for FIRST. `key`: an index over it that stands with the column.
     """
 
     column: ColumnDefinition
     existing: str | None = None
     unknown: str = ""
     after: str | None = None
+    key: Literal["", "primary", "unique"] = ""
 
 
 _INTEGERS = {
@@ -70,21 +72,25 @@ _NUMBERS = (ValueKind.INTEGER, ValueKind.DECIMAL, ValueKind.FLOAT, ValueKind.DOU
 # A row has 65535 bytes: what is longer than this in four bytes a character may become a TEXT without a word.
 _VARCHAR_MAX = 16_000
 _WHOLE_IN_FLOAT = 1 << 24
+# Where no setting that is in use anywhere says otherwise; what it says decides about no value.
+FIXED_COLLATIONS = {"ascii": "ascii_general_ci", "latin1": "latin1_swedish_ci"}
 _MARIADB_QUOTES_DEFAULTS_SINCE = (10, 2, 7)
 
 
-def read_column(reader: Reader, name: str, dialect: Dialect) -> WrittenColumn:
+def read_column(reader: Reader, name: str, dialect: Dialect, *, is_new_table: bool = False) -> WrittenColumn:
     """The definition that follows a column's name, up to a comma or whatever else is no part of it.
 
-    Raises Unproven, NotUnderstood.
+    `is_new_table`: there are no rows, so that a key may stand with it. Raises Unproven, NotUnderstood.
     """
     column = replace(_read_type(reader, dialect), name=name)
-    attributes = _Attributes()
+    attributes = _Attributes(may_have_key=is_new_table)
     while attributes.read(reader):
         pass
     if not reader.is_over() and reader.peek() not in (",", ")"):
         raise Unproven(f"{name} has the attribute {reader.tokens[reader.at].text}")
     if column.kind in _TEXT_KINDS:
+        if is_new_table and attributes.collation is None:
+            attributes.collation = FIXED_COLLATIONS.get(attributes.charset or "")
         charset, collation = _charset(attributes, dialect)
         column = replace(column, charset=charset, collation=collation)
     elif attributes.charset or attributes.collation:
@@ -101,7 +107,7 @@ def read_column(reader: Reader, name: str, dialect: Dialect) -> WrittenColumn:
     )
     existing, unknown = _existing(column, attributes.default)
     column = replace(column, default=default_text(column, attributes.default, dialect))
-    return WrittenColumn(column, existing, unknown, attributes.after)
+    return WrittenColumn(column, existing, unknown, attributes.after, attributes.key)
 
 
 # ---------------------------------------------------------------- types
@@ -247,6 +253,8 @@ class _Attributes:
     is_auto_increment: bool = False
     is_invisible: bool = False
     after: str | None = None
+    may_have_key: bool = False
+    key: Literal["", "primary", "unique"] = ""
 
     def read(self, reader: Reader) -> bool:
         """Take one attribute in; False when what comes next is none of those that are known."""
@@ -273,6 +281,13 @@ class _Attributes:
             self.after = ""
         elif reader.take("AFTER"):
             self.after = reader.name()
+        elif not self.may_have_key or self.key:
+            return reader.take("VISIBLE")
+        elif reader.take("PRIMARY", "KEY") or reader.take("KEY"):
+            self.key = "primary"
+        elif reader.take("UNIQUE"):
+            reader.take("KEY")
+            self.key = "unique"
         else:
             return reader.take("VISIBLE")
         return True

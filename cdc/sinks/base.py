@@ -192,6 +192,14 @@ class Sink(Protocol):
         what this sink has no statement for.
         """
 
+    def rename_tables(self, moves: Sequence[tuple[TargetTable, TargetTable]]) -> None:
+        """Give tables, with their rows, another name or place; one may take the name that another one leaves.
+
+        In the open transaction on PostgreSQL. On the MySQL family outside of any, by one statement, and nobody may
+        take a name that is left for one (no rings). Raises SinkRefused; SinkUnavailable as `follow_ddl`; Unproven
+        where what depends on a table would be lost to readers of the name that it leaves to another.
+        """
+
     def define(self, target: TargetTable, statements: Sequence[str]) -> None:
         """Run DDL about the target, as long as it takes; on PostgreSQL in the open transaction, where there is one.
 

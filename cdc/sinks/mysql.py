@@ -72,6 +72,7 @@ from cdc.sinks.hang_up import shut_down
 from cdc.sinks.keyless_mysql import apply_keyless
 from cdc.sinks.local_infile import ForeignRequest, LoadReply, load_local
 from cdc.sinks.narrowing import first_refused
+from cdc.sinks.rename import mysql_statement
 from cdc.sinks.values import PolicyCounter, column_of, keep_refused_row, key_text, new_and_other
 
 __all__ = ["MysqlSettings", "MysqlSink", "SslMode", "session_is_alive"]
@@ -512,6 +513,18 @@ class MysqlSink:
         ):
             for statement in statements:
                 self.run(statement)
+
+    def rename_tables(self, moves: Sequence[tuple[TargetTable, TargetTable]]) -> None:
+        self._refuse_open_transaction()
+        first = moves[0][0]
+        table = str(first.definition.name)
+        with (
+            self._definition_statement(f"rename the table {first}", table=table, grant=self.table_grant(first)),
+            self._without_time_limit(),
+        ):
+            self.run(mysql_statement(moves))
+        for place in ((target.namespace, target.name) for move in moves for target in move):
+            self.facts.pop(place, None)
 
     def define(self, target: TargetTable, statements: Sequence[str]) -> None:
         self._refuse_open_transaction()

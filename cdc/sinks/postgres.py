@@ -20,6 +20,7 @@ import psycopg2.extensions
 from cdc.errors import CdcError, InvariantBroken, SinkRefused, SinkUnavailable
 from cdc.model import ColumnDefinition
 from cdc.schema.alteration import TargetAlteration
+from cdc.schema.column_text import Unproven
 from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
 from cdc.schema.target import SinkKind, TargetTable
 from cdc.sinks import sql_postgres as sql
@@ -29,6 +30,7 @@ from cdc.sinks.base import ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_postgres
 from cdc.sinks.errors_postgres import translate, translate_connect, translate_set_up
 from cdc.sinks.hang_up import shut_down
+from cdc.sinks.rename import postgres_statements, taken_over
 
 __all__ = ["PostgresSettings", "PostgresSink", "SslMode", "session_is_alive"]
 
@@ -41,6 +43,12 @@ LOCK_TIMEOUT_SECONDS = 60  # an ALTER TABLE beside us: give way and try again ra
 _LOST_RACES = frozenset({"23505", "42P06", "42P07", "42710", "40P01"})
 _LOCK_NOT_AVAILABLE = "55P03"
 _CREATE_ATTEMPTS = 3
+# Of two tables: the views that show the first, and whether their grants differ.
+_DEPENDS_ON_NAME = (
+    "SELECT (SELECT count(*) FROM pg_depend WHERE classid = 'pg_rewrite'::regclass AND deptype = 'n' "
+    "AND refclassid = 'pg_class'::regclass AND refobjid = a.oid), a.relacl IS DISTINCT FROM b.relacl "
+    "FROM pg_class a, pg_class b WHERE a.oid = %s::regclass AND b.oid = %s::regclass"
+)
 CANCEL_SECONDS = 2  # whoever cancels wants to leave
 
 _SSL_MODES = {
@@ -384,6 +392,24 @@ class PostgresSink:
             for statement in alter_statements(alteration, existing):
                 cursor.execute(statement)
         self._workspace.forget(target)
+
+    def rename_tables(self, moves: Sequence[tuple[TargetTable, TargetTable]]) -> None:
+        first = moves[0][0]
+        with self._definition_statement(
+            f"rename the table {first}", table=str(first.definition.name), grant=self._owner_grant(first)
+        ) as cursor:
+            for left, taker in taken_over(moves):
+                places = [sql.qualified(target.namespace, target.name) for target in (left, taker)]
+                cursor.execute(_DEPENDS_ON_NAME, places)
+                ((view_count, has_other_grants),) = cursor.fetchall()
+                if view_count or has_other_grants:
+                    what = "views show it" if view_count else "it has grants of its own"
+                    raise Unproven(f"{left} leaves its name to {taker}, and {what}")
+            cursor.execute("SET LOCAL statement_timeout = 0")
+            for statement in postgres_statements(moves):
+                cursor.execute(statement)
+        for target in (target for move in moves for target in move):
+            self._workspace.forget(target)
 
     def define(self, target: TargetTable, statements: Sequence[str]) -> None:
         with self._definition_statement(

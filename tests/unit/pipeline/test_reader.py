@@ -169,12 +169,39 @@ def test_an_event_that_is_not_understood_ends_the_reading_with_its_error() -> No
     assert isinstance(failure.error, UnsupportedEvent)
 
 
-def test_a_barrier_ends_the_reading() -> None:
+def test_a_barrier_holds_the_reading_until_it_is_dealt_with() -> None:
+    """What comes behind it is one run: the statement's own transaction, which has no rows, and the next one."""
     stream = Stream()
-    read = Read(steps_of(stream.transaction((1, "a")), stream.gtid(), stream.end_query("DROP TABLE a"), b"never read"))
-    run, change = read.until_it_ends()
+    error = BinlogPurged("the end")
+    behind = stream.transaction((2, "b"))
+    read = Read(steps_of(stream.transaction((1, "a")), stream.gtid(), stream.end_query("DROP TABLE a"), behind, error))
+    read.reader.start()
+    items: list[Item] = []
+
+    def has_come() -> bool:
+        items.extend(read.handed_over())
+        return len(items) == 2
+
+    wait_until(has_come)
+    run, change = items
     assert isinstance(run, TransactionRun)
     assert isinstance(change, SchemaChange)
+    assert read.stream.steps[-1] is error, "nothing behind it was asked for"
+    read.channel.go_on()
+    read.reader._thread.join(10)
+    run, failure = read.handed_over()
+    assert isinstance(run, TransactionRun)
+    assert run.transaction_count == 2
+    assert run.image_count == 1
+    assert failure == Failure(error)
+
+
+def test_a_reader_that_waits_at_a_barrier_is_stopped() -> None:
+    stream = Stream()
+    read = Read(steps_of(stream.gtid(), stream.end_query("DROP TABLE a"), b"never read"))
+    read.reader.start()
+    wait_until(lambda: read.handed_over())
+    read.reader.stop()
     assert read.stream.steps == [b"never read"]
 
 

@@ -1,0 +1,165 @@
+"""What the operator has said of tables that are parked at a statement, done at the beginning of a session.
+
+`apply`: the target follows the statement where the stream stands right behind it still, else the table is loaded again:
+its changes behind the statement were passed over. `skip`: the target stays as it is; the table goes on with the columns
+that both have, by a load into the target as it stands where changes were passed over.
+
+The two commands wait in the metadata with who gave them and what the statement was, and stay there (`cdc ddl pending
+--settled`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from cdc.errors import SinkRefused, UnsupportedData
+from cdc.log import Logger
+from cdc.model import SchemaChange, TableDefinition, TableName
+from cdc.pipeline.held import held_change
+from cdc.pipeline.schema_step import SchemaStep
+from cdc.pipeline.tables import TableRegistry
+from cdc.schema.column_text import Unproven
+from cdc.schema.ddl import Effect
+from cdc.sinks.base import Sink
+from checkpoints.checkpoint import Checkpoint, encode_position
+from checkpoints.store import Command, InSinkStore, TableRecord
+
+__all__ = ["COMMANDS", "Approvals", "pending"]
+
+COMMANDS = ("ddl_apply", "ddl_skip")
+
+
+class Approvals:
+    """Carries the commands out, before anything is loaded or streamed."""
+
+    def __init__(
+        self,
+        *,
+        sink: Sink,
+        store: InSinkStore,
+        step: SchemaStep,
+        log: Logger,
+        tables: TableRegistry,
+        read_definition: Callable[[TableName], TableDefinition | None],
+    ) -> None:
+        self._sink = sink
+        self._store = store
+        self._step = step
+        self._log = log
+        self._tables = tables
+        self._read_definition = read_definition
+
+    def settle(self, checkpoint: Checkpoint) -> Checkpoint:
+        """Carry out what waits; the checkpoint afterwards. Raises SinkUnavailable, SourceUnavailable, LeaseLost."""
+        for command in self._store.queued_commands():
+            if command.name in COMMANDS:
+                checkpoint = self._take(command, checkpoint)
+        self._take_up_columns()
+        return checkpoint
+
+    def _take(self, command: Command, checkpoint: Checkpoint) -> Checkpoint:
+        said = orjson.loads(command.argument)
+        problems = []
+        for database, table in said["tables"]:
+            name = TableName(database, table)
+            record = self._tables.record(name)
+            change = held_change(record) if record is not None else None
+            if record is None or change is None:
+                problems.append(f"{name} waits at no statement")
+                continue
+            # What is done now is done where the stream stands, and to this table.
+            here = replace(change, tables=(name,), is_dropped=change.is_dropped & {name}, end=checkpoint.position)
+            is_at = encode_position(change.end) == encode_position(checkpoint.position)
+            decide = self._apply if command.name == "ddl_apply" else self._skip
+            try:
+                checkpoint = decide(record, here, checkpoint, is_at=is_at)
+            except (Unproven, UnsupportedData) as error:
+                self._tables.put(record)
+                problems.append(str(error))
+                continue
+            self._log.info(
+                "statement_settled",
+                table=str(name),
+                decision=command.name.removeprefix("ddl_"),
+                by=said["by"],
+                statement=" ".join(change.statement.split())[:200],
+                position=str(change.end),
+                state=getattr(self._tables.record(name), "state", None),
+            )
+        self._store.set_command(command.id, "failed" if problems else "done", "; ".join(problems))
+        return checkpoint
+
+    # ------------------------------------------------------------ apply
+
+    def _apply(self, record: TableRecord, change: SchemaChange, checkpoint: Checkpoint, *, is_at: bool) -> Checkpoint:
+        if is_at or change.is_dropped:
+            self._tables.put(replace(record, state="ready", error=None))
+            try:
+                if self._step.follow(self._tables, change, checkpoint, is_approved=True):
+                    return checkpoint.next(change.end)
+            except SinkRefused:
+                self._tables.put(record)
+                raise
+        self._save(replace(record, state="pending", error=None, step="", left_out=()))
+        return checkpoint
+
+    # ------------------------------------------------------------ skip
+
+    def _skip(self, record: TableRecord, change: SchemaChange, checkpoint: Checkpoint, *, is_at: bool) -> Checkpoint:
+        ready = replace(record, state="ready", error=None)
+        if change.is_dropped:
+            self._save(replace(ready, state="dropped", step=""))
+            return checkpoint
+        if is_at and change.is_exact:
+            self._tables.put(ready)
+            self._step.skip(self._tables, change, checkpoint)
+            return checkpoint.next(change.end)
+        definition = self._read_definition(record.source)
+        if definition is None:
+            self._save(replace(ready, state="dropped", step=""))
+            return checkpoint
+        beside = self._step.beside_target(self._tables, ready, Effect(definition))
+        self._save(replace(beside, state="pending", step=""))
+        return checkpoint
+
+    # ------------------------------------------------------------ columns that come back
+
+    def _take_up_columns(self) -> None:
+        """Columns that a target lacked, and has now: rows to come bring their values."""
+        for record in self._tables.records():
+            if not record.left_out or record.definition is None or record.state != "ready":
+                continue
+            try:
+                after = self._step.beside_target(self._tables, record, Effect(record.definition))
+            except (Unproven, UnsupportedData) as error:
+                self._log.warning("columns_still_left_out", table=str(record.source), reason=str(error))
+                continue
+            if after.left_out != record.left_out:
+                self._save(replace(after, step=record.step))
+                columns = sorted(set(record.left_out) - set(after.left_out))
+                self._log.info("columns_taken_up", table=str(record.source), columns=columns)
+
+    def _save(self, record: TableRecord) -> None:
+        with self._sink.transaction() as tx:
+            self._store.save_table(tx, record)
+            self._store.fence(tx)
+            tx.commit()
+        self._tables.put(record)
+
+
+def pending(record: TableRecord) -> dict[str, Any] | None:
+    """What `cdc ddl pending` says of a table, None for one that waits at no statement."""
+    change = held_change(record)
+    if change is None or record.error is None:
+        return None
+    return {
+        "table": str(record.source),
+        "statement": change.statement,
+        "reason": record.error["statement"]["reason"],
+        "position": change.end.to_dict(),
+        "since": record.error.get("since"),
+    }

@@ -1,0 +1,307 @@
+"""What the configuration keeps from targets, and `cdc ddl`: on real servers, both sink kinds."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdc.demo.servers import Server
+from tests.support import wait_until
+from tests.support.ddl_targets import mark, on_sink, on_source, targets, unmarked
+from tests.support.deployment import Deployment, deployment
+
+
+@pytest.fixture
+def made(tmp_path: Path, mysql97: Server, pg15: Server, mariadb1011: Server) -> Iterator[Deployment]:
+    with deployment(tmp_path, mysql97, pg=pg15, my=mariadb1011) as one:
+        yield one
+
+
+def _begin(made: Deployment, *tables: str, **policies: str) -> None:
+    made.config["policies"] = policies
+    for table in tables:
+        on_source(made, f"CREATE TABLE {table} (id INT PRIMARY KEY, a INT NOT NULL, b VARCHAR(20))")
+        on_source(made, f"INSERT INTO {table} VALUES (1, 10, 'one'), (2, 20, 'two')")
+    made.catch_up()
+
+
+def _run(made: Deployment, code: int = 0) -> str:
+    result = made.run("run", "--until-caught-up", timeout=300)
+    assert result.returncode == code, result.stderr
+    return result.stderr
+
+
+def _count(log: str, event: str) -> int:
+    return log.count(f'"event": "{event}"')
+
+
+def _state(made: Deployment, sink: str, table: str) -> dict[str, Any]:
+    name = f"{made.source_database}.{table}"
+    return next(row for row in made.status()["tables"] if row["sink"] == sink and row["table"] == name)
+
+
+def _pending(made: Deployment) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(made.run("ddl", "pending", "--json").stdout)
+    return rows
+
+
+# ---------------------------------------------------------------- columns
+
+
+def test_a_dropped_column_is_kept_and_is_null_from_then_on(made: Deployment) -> None:
+    _begin(made, "t", on_drop_column="keep")
+    on_source(made, "ALTER TABLE t DROP COLUMN a, ADD COLUMN c INT")
+    on_source(made, "INSERT INTO t VALUES (3, 'three', 30)")
+    on_source(made, "UPDATE t SET b = 'uno' WHERE id = 1")
+    assert not _count(_run(made), "table_loaded")
+    made.assert_equal("t")
+    for sink in made.sinks:
+        assert made.sink_rows(sink, "t", ["id", "a"]) == [(1, 10), (2, 20), (3, None)]
+    result = made.run("snapshot", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    made.assert_equal("t")
+    for sink in made.sinks:
+        assert {row[1] for row in made.sink_rows(sink, "t", ["id", "a"])} == {None}, "a load leaves the column, empty"
+
+
+@pytest.mark.parametrize(
+    "policy,statement,is_done",
+    [
+        ("widen", "MODIFY a BIGINT NOT NULL", True),
+        ("widen", "MODIFY b VARCHAR(2)", False),
+        ("widen", "CONVERT TO CHARACTER SET latin1", False),
+        ("park", "MODIFY a BIGINT NOT NULL", False),
+        ("park", "MODIFY b VARCHAR(2)", False),
+        ("park", "ADD COLUMN c INT, MODIFY a INT NULL", True),
+    ],
+)
+def test_other_types_of_columns(made: Deployment, policy: str, statement: str, is_done: bool) -> None:
+    _begin(made, "t", "other", on_type_change=policy)
+    on_source(made, "UPDATE t SET b = 'x'")
+    on_source(made, f"ALTER TABLE t {statement}")
+    on_source(made, "INSERT INTO other VALUES (3, 30, 'three')")
+    log = _run(made, 0 if is_done else 1)
+    assert not _count(log, "table_loaded")
+    made.assert_equal("other")
+    if is_done:
+        made.assert_equal("t")
+        return
+    for sink in made.sinks:
+        row = _state(made, sink, "t")
+        assert row["state"] == "parked"
+        assert statement in row["error"]["message"]
+        assert f"on_type_change: {policy}" in row["error"]["message"]
+    result = made.run("ddl", "apply", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    made.catch_up()
+    made.assert_equal("t", "other")
+
+
+# ---------------------------------------------------------------- tables
+
+
+def test_a_dropped_table_is_dropped_kept_or_archived(made: Deployment) -> None:
+    made.config["tables"]["overrides"] = [
+        {"table": f"{made.source_database}.{policy}_it", "on_drop_table": policy} for policy in ("keep", "archive")
+    ]
+    _begin(made, "drop_it", "keep_it", "archive_it", on_drop_table="drop")
+    on_source(made, "DROP TABLE drop_it, keep_it, archive_it")
+    assert not _count(_run(made), "table_loaded")
+    for sink in made.sinks:
+        archived = targets(made, sink) - {"keep_it"}
+        assert len(archived) == 1
+        assert archived.pop().startswith("archive_it_dropped_20")
+        assert len(made.sink_rows(sink, "keep_it")) == 2
+    for table in ("drop_it", "keep_it", "archive_it"):
+        on_source(made, f"CREATE TABLE {table} (id INT PRIMARY KEY)")
+        on_source(made, f"INSERT INTO {table} VALUES (5)")
+    _run(made)
+    made.assert_equal("drop_it", "keep_it", "archive_it")
+    for sink in made.sinks:
+        assert len(targets(made, sink)) == 4
+
+
+def test_a_dropped_database_drops_every_target(made: Deployment) -> None:
+    _begin(made, "t", "u", on_drop_table="drop")
+    on_source(made, f"DROP DATABASE {made.source_database}")
+    made.source.execute(f"CREATE DATABASE {made.source_database}")
+    _run(made)
+    for sink in made.sinks:
+        assert not targets(made, sink)
+
+
+def test_a_truncate_is_ignored_or_parks_the_table(made: Deployment) -> None:
+    made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.u", "on_truncate": "park"}]
+    _begin(made, "t", "u", on_truncate="ignore")
+    for table in ("t", "u"):
+        on_source(made, f"TRUNCATE TABLE {table}")
+        on_source(made, f"INSERT INTO {table} VALUES (1, 11, 'new'), (3, 30, 'three')")
+    log = _run(made, 1)
+    assert _count(log, "truncate_ignored") == 2
+    for sink in made.sinks:
+        assert made.sink_rows(sink, "t", ["id", "a"]) == [(1, 11), (2, 20), (3, 30)]
+        assert made.sink_rows(sink, "u", ["id", "a"]) == [(1, 10), (2, 20)]
+    assert {row["table"] for row in _pending(made)} == {f"{made.source_database}.u"}
+    assert made.run("ddl", "apply", f"{made.source_database}.u").returncode == 0
+    made.catch_up()
+    made.assert_equal("u")
+
+
+# ---------------------------------------------------------------- ddl: log
+
+
+def test_statements_that_are_only_logged_leave_the_target_as_it_is(made: Deployment) -> None:
+    """Until the operator has given it the column: rows to come bring their values then."""
+    _begin(made, "t", ddl="log")
+    for sink in made.sinks:
+        on_sink(made, sink, f"ALTER TABLE {{}}t {'ALTER a DROP NOT NULL' if sink == 'pg' else 'MODIFY a INT NULL'}")
+    for statement in ("ADD COLUMN c INT DEFAULT 5 FIRST", "DROP COLUMN a", "ADD INDEX by_b (b)"):
+        on_source(made, f"ALTER TABLE t {statement}")
+        on_source(made, "INSERT IGNORE INTO t (id, b) SELECT MAX(id) + 1, 'more' FROM t")
+    on_source(made, "TRUNCATE TABLE t")
+    on_source(made, "INSERT INTO t (id, b) VALUES (1, 'uno')")
+    log = _run(made)
+    assert not _count(log, "table_loaded"), log
+    assert _count(log, "schema_not_applied") == 8
+    for sink in made.sinks:
+        assert made.sink_rows(sink, "t", ["id", "b"])[0] == (1, "uno")
+        assert len(made.sink_rows(sink, "t", ["id", "a", "b"])) == 5
+        on_sink(made, sink, "ALTER TABLE {}t ADD COLUMN c INT NULL")
+    on_source(made, "INSERT INTO t (id, b, c) VALUES (77, 'x', 8)")
+    assert _count(_run(made), "columns_taken_up") == 2
+    for sink in made.sinks:
+        assert (77, 8) in made.sink_rows(sink, "t", ["id", "c"])
+
+
+def test_a_target_that_cannot_stay_as_it_is_parks_the_table(made: Deployment) -> None:
+    """Rows without the column would be refused: it is NOT NULL at the sink."""
+    _begin(made, "t", ddl="log")
+    on_source(made, "ALTER TABLE t DROP COLUMN a")
+    _run(made, 1)
+    assert {(row["sink"], row["statement"]) for row in _pending(made)} == {
+        (sink, "ALTER TABLE t DROP COLUMN a") for sink in made.sinks
+    }
+
+
+# ---------------------------------------------------------------- ddl: approve
+
+
+def test_a_statement_waits_and_is_followed_where_the_stream_stands_behind_it(made: Deployment) -> None:
+    _begin(made, "t", ddl="approve")
+    mark(made, "t")
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT DEFAULT 7")
+    _run(made, 1)
+    rows = _pending(made)
+    assert {row["sink"] for row in rows} == set(made.sinks)
+    assert {row["statement"] for row in rows} == {"ALTER TABLE t ADD COLUMN c INT DEFAULT 7"}
+    assert "ddl: approve" in made.run("ddl", "pending").stdout
+    result = made.run("ddl", "apply", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    assert not _pending(made)
+    settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    assert [(row["decision"], row["state"]) for row in settled] == [("apply", "done")] * 2
+    assert all("@" in row["by"] and row["at"] for row in settled)
+    on_source(made, "INSERT INTO t VALUES (3, 30, 'three', 8)")
+    _run(made)
+    made.assert_equal("t")
+    for sink in made.sinks:
+        assert unmarked(made, sink, "t") == 1, "no load"
+
+
+@pytest.mark.parametrize("decision", ["apply", "skip"])
+def test_a_statement_is_decided_about_beside_a_running_service(made: Deployment, decision: str) -> None:
+    """The stream has gone on meanwhile: the table is loaded, with the column or without it."""
+    _begin(made, "t", "other", ddl="approve")
+    made.start()
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT DEFAULT 7, DROP COLUMN b")
+    on_source(made, "INSERT INTO t VALUES (3, 30, 8)")
+    on_source(made, "INSERT INTO other VALUES (3, 30, 'goes on')")
+    wait_until(lambda: all(len(made.sink_rows(sink, "other")) == 3 for sink in made.sinks))
+    result = made.run("ddl", decision, f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    on_source(made, "INSERT INTO t VALUES (4, 40, 9)")
+    wait_until(lambda: all(len(made.sink_rows(sink, "t")) == 4 for sink in made.sinks))
+    assert made.stop() == 0
+    _run(made)
+    for sink in made.sinks:
+        if decision == "apply":
+            made.assert_equal("t")
+        else:
+            rows = made.sink_rows(sink, "t", ["id", "a", "b"])
+            assert [row[:2] for row in rows] == [(1, 10), (2, 20), (3, 30), (4, 40)]
+    assert '"decision": "' + decision in made.log()
+    assert made.run("ddl", decision, f"{made.source_database}.t").returncode == 1, "nothing waits any more"
+
+
+def test_skipped_where_the_stream_stands_behind_it(made: Deployment) -> None:
+    _begin(made, "t", "gone", ddl="approve", on_drop_table="drop")
+    on_source(made, "DROP TABLE gone")
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT DEFAULT 7 AFTER id")
+    _run(made, 1)
+    for table in ("t", "gone"):
+        assert made.run("ddl", "skip", f"{made.source_database}.{table}").returncode == 0
+    on_source(made, "INSERT INTO t VALUES (3, 8, 30, 'three')")
+    _run(made)
+    for sink in made.sinks:
+        assert made.sink_rows(sink, "t") == [(1, 10, "one"), (2, 20, "two"), (3, 30, "three")]
+        assert len(made.sink_rows(sink, "gone")) == 2
+
+
+def test_a_drop_that_was_approved_later_is_done(made: Deployment) -> None:
+    _begin(made, "t", "other", ddl="approve", on_drop_table="archive")
+    on_source(made, "DROP TABLE t")
+    on_source(made, "INSERT INTO other VALUES (3, 30, 'goes on')")
+    _run(made, 1)
+    on_source(made, "INSERT INTO other VALUES (4, 40, 'and on')")
+    assert made.run("ddl", "apply", f"{made.source_database}.t").returncode == 0
+    _run(made)
+    made.assert_equal("other")
+    for sink in made.sinks:
+        assert "t" not in targets(made, sink)
+        assert len(targets(made, sink)) == 2
+
+
+# ---------------------------------------------------------------- kills
+
+
+@pytest.mark.crash
+@pytest.mark.in_turn
+@pytest.mark.parametrize("point", ["schema_change", "schema_intent", "schema_altered", "schema_recorded"])
+@pytest.mark.parametrize("sink_name", ["pg15", "mariadb1011", "mysql97"])
+def test_a_kill_around_a_statement_on_tables_does_it_once(
+    tmp_path: Path, mysql97: Server, point: str, sink_name: str, request: pytest.FixtureRequest
+) -> None:
+    """A name that is new to the next session is loaded there, unless the metadata say that a rename was begun."""
+    sink: Server = request.getfixturevalue(sink_name)
+    statements = ["RENAME TABLE t TO t_old, t_new TO t", "DROP TABLE archived", "CREATE TABLE made LIKE t"]
+    if point == "schema_intent":
+        statements = statements[:1]
+        if sink.family == "postgresql":
+            pytest.skip("PostgreSQL needs no intent: its DDL is part of the transaction")
+    with deployment(tmp_path, mysql97, sink=sink) as made:
+        _begin(made, "t", "t_new", "archived", on_drop_table="archive")
+        on_source(made, "INSERT INTO t_new VALUES (3, 30, 'three')")
+        made.catch_up()
+        for statement in statements:
+            process = made.start(crash_at=point)
+            on_source(made, "INSERT INTO t (id, a) SELECT MAX(id) + 1, 5 FROM t")
+            wait_until(lambda: len(made.sink_rows("sink", "t")) == len(made.source_rows("t")))
+            on_source(made, statement)
+            on_source(made, "INSERT INTO t (id, a) SELECT MAX(id) + 1, 5 FROM t")
+            assert process.wait(120) == -signal.SIGKILL, made.log()[-3000:]
+            made.process = None
+            log = _run(made)
+            is_told = point == "schema_recorded" or (
+                sink.family != "postgresql" and point in ("schema_intent", "schema_altered")
+            )
+            if is_told and "CREATE" not in statement:
+                assert not _count(log, "table_loaded"), log
+        made.assert_equal("t", "t_old", *(["made"] if len(statements) > 1 else []))
+        archived = [name for name in targets(made, "sink") if name.startswith("archived")]
+        assert len(archived) == 1
+        assert (archived == ["archived"]) == (len(statements) == 1)
