@@ -42,6 +42,8 @@ from cdc.pipeline.dealing import lane_stores
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import LaneRule, lane_name
 from cdc.pipeline.loads import GuardReport, LoadLines
+from cdc.pipeline.polled_sink import PolledSink, poll_states, poller_stores, with_poller
+from cdc.pipeline.poller import Poller, PollerSettings, poll_document
 from cdc.pipeline.recovery import Recovery
 from cdc.pipeline.report import SinkReport, SourceReport, merged, status_document, worst_state
 from cdc.pipeline.runner import Pipeline, PipelineSettings
@@ -53,6 +55,7 @@ from cdc.schema.ddl_policies import DdlPolicies
 from cdc.schema.modes import MODE_COLUMNS
 from cdc.schema.options import ColumnOption, TableOptions
 from cdc.schema.routing import route
+from cdc.schema.strategy import TablePolling
 from cdc.schema.target import Attributes, Masking, MetadataKind, Policies, SinkKind, SourceColumn
 from cdc.sinks.base import Sink
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
@@ -60,8 +63,10 @@ from cdc.sinks.postgres import PostgresSettings, PostgresSink
 from cdc.source.assembler import RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, SslSettings, connect
 from cdc.source.definitions import list_tables
+from cdc.source.log_use import why_no_log
 from cdc.source.positions import uses_gtid, written_file_pos
 from cdc.source.requirements import require_usable_source
+from checkpoints.polls import POLLER, poller_name
 from checkpoints.prepared import PreparedStore
 from checkpoints.store import InSinkStore
 from checkpoints.views import create_views
@@ -262,6 +267,22 @@ def pipeline_name(config: Config, sink: SinkSettings) -> str:
     return f"{config.name}/{sink.name}"
 
 
+def table_polling(config: Config, database: str, table: str) -> TablePolling:
+    """What the configuration says of how the table's changes are found."""
+    override, polling = config.tables.override_for(database, table), config.polling
+    own = override.model_dump(include=set(_POLLING), exclude_none=True) if override is not None else {}
+    return TablePolling(
+        strategy=own.get("sync_strategy", config.tables.sync_strategy),
+        modifier=own.get("modifier"),
+        interval_seconds=own.get("interval_seconds", polling.interval_seconds),
+        lookback_seconds=own.get("lookback_seconds", polling.lookback_seconds),
+        detect_deletes_every=own.get("detect_deletes_every", polling.detect_deletes_every),
+    )
+
+
+_POLLING = ("sync_strategy", "modifier", "interval_seconds", "lookback_seconds", "detect_deletes_every")
+
+
 def lane_rule(sink: SinkSettings) -> LaneRule:
     """What the configuration says of the sink's lanes."""
     if not any(sink.lanes):
@@ -350,6 +371,8 @@ class _Monitor:
     def __init__(self, settings: SourceSettings, on_tick: Callable[[], None], log: Logger, clock: Clock) -> None:
         self.error_counts: Counter[str] = Counter()
         """Errors that are bugs of ours, by class; that the source is away is counted by the pipelines."""
+        self.has_log = True
+        """False where no table is followed by the source's binlog, which may not be there."""
         self._state = _SourceState()
         self._clock = clock
         self._settings = settings
@@ -382,7 +405,9 @@ class _Monitor:
         source = self._connection
         now = source.query_text("SELECT UNIX_TIMESTAMP(NOW(6))")[0][0] or "0"
         gtid = None
-        if source.flavor == "mariadb":
+        if not self.has_log:
+            pass
+        elif source.flavor == "mariadb":
             gtid = source.query_text("SELECT @@GLOBAL.gtid_binlog_pos")[0][0]
         elif uses_gtid(source):
             gtid = (source.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or "").replace("\n", "")
@@ -392,7 +417,7 @@ class _Monitor:
             flavor=source.flavor,
             version=source.version_text,
             server=self._identity(source),
-            written=written_file_pos(source),
+            written=written_file_pos(source) if self.has_log else None,
             gtid=gtid,
             now_us=int(float(now) * 1_000_000),
         )
@@ -440,7 +465,7 @@ class _Monitor:
 class _Estimates:
     """Asks each sink now and then for its own estimate of the targets' rows, in a thread and sessions of its own."""
 
-    def __init__(self, pipelines: dict[str, SinkLanes], sinks: dict[str, Callable[[], Sink]]) -> None:
+    def __init__(self, pipelines: dict[str, SinkLanes | PolledSink], sinks: dict[str, Callable[[], Sink]]) -> None:
         self.rows: dict[str, dict[str, int | None]] = {name: {} for name in pipelines}
         self.kinds: dict[str, str] = {}
         self._pipelines = pipelines
@@ -511,7 +536,8 @@ class Application:
         self._monitor = _Monitor(self._source, self._on_tick, log, self._clock)
         self._started_us = self._clock.now_us()
         self._http: HttpServer | None = None
-        self._pipelines: dict[str, SinkLanes] = {}
+        self._pipelines: dict[str, SinkLanes | PolledSink] = {}
+        self._why_no_log = ""
         self._estimates: _Estimates | None = None
         self._with_views: set[str] = set()  # sinks whose views are made, or cannot be
         self._is_stopping = threading.Event()
@@ -530,7 +556,7 @@ class Application:
         """
         threading.Thread(target=self._watch_signal, name="watchdog", daemon=True).start()
         with connect(self._source) as source:
-            require_usable_source(source)
+            self._choose_streams(source)
             self._warn_of_patterns(source)
         state = self._monitor.look()
         self._check_sinks()
@@ -540,7 +566,7 @@ class Application:
         factories = {}
         for sink in self.config.sinks:
             factories[sink.name] = self._factory(sink)
-            self._pipelines[sink.name] = self._make_lanes(sink, factories[sink.name], until)
+            self._pipelines[sink.name] = self._make_group(sink, factories[sink.name], until, is_once=until_caught_up)
         plain = {sink.name: self._factory(sink, hooked=False) for sink in self.config.sinks}
         self._estimates = _Estimates(self._pipelines, plain)
         if self.config.http.enabled:
@@ -620,12 +646,75 @@ class Application:
         if len(failures) == len(self.config.sinks):
             raise failures[0]
 
+    def _choose_streams(self, source: SourceConnection) -> None:
+        """Is a stream needed at all? Raises ConfigError where one is, and the source has no usable binlog."""
+        if not self.config.may_poll:
+            require_usable_source(source)
+            return
+        self._why_no_log = why_no_log(source)
+        present, _ = list_tables(source, self.config.tables.matches)
+        followed = [name for name in present if self._is_followed(name.database, name.table)]
+        later = not self._why_no_log and self.config.tables.sync_strategy in ("cdc", "auto")
+        patterns = map(parse_table_pattern, self.config.tables.include)
+        if followed or not present or (later and any(pattern.wildcard_count for pattern in patterns)):
+            require_usable_source(source)
+            return
+        self._monitor.has_log = False
+        self._log.info("no_stream", tables=len(present), reason=self._why_no_log or "every table is polled")
+
+    def _polling(self, database: str, table: str) -> TablePolling:
+        return table_polling(self.config, database, table)
+
+    def _is_followed(self, database: str, table: str) -> bool:
+        """Is it captured, and followed by the binlog?"""
+        is_polled = self._polling(database, table).is_polled(has_log=not self._why_no_log)
+        return self.config.tables.matches(database, table) and not is_polled
+
+    def _is_polled(self, database: str, table: str) -> bool:
+        """Is it the pollers'? Without a stream every table is: one that cannot be polled is parked with the reason."""
+        is_ours = not self._monitor.has_log or not self._is_followed(database, table)
+        return is_ours and self.config.tables.matches(database, table)
+
+    def _make_group(
+        self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None, *, is_once: bool
+    ) -> SinkLanes | PolledSink:
+        lanes = self._make_lanes(sink, make, until) if self._monitor.has_log else None
+        if lanes is not None and not self.config.may_poll:
+            return lanes
+        config = self.config
+        poller = Poller(
+            settings=PollerSettings(
+                name=poller_name(pipeline_name(config, sink)),
+                holder=self.holder,
+                workers=config.polling.workers,
+                batch_delay_seconds=config.polling.batch_delay_seconds,
+                lease_seconds=config.lease.seconds,
+                retry_initial_seconds=config.retry.initial_seconds,
+                retry_seconds_max=config.retry.max_seconds,
+                var_dir=config.var_dir,
+                load=LoadLimits(
+                    config.snapshot.workers, config.snapshot.chunk_seconds, config.queue_bytes_max, self._guard
+                ),
+                why_no_log=self._why_no_log or ("" if self._monitor.has_log else "no stream was opened at the start"),
+            ),
+            source=self._source,
+            make_sink=make,
+            routing=replace(routing(config, sink), matches=self._is_polled),
+            polling=self._polling,
+            clock=self._clock,
+            hooks=self._hooks,
+            log=self._log,
+            metrics=self.metrics.sink(sink.name),
+            is_once=is_once,
+        )
+        return PolledSink(lanes, poller, self._clock)
+
     def _make_lanes(self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None) -> SinkLanes:
         return SinkLanes(
             pipeline=pipeline_name(self.config, sink),
             rule=lane_rule(sink),
             make_lane=functools.partial(self._make_pipeline, sink, make, until),
-            captures=self.config.tables.matches,
+            captures=self._is_followed,
             place=functools.partial(target_place, self.config, sink),
             clock=self._clock,
             log=self._log,
@@ -635,7 +724,7 @@ class Application:
         self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None, lane: int, link: LaneLink
     ) -> Pipeline:
         config = self.config
-        whole = routing(config, sink)
+        whole = replace(routing(config, sink), matches=self._is_followed)
         pipeline = Pipeline(
             settings=PipelineSettings(
                 name=lane_name(pipeline_name(config, sink), lane),
@@ -791,9 +880,15 @@ class Application:
     def _sink_reports(self) -> Iterable[SinkReport]:
         for settings in self.config.sinks:
             lanes = self._pipelines[settings.name].lanes
-            yield merged([self._lane_report(settings, lane, pipeline) for lane, pipeline in lanes.items()])
+            found = [self._lane_report(settings, lane, pipeline) for lane, pipeline in lanes.items()]
+            group = self._pipelines[settings.name]
+            if not isinstance(group, PolledSink):
+                yield merged(found)
+                continue
+            polled = replace(self._lane_report(settings, POLLER, group.poller), polls=group.poller.polls())
+            yield with_poller(merged(found) if found else None, polled)
 
-    def _lane_report(self, settings: SinkSettings, lane: int, pipeline: Pipeline) -> SinkReport:
+    def _lane_report(self, settings: SinkSettings, lane: int, pipeline: Pipeline | Poller) -> SinkReport:
         said = pipeline.status.to_dict()
         return SinkReport(
             name=settings.name,
@@ -817,15 +912,15 @@ class Application:
         known = self._estimates.kinds.get(settings.name) if self._estimates else None
         return known or settings.url.kind
 
-    def _lag(self, pipeline: Pipeline) -> float | None:
+    def _lag(self, pipeline: Pipeline | Poller) -> float | None:
         state = self._monitor.state
-        if not state.is_reachable:
+        if not state.is_reachable or isinstance(pipeline, Poller):
             return None
         return pipeline.status.lag_seconds(
             written=state.written, source_now_us=state.now_us, oldest_us=pipeline.oldest_unapplied_us()
         )
 
-    def _shown_state(self, pipeline: Pipeline) -> str:
+    def _shown_state(self, pipeline: Pipeline | Poller) -> str:
         """`caught_up` is streaming with nothing left to apply."""
         state = pipeline.status.state
         return "caught_up" if state == "streaming" and self._lag(pipeline) == 0 else state
@@ -852,7 +947,7 @@ class Application:
         for settings in self.config.sinks:
             lanes = self._pipelines[settings.name]
             streams += len(lanes.lanes)
-            for pipeline in lanes.lanes.values():
+            for pipeline in _running(lanes):
                 errors.update(pipeline.status.error_counts)
                 said = pipeline.status.to_dict()
                 if said["last_commit"]:
@@ -890,8 +985,8 @@ class Application:
             self._state(lanes) in ("streaming", "caught_up") for lanes in self._pipelines.values()
         )
 
-    def _state(self, lanes: SinkLanes) -> str:
-        return worst_state(map(self._shown_state, lanes.lanes.values()))
+    def _state(self, lanes: SinkLanes | PolledSink) -> str:
+        return worst_state(map(self._shown_state, _running(lanes)))
 
     def _on_tick(self) -> None:
         for name, lanes in self._pipelines.items():
@@ -899,7 +994,7 @@ class Application:
             lags = {lane: self._lag(pipeline) for lane, pipeline in lanes.lanes.items()}
             known = [lag for lag in lags.values() if lag is not None]
             sink.state(self._state(lanes))
-            sink.lag(max(known) if len(known) == len(lags) else None)
+            sink.lag(max(known) if known and len(known) == len(lags) else None)
             sink.lane_lags(lags if len(lags) > 1 else {})
             sink.queued(lanes.queue_bytes())
             sink.tables(Counter(record.state for record in lanes.tables))
@@ -925,13 +1020,18 @@ class Application:
         return {
             (name, table): rate
             for name, lanes in self._pipelines.items()
-            for pipeline in lanes.lanes.values()
+            for pipeline in _running(lanes)
             for table, rate in pipeline.status.loads.items()
         }
 
     def loads(self) -> dict[str, dict[str, Any]]:
         """The `progress` of each load under way."""
         return {f"{sink}: {table}": rate.to_dict() for (sink, table), rate in self._loads().items()}
+
+
+def _running(group: SinkLanes | PolledSink) -> list[Pipeline | Poller]:
+    """The lanes, and the poller if there is one."""
+    return [*group.lanes.values(), *([group.poller] if isinstance(group, PolledSink) else [])]
 
 
 # ---------------------------------------------------------------- without a running service
@@ -947,7 +1047,7 @@ def read_status(config: Config, *, clock: Clock | None = None) -> dict[str, Any]
     source = SourceReport()
     state = _SourceState()
     try:
-        state = monitor.look()
+        state = _look_at_rest(monitor, config)
         written = state.written
         position = {"gtid": state.gtid, "file": written.file, "pos": written.pos} if written else None
         source = SourceReport(state.flavor, state.version, position)
@@ -957,6 +1057,16 @@ def read_status(config: Config, *, clock: Clock | None = None) -> dict[str, Any]
     return status_document(
         name=config.name, version=cdc.__version__, now_us=clock.now_us(), source=source, sinks=reports
     )
+
+
+def _look_at_rest(monitor: _Monitor, config: Config) -> _SourceState:
+    try:
+        return monitor.look()
+    except ConfigError:
+        if not config.may_poll:
+            raise
+        monitor.has_log = False  # it may well do without
+        return monitor.look()
 
 
 def _silent() -> Logger:
@@ -971,11 +1081,31 @@ def _read_sink(config: Config, settings: SinkSettings, source: _SourceState) -> 
         stores = lane_stores(sink, pipeline_name(config, settings))
         if not stores[1].exists():
             return merged([SinkReport(name=settings.name, kind=sink.kind, state="stopped")])
-        return merged([_read_lane(config, settings, source, lane, store) for lane, store in stores.items()])
+        report = merged([_read_lane(config, settings, source, lane, store) for lane, store in stores.items()])
+        return _with_polled(config, settings, source, report, poller_stores(sink, pipeline_name(config, settings)))
     except CdcError as error:
         return merged([SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())])
     finally:
         sink.close()
+
+
+def _with_polled(
+    config: Config,
+    settings: SinkSettings,
+    source: _SourceState,
+    report: SinkReport,
+    stores: Mapping[int, InSinkStore],
+) -> SinkReport:
+    """The sink with its poller, if it has one."""
+    for lane, store in stores.items():
+        polled = _read_lane(config, settings, source, lane, store)
+        polls = {
+            name: poll_document(state, table_polling(config, name.database, name.table))
+            for name, state in poll_states(store).items()
+        }
+        is_alone = report.position is None and not report.tables and report.holder is None
+        report = with_poller(None if is_alone else report, replace(polled, polls=polls))
+    return report
 
 
 def _read_lane(

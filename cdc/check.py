@@ -17,7 +17,7 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from cdc.app import lane_rule, make_sink, pipeline_name, routing, source_settings
+from cdc.app import lane_rule, make_sink, pipeline_name, routing, source_settings, table_polling
 from cdc.clock import Clock, SystemClock
 from cdc.config import Config, SinkSettings, parse_table_name, parse_table_pattern
 from cdc.errors import CdcError, ConfigError, UnsupportedData
@@ -40,6 +40,8 @@ from cdc.sinks.preflight import (
     read_sink,
 )
 from cdc.source.connection import SourceConnection, connect
+from cdc.source.log_use import why_no_log
+from cdc.source.offers import LOG_CHECKS, polling_findings
 from cdc.source.preflight import (
     SOURCE_CHECKS,
     TABLE_CHECKS,
@@ -135,7 +137,7 @@ def _check_reached(
                 is_local=config.source.url.is_loopback,
                 is_running=any(history.is_running for history in histories.values()),
             )
-            findings += check_source(source) + check_tables(source)
+            findings += _with_strategies(config, connection, source, check_source(source) + check_tables(source))
         except CdcError as failure:
             findings.append(_unreached("source.connection", f"source {connection.settings.address}", failure))
     facts: dict[str, SinkFacts] = {}
@@ -158,6 +160,35 @@ def _check_reached(
     findings += _streams(config, source, is_running=any(history.is_running for history in histories.values()))
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
     return CheckReport(tuple(findings), source, facts)
+
+
+def _with_strategies(
+    config: Config, connection: SourceConnection, source: SourceFacts, findings: list[Finding]
+) -> list[Finding]:
+    """The findings without those that are about following tables which are polled, and with what those need."""
+    if not config.may_poll:
+        return findings
+    reason = why_no_log(connection)
+    polled = {
+        definition.name: polling
+        for definition in source.definitions
+        for polling in [table_polling(config, definition.name.database, definition.name.table)]
+        if polling.is_polled(has_log=not reason)
+    }
+    is_followed = len(polled) < len(source.definitions)
+    if polled and not is_followed:
+        findings = [finding for finding in findings if finding.check not in LOG_CHECKS]
+        text = "every captured table is polled: no binlog is needed, and none was looked at"
+        findings.append(replace(info(source.subject, text, "nothing to mend"), check="table.strategy"))
+    names = set(map(str, polled))
+    findings = [f for f in findings if not (f.check == "table.cascades" and f.subject in names)]
+    for definition in source.definitions:
+        if definition.name in polled:
+            override = config.tables.override_for(definition.name.database, definition.name.table)
+            key = tuple(override.primary_key) if override is not None and override.primary_key else None
+            about = polling_findings(connection, definition, polled[definition.name], key, why_no_log=reason)
+            findings += [replace(finding, check="table.strategy") for finding in about]
+    return findings
 
 
 # ---------------------------------------------------------------- from configuration to what the checks take
@@ -564,6 +595,15 @@ CONNECTION_CHECKS: tuple[Check[Any], ...] = (
         looks="tables whose `mode` is not `mirror`",
         breaks="nothing; their targets grow, and need whole row images",
         mends="nothing to mend",
+    ),
+    Check(
+        "table.strategy",
+        _nothing,
+        looks="tables whose `sync_strategy` is not `cdc`: their key and modifier, and what `auto` makes of them",
+        breaks="a table without its modifier is parked; one that is not indexed is read whole at every run; deletes, "
+        "and statements that leave the modifier alone, are not seen ([strategies](strategies.md))",
+        mends="an index, NOT NULL and ON UPDATE CURRENT_TIMESTAMP on the modifier; `detect_deletes_every`; another "
+        "`sync_strategy`",
     ),
     Check(
         "sink.shared_target",

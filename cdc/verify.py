@@ -32,6 +32,7 @@ from cdc.errors import ConfigError, SinkRefused, UnsupportedData
 from cdc.gtid import MysqlGtidSet
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.polled_sink import poller_stores
 from cdc.pipeline.tables import TableRegistry
 from cdc.pipeline.transform import kept_rows, transformed_rows
 from cdc.schema.target import SinkKind, TargetTable
@@ -527,7 +528,9 @@ def _open_sink(stack: contextlib.ExitStack, config: Config, settings: SinkSettin
     sink.open()
     stores = lane_stores(sink, pipeline_name(config, settings))
     is_there = stores[1].exists()
-    records = {t: record for store in stores.values() for t, record in store.load_tables().items()} if is_there else {}
+    polled = poller_stores(sink, pipeline_name(config, settings))
+    every = [*stores.values(), *polled.values()] if is_there else []
+    records = {t: record for store in every for t, record in store.load_tables().items()}
     return _OpenSink(settings, sink, TableRegistry(routing(config, settings), sink.kind, ()), records)
 
 
@@ -541,6 +544,14 @@ def _in_flight(config: Config, sinks: Sequence[_OpenSink], source: SourceConnect
             continue
         leases = {lane: store.read_lease() for lane, store in stores.items()}
         checkpoints = [store.load_checkpoint()[0] for store in stores.values()]
+        polled = poller_stores(sink.sink, pipeline_name(config, sink.settings)).values()
+        polling = [store for store in polled if store.load_tables()]
+        if any(
+            lease is not None and store.is_holder_alive(lease) for store in polling for lease in [store.read_lease()]
+        ):
+            reasons.append(f"`cdc run` polls tables into sink {sink.name}: a difference may be changes not yet seen")
+        if checkpoints[0] is None and polling:
+            continue
         if checkpoints[0] is None:
             reasons.append(f"sink {sink.name} has no checkpoint yet")
         elif any(lease is not None and stores[lane].is_holder_alive(lease) for lane, lease in leases.items()):

@@ -21,6 +21,8 @@ from cdc.errors import CdcError, ConfigError, SinkUnavailable
 from cdc.log import configure_logging
 from cdc.model import TableName
 from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.polled_sink import poller_stores
+from cdc.sinks.base import Sink
 from checkpoints.store import Command, InSinkStore, LeaseRow, TableRecord
 
 __all__ = ["snapshot_tables"]
@@ -51,7 +53,7 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
         try:
             sink.open()
             InSinkStore(sink, pipeline_name(config, settings)).create()
-            stores = lane_stores(sink, pipeline_name(config, settings))
+            stores = _stores(sink, pipeline_name(config, settings))
             wanted = tables or _unsettled(stores)
             if not wanted and stores[1].load_checkpoint()[0] is not None:
                 sys.stdout.write(
@@ -59,7 +61,7 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
                 )
                 continue
             asked = _ask(stores, tables) if tables else _ask_again(stores, wanted)
-            if _is_live(stores[1]):
+            if any(map(_is_live, stores.values())):
                 exit_code |= _follow(settings.name, stores, asked, wanted)
             else:
                 alone[settings.name] = (settings, wanted)
@@ -68,6 +70,11 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
     if alone:
         exit_code |= _load_alone(config, list(alone.values()))
     return exit_code
+
+
+def _stores(sink: Sink, pipeline: str) -> dict[int, InSinkStore]:
+    """The metadata of every lane, and of the poller."""
+    return {**lane_stores(sink, pipeline), **poller_stores(sink, pipeline)}
 
 
 def _records(stores: Mapping[int, InSinkStore]) -> dict[TableName, TableRecord]:
@@ -212,7 +219,7 @@ def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]
         sink = make_sink(settings)
         try:
             sink.open()
-            code |= _report(settings.name, lane_stores(sink, pipeline_name(config, settings)), wanted)
+            code |= _report(settings.name, _stores(sink, pipeline_name(config, settings)), wanted)
         finally:
             sink.close()
     return code

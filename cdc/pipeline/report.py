@@ -65,6 +65,8 @@ class SinkReport:
     staging: Mapping[str, int] | None = None
     lane: int = 1
     lanes: tuple[SinkReport, ...] = ()
+    polls: Mapping[TableName, Mapping[str, Any]] = field(default_factory=dict)
+    """The `polling` objects of the tables that are not followed by the binlog."""
 
 
 def worst_state(states: Iterable[str]) -> str:
@@ -192,4 +194,5 @@ def _table(sink: SinkReport, record: TableRecord, lane: int) -> dict[str, Any]:
         "error": record.error,
         "options": dict(record.options),
         "progress": sink.progress.get(str(record.source)),
+        "polling": sink.polls.get(record.source) if lane == 0 else None,
     }

@@ -74,6 +74,7 @@ from cdc.source.definitions import list_tables, read_definition
 from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.polls import polled_before
 from checkpoints.rejects import RejectStore
 from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
 from snapshot.kept import load_time_us
@@ -381,6 +382,7 @@ class _Session:
         self._sessions = SessionPool(
             functools.partial(connect, pipeline._source_settings), pipeline.settings.load.guard.slots
         )
+        self._polled: dict[TableName, TableRecord] = {}
         self._running_commands: list[Command] = []
         self._has_heard = False
         self._audit: DefinitionAudit | None = None
@@ -495,6 +497,7 @@ class _Session:
     def _tables(self, source: SourceConnection) -> TableRegistry:
         """Every table's state: what the metadata knows, what is new on the source, what commands ask for."""
         records = self._store.load_tables()
+        self._polled = polled_before(self._store)
         identity = source.identity()
         present, others = list_tables(source, self._p._routing.matches)
         versioned = {name for name, kind in others if kind == "system versioned"}
@@ -544,7 +547,9 @@ class _Session:
     ) -> TableRecord:
         target = ".".join(self._place(name))
         if record is None:
-            return TableRecord(source=name, target=target, state="pending")
+            polled = self._polled.get(name)  # it was polled until now: its target is ours
+            known = polled if polled is not None and polled.target == target else None
+            return known or TableRecord(source=name, target=target, state="pending")
         if not self._p._routing.matches(name.database, name.table):
             # Not wanted any more. Should it be wanted again, it has missed changes: `dropped` makes it load anew.
             return replace(record, state="dropped", loaded_from=None, ready_at=None, ready_server=None, error=None)

@@ -1,0 +1,453 @@
+"""Tables that are not followed by the binlog: read by a modifier, or whole, on real servers (docs/strategies.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2.errors
+import pytest
+
+from cdc.demo.servers import Server
+from tests.support import wait_until
+from tests.support.deployment import Deployment, deployment
+
+STAMP = "TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP"
+NO_LOG = {"log_bin": None, "gtid_strict_mode": None, "log_slave_updates": None}
+POLLING = {"interval_seconds": 0.2}
+
+
+@pytest.fixture
+def shop(tmp_path: Path, source_server: Server, pg15: Server, mariadb1011: Server) -> Iterator[Deployment]:
+    """A source and a sink of each kind; no table yet."""
+    with deployment(tmp_path, source_server, pg=pg15, maria=mariadb1011) as made:
+        made.config["polling"] = dict(POLLING)
+        yield made
+
+
+def overrides(made: Deployment, **tables: dict[str, Any]) -> None:
+    made.config["tables"]["overrides"] = [
+        {"table": f"{made.source_database}.{name}", **said} for name, said in tables.items()
+    ]
+
+
+def execute(made: Deployment, *statements: str) -> None:
+    for statement in statements:
+        made.source.execute(statement, database=made.source_database)
+
+
+@contextlib.contextmanager
+def session(made: Deployment) -> Iterator[Any]:
+    """A cursor in a session of the test's own, which commits where the test says so."""
+    with contextlib.closing(made.source.connect(made.source_database)) as connection, connection.cursor() as cursor:
+        cursor.execute("SET autocommit = 0")
+        yield cursor
+
+
+def polled(made: Deployment, table: str) -> list[dict[str, Any]]:
+    """The status of the table on each sink."""
+    return [t for t in made.status()["tables"] if t["table"] == f"{made.source_database}.{table}"]
+
+
+def incremental(**more: Any) -> dict[str, Any]:
+    return {"sync_strategy": "incremental", "modifier": "at", **more}
+
+
+class Changes:
+    """Rows inserted, updated and deleted in two tables, many of them within the same second."""
+
+    def __init__(self, made: Deployment) -> None:
+        self._made = made
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.count = 0
+
+    def __enter__(self) -> Changes:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        with session(self._made) as cursor:
+            while not self._stop.wait(0.002):
+                n = self.count = self.count + 1
+                for table in ("inc", "whole"):
+                    cursor.execute(f"INSERT INTO {table} (id, v) VALUES (%s, 'new')", (1000 + n,))
+                    cursor.execute(f"UPDATE {table} SET v = %s WHERE id = %s", (f"v{n}", n % 200))
+                    cursor.execute(f"DELETE FROM {table} WHERE id = %s", (1000 + n // 2,))
+                cursor.execute("COMMIT")
+
+
+def create(made: Deployment, *tables: str, rows: int = 200, stamp: str = STAMP) -> None:
+    for name in tables:
+        execute(made, f"CREATE TABLE {name} (id INT PRIMARY KEY, v VARCHAR(20) NULL, at {stamp}, KEY (at))")
+        values = ", ".join(f"({n}, 'v')" for n in range(rows))
+        if values:
+            execute(made, f"INSERT INTO {name} (id, v) VALUES {values}")
+
+
+@pytest.mark.in_turn
+def test_polled_tables_end_equal_under_a_live_writer(shop: Deployment) -> None:
+    """With equal values at the edge of every run; deletes by comparing keys; the followed table beside them."""
+    create(shop, "inc", "whole", "followed")
+    overrides(shop, inc=incremental(detect_deletes_every=2, batch_size=50), whole={"sync_strategy": "full_refresh"})
+    shop.start()
+    with Changes(shop) as changes:
+        wait_until(lambda: changes.count > 100, 60)
+        shop.wait_for_log("table_polled", count=20)
+        execute(shop, "UPDATE followed SET v = 'seen' WHERE id = 7")
+    assert shop.stop() == 0
+    shop.catch_up()
+    shop.catch_up()  # keys are compared at every second run
+    shop.assert_equal("inc", "whole", "followed")
+    result = shop.run("verify")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for one in polled(shop, "inc"):
+        assert one["state"] == "ready"
+        assert one["polling"]["strategy"] == "incremental"
+        assert one["polling"]["rows_after"] == len(shop.source_rows("inc"))
+        assert one["polling"]["last_run"] < one["polling"]["next_run"]
+    assert {one["polling"] for one in polled(shop, "followed")} == {None}
+
+
+@pytest.mark.full
+def test_a_value_equal_to_the_last_one_is_not_lost(shop: Deployment) -> None:
+    create(shop, "inc", rows=0)
+    overrides(shop, inc=incremental(lookback_seconds=0))
+    execute(shop, "INSERT INTO inc VALUES (1, 'a', '2024-01-01 00:00:00')")
+    shop.catch_up()
+    execute(shop, "INSERT INTO inc VALUES (2, 'b', '2024-01-01 00:00:00')")
+    shop.catch_up()
+    shop.assert_equal("inc")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("stamp", [STAMP, "BIGINT NOT NULL"], ids=["timestamp", "integer"])
+def test_a_transaction_that_commits_late_within_the_window_is_seen(shop: Deployment, stamp: str) -> None:
+    create(shop, "inc", rows=0, stamp=stamp)
+    overrides(shop, inc=incremental(lookback_seconds=3 if stamp != STAMP else 60))
+    is_time = stamp == STAMP
+    execute(shop, f"INSERT INTO inc VALUES (1, 'first', {'NOW()' if is_time else 10})")
+    shop.catch_up()
+    with session(shop) as late:
+        late.execute(f"INSERT INTO inc VALUES (2, 'late', {'NOW() - INTERVAL 20 SECOND' if is_time else 11})")
+        execute(shop, f"INSERT INTO inc VALUES (3, 'earlier', {'NOW()' if is_time else 12})")
+        shop.catch_up()
+        assert {row[0] for row in shop.sink_rows("pg", "inc")} == {1, 3}
+        late.execute("COMMIT")
+    shop.catch_up()
+    shop.assert_equal("inc")
+
+
+@pytest.mark.full
+def test_what_was_open_during_the_first_load_is_seen_by_number(shop: Deployment) -> None:
+    """Numbers have no times: once after the first load, all rows are read again."""
+    create(shop, "inc", rows=0, stamp="BIGINT NOT NULL")
+    overrides(shop, inc=incremental(lookback_seconds=1))
+    with session(shop) as late:
+        late.execute("INSERT INTO inc VALUES (1, 'late', 5)")
+        execute(shop, "INSERT INTO inc VALUES (2, 'there', 9)")
+        shop.catch_up()
+        late.execute("COMMIT")
+    shop.start()
+    shop.wait_for_log("table_polled", count=2)
+    wait_until(lambda: len(shop.sink_rows("pg", "inc")) == len(shop.sink_rows("maria", "inc")) == 2, 60)
+    assert shop.stop() == 0
+    shop.assert_equal("inc")
+
+
+@pytest.mark.full
+def test_time_zones_of_server_and_session_do_not_matter(
+    tmp_path: Path, start_server: Callable[..., Server], pg15: Server
+) -> None:
+    source = start_server("mariadb1011", options={"default_time_zone": "+09:00"})
+    with deployment(tmp_path, source, pg=pg15) as made:
+        create(made, "inc", rows=3)
+        overrides(made, inc=incremental(lookback_seconds=0))
+        made.catch_up()
+        for zone in ("-11:00", "+13:00", "+00:00"):
+            with session(made) as cursor:
+                cursor.execute(f"SET time_zone = '{zone}'")
+                cursor.execute(f"UPDATE inc SET v = '{zone}' WHERE id = 1")
+                cursor.execute("COMMIT")
+            made.catch_up()
+            made.assert_equal("inc")
+
+
+@pytest.mark.full
+def test_the_hour_that_comes_twice_is_read_twice(shop: Deployment) -> None:
+    """A DATETIME by the writers' clock, which is set back in autumn."""
+    stamp = "DATETIME NOT NULL DEFAULT CURRENT_TIMESTAMP ON UPDATE CURRENT_TIMESTAMP"
+    create(shop, "inc", rows=0, stamp=stamp)
+    overrides(shop, inc=incremental())
+    with session(shop) as cursor:
+        for number, zone in enumerate(("-04:00", "-05:00"), 1):
+            cursor.execute(f"SET time_zone = '{zone}'")
+            cursor.execute("INSERT INTO inc (id, v) VALUES (%s, %s)", (number, zone))
+            cursor.execute("COMMIT")
+            shop.catch_up()
+    shop.assert_equal("inc")
+
+
+@pytest.mark.full
+def test_odd_modifiers_are_read_at_every_run(shop: Deployment) -> None:
+    """NULL, a zero date and a time to come: none of them is past the last value, or all later ones are before it."""
+    create(shop, "inc", rows=2, stamp="DATETIME NULL")
+    overrides(shop, inc=incremental(lookback_seconds=0))
+    execute(shop, "UPDATE inc SET at = '2999-01-01'", "INSERT INTO inc VALUES (5, 'x', NOW())")
+    shop.catch_up()
+    execute(
+        shop,
+        "INSERT INTO inc VALUES (6, 'now', NOW() + INTERVAL 1 SECOND), (7, 'none', NULL)",
+        "SET SESSION sql_mode = ''",
+    )
+    with session(shop) as cursor:
+        cursor.execute("SET sql_mode = ''")
+        cursor.execute("INSERT INTO inc VALUES (8, 'zero', '0000-00-00')")
+        cursor.execute("COMMIT")
+    shop.catch_up()
+    assert {row[0] for row in shop.sink_rows("pg", "inc")} == {0, 1, 5, 6, 7, 8}
+    (one, _) = polled(shop, "inc")
+    assert one["polling"]["rows_without_modifier"] == 2
+    assert one["polling"]["rows_in_the_future"] >= 2
+
+
+@pytest.mark.full
+def test_deleted_rows_go_and_rows_that_no_run_saw_come_when_keys_are_compared(shop: Deployment) -> None:
+    create(shop, "inc", rows=20)
+    overrides(shop, inc=incremental(detect_deletes_every=1, batch_size=7))
+    shop.catch_up()
+    execute(
+        shop,
+        "DELETE FROM inc WHERE id IN (3, 4)",
+        "INSERT INTO inc VALUES (100, 'back-dated', '2001-01-01')",
+        "UPDATE inc SET id = 200, at = '2001-01-01' WHERE id = 5",
+    )
+    shop.catch_up()
+    shop.assert_equal("inc")
+    for one in polled(shop, "inc"):
+        assert (one["polling"]["rows_deleted"], one["polling"]["rows_missed"]) == (3, 2)
+        assert one["polling"]["rows_before"] == 20
+    tables = shop.sinks["maria"][0].execute(f"SHOW TABLES FROM `{shop.sinks['maria'][1]}` LIKE '\\_cdc\\_keys%'")
+    assert not tables
+
+
+@pytest.mark.full
+def test_rows_that_leave_the_filter_go(shop: Deployment) -> None:
+    create(shop, "inc", "whole", rows=20)
+    said = {"row_filter": "v = 'v'"}
+    overrides(shop, inc=incremental(detect_deletes_every=1, **said), whole={"sync_strategy": "full_refresh", **said})
+    shop.catch_up()
+    for table in ("inc", "whole"):
+        execute(shop, f"UPDATE {table} SET v = 'out' WHERE id < 5")
+    shop.catch_up()
+    result = shop.run("verify")
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert len(shop.sink_rows("pg", "inc")) == len(shop.sink_rows("maria", "whole")) == 15
+    assert {one["polling"]["rows_missed"] for one in polled(shop, "inc")} == {0}
+
+
+@pytest.mark.full
+def test_modes_that_keep_rows(shop: Deployment) -> None:
+    create(shop, "inc", "whole", "refused", rows=4)
+    overrides(
+        shop,
+        inc=incremental(detect_deletes_every=1, mode="soft_delete"),
+        whole={"sync_strategy": "full_refresh", "mode": "history"},
+        refused=incremental(mode="append_only"),
+    )
+    assert shop.run("run", "--until-caught-up").returncode == 1  # of the one that is parked
+    for table in ("inc", "whole"):
+        execute(shop, f"DELETE FROM {table} WHERE id = 1", f"UPDATE {table} SET v = 'w' WHERE id = 2")
+    shop.run("run", "--until-caught-up")
+    result = shop.run("verify", f"{shop.source_database}.inc", f"{shop.source_database}.whole")
+    assert result.returncode == 0, result.stdout + result.stderr
+    for sink in ("pg", "maria"):
+        assert len(shop.sink_rows(sink, "inc")) == 4  # one of them marked
+        assert len(shop.sink_rows(sink, "whole")) == 5  # a version that ended, and one that follows it
+    assert {one["state"] for one in polled(shop, "refused")} == {"parked"}
+
+
+@pytest.mark.full
+def test_a_table_without_a_key_is_read_whole(shop: Deployment) -> None:
+    execute(shop, "CREATE TABLE bare (a INT, b VARCHAR(9))", "INSERT INTO bare VALUES (1, 'x'), (1, 'x'), (2, NULL)")
+    overrides(shop, bare={"sync_strategy": "full_refresh"})
+    shop.catch_up()
+    execute(shop, "DELETE FROM bare WHERE a = 2", "INSERT INTO bare VALUES (1, 'x')")
+    shop.catch_up()
+    shop.assert_equal("bare")
+
+
+@pytest.mark.full
+def test_a_changed_definition_is_found_at_the_next_run(shop: Deployment) -> None:
+    create(shop, "inc", "whole", rows=10)
+    overrides(shop, inc=incremental(), whole={"sync_strategy": "full_refresh"})
+    shop.start()
+    shop.wait_for_log("table_polled", count=4)
+    for table in ("inc", "whole"):
+        execute(shop, f"ALTER TABLE {table} ADD COLUMN more INT NULL DEFAULT 4, DROP COLUMN v")
+        execute(shop, f"UPDATE {table} SET more = 5 WHERE id = 3")
+    for table in ("inc", "whole"):
+        wait_until(lambda: {len(row) for row in _rows(shop, "pg", table)} == {3}, 60, f"{table}'s new columns")  # noqa: B023
+    assert shop.stop() == 0
+    shop.catch_up()
+    shop.assert_equal("inc", "whole")
+
+
+def _rows(made: Deployment, sink: str, table: str) -> list[Any]:
+    try:
+        return made.sink_rows(sink, table)
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
+        return []  # between the old target and the new one
+
+
+@pytest.mark.full
+def test_a_table_that_fails_does_not_stop_the_others(shop: Deployment) -> None:
+    create(shop, "inc", "gone", "wrong", rows=5)
+    overrides(shop, inc=incremental(), gone={"sync_strategy": "full_refresh"}, wrong=incremental(modifier="nowhere"))
+    shop.start()
+    shop.wait_for_log("table_parked", count=2)
+    execute(shop, "DROP TABLE gone", "UPDATE inc SET v = 'on'")
+    wait_until(lambda: {one["state"] for one in polled(shop, "gone")} == {"dropped"}, 60)
+    wait_until(lambda: {row[1] for row in shop.sink_rows("maria", "inc")} == {"on"}, 60)
+    (one, other) = polled(shop, "wrong")
+    assert one["state"] == other["state"] == "parked"
+    assert "no column nowhere" in one["error"]["message"]
+    assert shop.stop() == 0
+    shop.assert_equal("inc")
+
+
+@pytest.mark.full
+@pytest.mark.crash
+@pytest.mark.parametrize(
+    "point", ["load_begun", "load_chunk_committed", "load_done", "before_checkpoint", "before_commit", "after_commit"]
+)
+def test_a_kill_at_any_point_loses_nothing(shop: Deployment, point: str) -> None:
+    create(shop, "inc", "whole", rows=60)
+    overrides(shop, inc=incremental(batch_size=10, detect_deletes_every=2), whole={"sync_strategy": "full_refresh"})
+    for count in (1, 2):
+        result = shop.run("run", "--until-caught-up", crash_at=f"{point}:{count}")
+        assert result.returncode in (0, -9), result.stderr
+        execute(shop, f"UPDATE inc SET v = 'r{count}'", f"DELETE FROM inc WHERE id = {count}")
+        execute(shop, f"UPDATE whole SET v = 'r{count}'", f"DELETE FROM whole WHERE id = {count}")
+    shop.catch_up()
+    shop.catch_up()
+    shop.assert_equal("inc", "whole")
+
+
+@pytest.mark.full
+def test_readers_never_see_an_empty_table_while_it_is_refreshed(shop: Deployment) -> None:
+    create(shop, "whole", rows=500)
+    overrides(shop, whole={"sync_strategy": "full_refresh"})
+    shop.catch_up()
+    shop.start()
+    shop.wait_for_log("service_started")
+    seen: set[int] = set()
+    while shop.log().count('"event": "table_polled"') < 10:
+        seen |= {len(shop.sink_rows(sink, "whole")) for sink in ("pg", "maria")}
+    assert seen == {500}
+    assert shop.stop() == 0
+
+
+@pytest.mark.full
+def test_a_source_without_a_binlog(tmp_path: Path, start_server: Callable[..., Server], pg15: Server) -> None:
+    source = start_server("mariadb1011", options=NO_LOG)
+    with deployment(tmp_path, source, pg=pg15) as made:
+        create(made, "inc", "whole", "chosen", rows=10)
+        made.config["tables"]["sync_strategy"] = "auto"
+        overrides(made, inc=incremental(detect_deletes_every=1), whole={"sync_strategy": "full_refresh"})
+        made.catch_up()
+        execute(made, "UPDATE inc SET v = 'w' WHERE id = 1", "DELETE FROM inc WHERE id = 2", "DELETE FROM whole")
+        made.catch_up()
+        made.assert_equal("inc", "whole", "chosen")
+        assert made.run("verify").returncode == 0
+        (one,) = polled(made, "chosen")
+        assert one["polling"]["strategy"] == "full_refresh"
+        assert "log_bin is OFF" in one["polling"]["reason"]
+        (sink,) = made.status()["sinks"]
+        assert (sink["error"], sink["lag_seconds"]) == (None, None)
+        made.start()
+        execute(made, "CREATE TABLE later (id INT PRIMARY KEY)", "INSERT INTO later VALUES (1)")
+        made.wait_for_log("table_polled", count=3)
+        wait_until(lambda: [t["state"] for t in polled(made, "later")] == ["ready"], 60)
+        assert made.stop() == 0
+
+
+@pytest.mark.full
+def test_a_followed_table_on_a_source_without_a_binlog_is_an_error(
+    tmp_path: Path, start_server: Callable[..., Server], pg15: Server
+) -> None:
+    source = start_server("mariadb1011", options=NO_LOG)
+    with deployment(tmp_path, source, pg=pg15) as made:
+        create(made, "inc", "followed", rows=1)
+        overrides(made, inc=incremental())
+        result = made.run("run", "--until-caught-up")
+        assert result.returncode == 2
+        assert "log_bin is OFF" in result.stderr
+
+
+@pytest.mark.full
+def test_a_user_without_the_right_to_replicate(shop: Deployment) -> None:
+    create(shop, "inc", rows=5)
+    user = f"poll_{shop.source_database}"[:30]
+    execute(
+        shop,
+        f"CREATE USER `{user}`@`%` IDENTIFIED BY 'Secret-1'",
+        f"GRANT SELECT ON `{shop.source_database}`.* TO `{user}`@`%`",
+    )
+    try:
+        url = f"mysql://{user}:Secret-1@{shop.source.host}:{shop.source.port}"
+        shop.config["source"]["url"] = url
+        overrides(shop, inc={"sync_strategy": "auto", "modifier": "at"})
+        shop.catch_up()
+        shop.assert_equal("inc")
+        assert all(one["polling"]["strategy"] == "full_refresh" for one in polled(shop, "inc"))
+    finally:
+        execute(shop, f"DROP USER `{user}`@`%`")
+
+
+@pytest.mark.full
+def test_a_table_keeps_its_target_when_its_strategy_changes(shop: Deployment) -> None:
+    create(shop, "t", rows=5)
+    for number, said in enumerate([{}, incremental(), {"sync_strategy": "full_refresh"}, {}, incremental()]):
+        overrides(shop, t={"sync_strategy": "cdc", **said})
+        shop.catch_up()
+        execute(shop, f"UPDATE t SET v = 'n{number}' WHERE id = {number}")
+        shop.catch_up()
+        shop.assert_equal("t")
+        assert {one["state"] for one in polled(shop, "t")} == {"ready"}
+
+
+@pytest.mark.full
+def test_a_snapshot_is_taken_of_a_polled_table_by_the_running_service(shop: Deployment) -> None:
+    create(shop, "inc", rows=5)
+    overrides(shop, inc=incremental(interval_seconds=3600))
+    shop.start()
+    shop.wait_for_log("table_polled", count=2)
+    execute(shop, "DELETE FROM inc WHERE id = 1", "INSERT INTO inc VALUES (9, 'old', '2001-01-01')")
+    result = shop.run("snapshot", f"{shop.source_database}.inc")
+    assert result.returncode == 0, result.stderr
+    shop.assert_equal("inc")
+    assert shop.stop() == 0
+
+
+@pytest.mark.full
+def test_the_table_file_of_the_earlier_system(shop: Deployment) -> None:
+    create(shop, "inc", "whole", "other", rows=5)
+    entries = [
+        {"table": "inc", "primary_key": "id", "modifier": "at", "sync_strategy": "incremental", "batch_size": 2},
+        {"table": f"{shop.source_database}.whole", "primary_key": ["id"], "sync_strategy": "full_refresh"},
+    ]
+    (shop.directory / "tables.json").write_text(json.dumps(entries))
+    shop.config["tables"]["file"] = "tables.json"
+    shop.catch_up()
+    shop.assert_equal("inc", "whole", "other")
+    assert {one["polling"]["strategy"] for one in polled(shop, "inc")} == {"incremental"}
+    assert {one["polling"] for one in polled(shop, "other")} == {None}
