@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Any
 
 from cdc.clock import Clock
 from cdc.model import TableName
@@ -21,6 +22,13 @@ from checkpoints.polls import POLLER, PollState, PollStore, poller_name
 from checkpoints.store import InSinkStore, TableRecord
 
 __all__ = ["PolledSink", "poll_states", "poller_stores", "with_poller"]
+
+
+@dataclass(frozen=True, slots=True)
+class _NoSides:
+    """Nothing loads beside a stream where there is none."""
+
+    sides: tuple[Any, ...] = ()
 
 
 class PolledSink:
@@ -70,6 +78,11 @@ class PolledSink:
     def lanes(self) -> Mapping[int, Pipeline]:
         """The pipelines of the lanes, without the poller."""
         return self._streams.lanes if self._streams is not None else {}
+
+    @property
+    def beside(self) -> Any:
+        """Who loads tables beside the lanes."""
+        return getattr(self._streams, "beside", _NoSides())
 
     @property
     def tables(self) -> list[TableRecord]:
