@@ -128,7 +128,7 @@ def _root(
     given = {name: str(value) for name, value in given.items() if value is not None}
     # Options given before the command are the defaults of every command's own.
     context.default_map = {
-        **dict.fromkeys(("run", "snapshot", "status", "check", "analyze", "tail", "verify"), given),
+        **dict.fromkeys(("run", "snapshot", "status", "check", "analyze", "skip", "tail", "verify"), given),
         "checkpoint": {"show": given, "reset": given},
         "config": {"show": given},
         "ddl": {"pending": given, "apply": given, "skip": given},
@@ -460,6 +460,23 @@ def ddl_skip(
     from cdc.commands.ddl import decide
 
     raise typer.Exit(decide(_load(config, env_file), "skip", tables, only_sinks=sink or []))
+
+
+# ---------------------------------------------------------------- skip
+
+
+@app.command()
+def skip(
+    place: Annotated[str, typer.Argument(metavar="FILE:POS", help="Of an event, as errors and `cdc status` name it.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Step over one transaction that a sink cannot be brought past; its tables are loaded again by the next run."""
+    from cdc.commands import skip as command
+
+    raise typer.Exit(command.skip(_load(config, env_file), place, only_sinks=sink or [], is_confirmed=yes))
 
 
 # ---------------------------------------------------------------- config

@@ -32,7 +32,7 @@ MetadataSink = Any
 
 
 # Metadata that an older version made is complete once it has these tables, too.
-_NEWER_TABLES = ("prepared", "chunks", "marks", "loads", "rejects", "polls")
+_NEWER_TABLES = ("prepared", "chunks", "marks", "loads", "rejects", "skips", "polls")
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -282,6 +282,9 @@ class InSinkStore:
             # How far rows of append-only and history tables are numbered (checkpoints/marks.py).
             "marks": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, last_sequence bigint NOT NULL, "
             f"last_time_us bigint NOT NULL, PRIMARY KEY (pipeline, source_table)",
+            # What was stepped over by hand (checkpoints/skips.py).
+            "skips": f"id {self._dialect.serial} PRIMARY KEY, pipeline {key} NOT NULL, who {text} NOT NULL, "
+            f"place {text} NOT NULL, what {text} NOT NULL, skipped_us bigint NOT NULL",
             # What was refused, each time a table is parked (checkpoints/rejects.py).
             "rejects": f"id {self._dialect.serial} PRIMARY KEY, pipeline {key} NOT NULL, source_table {key} NOT NULL, "
             f"position {text}, error {text} NOT NULL, parked_us bigint NOT NULL",

@@ -1,0 +1,163 @@
+"""`cdc skip`: step over one transaction that a sink cannot be brought past, and load again the tables that it is about.
+
+The checkpoint moves behind it, and nothing else moves: what lies before must have been applied. Who did it, when and
+over what is written down in the sink's metadata, in the same transaction.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import socket
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import typer
+
+from cdc.app import make_sink, pipeline_name, sinks_named, source_settings
+from cdc.config import Config, SinkSettings
+from cdc.errors import ConfigError
+from cdc.model import FilePos, TableName
+from cdc.pipeline.dealing import lane_stores
+from cdc.source.connection import SourceConnection, connect
+from cdc.source.groups import EventGroup, groups_from, shown
+from checkpoints.skips import put_skip
+from checkpoints.store import InSinkStore, TableRecord
+
+__all__ = ["skip"]
+
+_LEASE_SECONDS = 60
+_PLACE = re.compile(r"(?P<file>[^\s:]+\.\d+):(?P<pos>\d+)")
+
+
+def skip(config: Config, place: str, *, only_sinks: list[str], is_confirmed: bool) -> int:
+    """Step over the transaction that contains `place` (FILE:POS), on each sink whose checkpoint is right before it.
+
+    Raises ConfigError where no sink's is, or an instance runs one of them.
+    """
+    match = _PLACE.fullmatch(place)
+    if match is None:
+        raise ConfigError(f"{place!r} is no place in a binlog", hint="give FILE:POS, as errors and `cdc status` say it")
+    wanted = FilePos.of(match["file"], int(match["pos"]))
+    done = 0
+    with connect(source_settings(config)) as source:
+        for settings in sinks_named(config, only_sinks):
+            done += _skip_on(config, settings, source, wanted, is_confirmed=is_confirmed)
+    if not done:
+        raise ConfigError(
+            f"no sink's checkpoint is right before the transaction that contains {place}",
+            hint="`cdc checkpoint show` says where they are; `cdc run` brings them to where they cannot go on",
+        )
+    return 0
+
+
+def _skip_on(
+    config: Config, settings: SinkSettings, source: SourceConnection, wanted: FilePos, *, is_confirmed: bool
+) -> int:
+    """How many of the sink's lanes have stepped over it."""
+    sink = make_sink(settings)
+    try:
+        sink.open()
+        stores = lane_stores(sink, pipeline_name(config, settings))
+        if not stores[1].exists():
+            return 0
+        stores[1].create()
+        done = 0
+        for store in stores.values():
+            group = _group_before(config, source, store, wanted)
+            if group is None:
+                continue
+            _require_idle(store)
+            affected = _affected(group, store.load_tables().values())
+            _say(settings.name, group, affected)
+            if not is_confirmed:
+                if not sys.stdin.isatty():
+                    raise ConfigError("skip asks for confirmation", hint="give --yes where nobody can answer")
+                typer.confirm("Step over it", abort=True)
+            _step_over(store, group, affected, place=str(wanted))
+            typer.echo(f"{settings.name}: the checkpoint is {group.after} now")
+            done += 1
+        return done
+    finally:
+        sink.close()
+
+
+def _group_before(config: Config, source: SourceConnection, store: InSinkStore, wanted: FilePos) -> EventGroup | None:
+    """The group with `wanted` in it, if nothing that this pipeline follows lies between its checkpoint and there."""
+    checkpoint, _ = store.load_checkpoint()
+    if checkpoint is None:
+        return None
+    records = list(store.load_tables().values())
+    for group in groups_from(source, checkpoint.position, wanted):
+        end = group.after.file
+        if group.start <= wanted and end is not None and wanted < end:
+            return group
+        mapped = (name.partition(".") for name in group.mapped)
+        if any(config.tables.matches(database, table) for database, _, table in mapped) or _affected(group, records):
+            return None
+    return None
+
+
+def _require_idle(store: InSinkStore) -> None:
+    lease = store.read_lease()
+    if lease is not None and store.is_holder_alive(lease):
+        raise ConfigError(f"{store.pipeline} is being run by {lease.holder}", hint="stop that instance first")
+
+
+def _affected(group: EventGroup, records: Iterable[TableRecord]) -> list[TableRecord]:
+    """The tables that may lack something without it: by its rows, by name in its statements, else all."""
+    followed = [record for record in records if record.state in ("ready", "snapshotting", "pending")]
+    if group.is_opaque:
+        return followed
+    return [r for r in followed if str(r.source) in group.mapped or any(_names(s, r.source) for s in group.statements)]
+
+
+def _names(statement: str, table: TableName) -> bool:
+    """Are the table and its database in the text? (The server puts the session's own database before it.)"""
+    return all(
+        re.search(rf"(?<![\w$]){re.escape(name)}(?![\w$])", statement, re.IGNORECASE)
+        for name in (table.database, table.table)
+    )
+
+
+def _say(sink: str, group: EventGroup, affected: Sequence[TableRecord]) -> None:
+    typer.echo(f"{sink}: the transaction at {group.start}")
+    for line in shown(group):
+        typer.echo(f"  {line}")
+    tables = ", ".join(str(record.source) for record in affected) or "none"
+    typer.echo(f"  loaded again afterwards: {tables}")
+
+
+def _step_over(store: InSinkStore, group: EventGroup, affected: Sequence[TableRecord], *, place: str) -> None:
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    lease = store.read_lease()
+    status = dict(lease.status) if lease is not None else {}
+    session = store.sink.session()
+    store.take_lease(holder=f"cdc skip by {who}", sessions=(session,), seconds=_LEASE_SECONDS, was_renewed=False)
+    try:
+        checkpoint, _ = store.load_checkpoint()
+        assert checkpoint is not None, "it was there"
+        tables: list[TableName] = [record.source for record in affected]
+        with store.sink.transaction() as tx:
+            for record in affected:
+                store.save_table(
+                    tx,
+                    replace(
+                        record, state="pending", loaded_from=None, ready_at=None, ready_server=None, error=None, step=""
+                    ),
+                )
+            put_skip(
+                store,
+                tx,
+                who=who,
+                place=place,
+                before=checkpoint.position,
+                after=group.after,
+                tables=tables,
+                content=list(shown(group)),
+            )
+            store.save(tx, checkpoint.next(group.after))
+            tx.commit()
+    finally:
+        store.release_lease(store.epoch, status=status)

@@ -1,0 +1,119 @@
+"""`cdc skip`: one transaction is stepped over, its tables are loaded again, and it is written down who did it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cdc.demo.servers import Server
+from tests.support.deployment import Deployment, deployment
+
+
+def end_of_log(source: Server) -> tuple[str, int]:
+    try:
+        row = source.execute("SHOW BINARY LOG STATUS")[0]
+    except Exception:  # noqa: BLE001 - MariaDB, and MySQL before 8.2, call it otherwise
+        row = source.execute("SHOW MASTER STATUS")[0]
+    return str(row[0]), int(row[1])
+
+
+def write(made: Deployment, statement: str) -> str:
+    """Run one statement; the place of its last event's beginning, or thereabouts."""
+    made.source.execute(statement, database=made.source_database)
+    file, pos = end_of_log(made.source)
+    return f"{file}:{pos - 1}"
+
+
+def skips(made: Deployment, sink: str) -> list[dict[str, Any]]:
+    server, database = made.sinks[sink]
+    table = '"_cdc".skips' if server.family == "postgresql" else "_cdc_skips"
+    rows = server.execute(f"SELECT pipeline, who, place, what FROM {table} ORDER BY id", database=database)
+    return [{"pipeline": row[0], "who": row[1], "place": row[2], **json.loads(row[3])} for row in rows]
+
+
+def loads(result: Any, sink: str) -> list[str]:
+    lines = [json.loads(line) for line in result.stderr.splitlines() if '"table_loaded"' in line]
+    return sorted(line["table"].partition(".")[2] for line in lines if line["sink"] == sink)
+
+
+@pytest.mark.in_turn
+def test_a_transaction_is_stepped_over_and_its_tables_are_loaded_again(
+    tmp_path: Path, source_server: Server, pg15: Server, mysql97: Server
+) -> None:
+    with deployment(tmp_path, source_server, pg=pg15, mysql=mysql97) as made:
+        for table in ("a", "b"):
+            made.source.execute(f"CREATE TABLE {table} (id INT PRIMARY KEY, v INT)", database=made.source_database)
+        made.source.execute("INSERT INTO a VALUES (1, 1)", database=made.source_database)
+        made.catch_up()
+        made.source.execute("FLUSH BINARY LOGS")  # so that what follows is in another file than the checkpoint
+        place = write(made, "INSERT INTO a VALUES (2, 2), (3, 3)")
+        later = write(made, "INSERT INTO b VALUES (1, 1)")
+
+        too_far = made.run("skip", later, "--yes")
+        assert too_far.returncode == 2
+        assert "no sink's checkpoint is right before" in too_far.stderr
+        unasked = made.run("skip", place)
+        assert unasked.returncode == 2
+        assert "asks for confirmation" in unasked.stderr
+        assert [skips(made, sink) for sink in made.sinks] == [[], []]
+
+        result = made.run("skip", place, "--yes")
+        assert result.returncode == 0, result.stderr
+        assert "Write_rows" in result.stdout
+        for sink in made.sinks:
+            (said,) = skips(made, sink)
+            assert said["place"] == place
+            assert said["tables"] == [[made.source_database, "a"]]
+            assert "@" in said["who"]
+            assert said["before"] != said["after"]
+        assert made.run("skip", place, "--yes").returncode == 2  # it is behind the checkpoint now
+
+        went_on = made.run("run", "--until-caught-up")
+        assert went_on.returncode == 0, went_on.stderr
+        made.assert_equal("a", "b")
+        assert {sink: loads(went_on, sink) for sink in made.sinks} == {"pg": ["a"], "mysql": ["a"]}
+
+
+@pytest.mark.in_turn
+def test_a_statement_that_is_stepped_over_loads_the_tables_that_it_names(
+    tmp_path: Path, source_server: Server, pg15: Server
+) -> None:
+    with deployment(tmp_path, source_server, pg=pg15) as made:
+        for table in ("a", "b"):
+            made.source.execute(f"CREATE TABLE {table}_rows (id INT PRIMARY KEY)", database=made.source_database)
+        made.catch_up()
+        place = write(made, "ALTER TABLE a_rows ADD v INT NULL")
+        made.source.execute("INSERT INTO a_rows VALUES (1, 2)", database=made.source_database)
+        made.source.execute("INSERT INTO b_rows VALUES (1)", database=made.source_database)
+        assert made.run("skip", place, "--yes").returncode == 0
+        went_on = made.run("run", "--until-caught-up")
+        assert went_on.returncode == 0, went_on.stderr
+        made.assert_equal("a_rows", "b_rows")
+        assert loads(went_on, "pg") == ["a_rows"]
+
+
+def test_nothing_is_stepped_over_beside_an_instance_that_lives(
+    tmp_path: Path, mariadb1011: Server, pg15: Server
+) -> None:
+    with deployment(tmp_path, mariadb1011, pg=pg15) as made:
+        made.config["lease"] = {"seconds": 300}
+        made.source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=made.source_database)
+        process = made.start()
+        made.wait_for_log("table_ready")
+        process.send_signal(signal.SIGSTOP)  # so that what is written now stays before it
+        try:
+            place = write(made, "INSERT INTO a VALUES (1)")
+            result = made.run("skip", place, "--yes")
+        finally:
+            process.send_signal(signal.SIGCONT)
+        assert result.returncode == 2
+        assert "is being run by" in result.stderr
+        made.stop()
+        made.catch_up()
+        made.assert_equal("a")
+        assert skips(made, "pg") == []
+        assert made.run("skip", "here", "--yes").returncode == 2
