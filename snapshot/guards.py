@@ -28,7 +28,7 @@ _ASK_SECONDS = 1.0
 _CALM_SECONDS = 3.0
 # What may be read at once after a time in which nothing was.
 _BURST_SECONDS = 1.0
-_SLOT_POLL_SECONDS = 0.2
+_SLOT_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
