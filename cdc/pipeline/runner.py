@@ -1105,6 +1105,8 @@ class _Session:
         self._p.recovered(change.end)
         self._status.committed(change.end, change.commit_time_us)
         self._is_audit_due = True
+        if self._upkeep is not None:
+            self._upkeep.touched(change.tables)
         self._check_due(tables, change.end)
 
     def _begin_audit(self) -> None:

@@ -249,7 +249,11 @@ class TableSteps:
                 elif self._sink.inspect(target) is not None:
                     moves.append((target, self._archive(target, change)))
             gone.append(left)
-        if not self._is_transactional:
+        if not self._is_transactional and (dropped or moves):
+            # A target that is gone before its table is would look as if somebody had dropped it.
+            intent = INTENT + encode_position(change.end)
+            going = [record for record in gone if record.definition is None]
+            self._begin([replace(record, step=intent) for r in going if (record := tables.record(r.source))])
             self._fence()
             self._remove(dropped, moves)
         with self._sink.transaction() as tx:
@@ -297,6 +301,8 @@ class TableSteps:
         self.target = planned[0].before if planned else None
         intent = INTENT + encode_position(change.end)
         is_begun = bool(planned) and planned[0].record.step == intent
+        if any(move.record.step.startswith(INTENT) and move.record.step != intent for move in planned):
+            raise Unproven("another statement was begun on a target")
         leaving = {str(move.before) for move in of_targets}
         for move in planned:
             after = str(move.after)
@@ -313,7 +319,7 @@ class TableSteps:
         if pairs and not self._is_transactional:
             require_no_ring(pairs)
             if not is_begun:
-                self._begin(planned[0].record, intent)
+                self._begin([replace(move.record, step=intent) for move in planned])
             self._hooks("schema_intent")
             self._fence()
             self._exchange(leftovers, pairs)
@@ -333,9 +339,11 @@ class TableSteps:
             self._sink.drop_table(target)
         self._sink.rename_tables(pairs)
 
-    def _begin(self, record: TableRecord, intent: str) -> None:
+    def _begin(self, records: list[TableRecord]) -> None:
+        """Record what is about to be done."""
         with self._sink.transaction() as tx:
-            self._store.save_table(tx, replace(record, step=intent))
+            for record in records:
+                self._store.save_table(tx, record)
             self._store.fence(tx)
             tx.commit()
 

@@ -12,7 +12,7 @@ so a kill at any instant leaves nothing but an index that is made by the next lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from cdc.clock import Clock
 from cdc.errors import SinkRefused, SinkUnavailable
 from cdc.log import Logger
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableDefinition, TableName
+from cdc.pipeline.table_steps import INTENT
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.drift import Drift, TargetFacts, drift
 from cdc.schema.indexes import SourceIndex, TargetIndex, free_name, is_served, target_indexes
@@ -105,16 +106,20 @@ class TargetUpkeep:
         self._due: dict[TableName, None] = {}
         self._source: _SourceIndexes | None = None
         self._waiting: dict[TableName, _SourceIndexes] = {}
-        # A session begins after every DDL, which may have been about indexes.
-        for record in tables.records():
-            if tables.options(record.source).attributes.indexes != "none":
-                memory.looked.pop(record.source, None)
+        self.touched([record.source for record in tables.records()])
 
     @property
     def is_making(self) -> bool:
         """Is there an index that is to be made before all is as it should be?"""
         wants = any(self._tables.options(table).attributes.indexes != "none" for table in self._due)
         return wants or bool(self._waiting)
+
+    def touched(self, tables: Iterable[TableName]) -> None:
+        """DDL has been done on them, which may have been about indexes."""
+        for table in tables:
+            if self._tables.options(table).attributes.indexes != "none":
+                self._memory.looked.pop(table, None)
+        self._revision = -1
 
     def step(self, position: SourcePosition | None) -> None:
         """Look at one table, if one is due. All before `position` is committed (None: nothing more than before).
@@ -282,6 +287,8 @@ class TargetUpkeep:
 
 
 def _is_loaded(record: TableRecord) -> bool:
+    if record.step.startswith(INTENT):
+        return False  # what an earlier instance began to do to the target is about to be done
     is_catching_up = record.state == "snapshotting" and record.ready_at is not None
     return record.definition is not None and (record.state == "ready" or is_catching_up)
 
