@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from types import TracebackType
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ class Proxy:
     """Forwards to one server from a port of its own.
 
     Frozen, it still takes connections and forwards no byte either way, and no end either: to both sides the other is
-    silent, as a hung server or a half-open connection is.
+    silent, as a hung server or a half-open connection is. `delay_seconds` is how long each piece is held back.
     """
 
     def __init__(self, host: str, port: int) -> None:
@@ -29,6 +30,8 @@ class Proxy:
         self._lock = threading.Lock()
         self._sockets: list[socket.socket] = []
         self._bytes_left: float = float("inf")
+        self._half_open: set[socket.socket] = set()
+        self.delay_seconds = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = self._listener.getsockname()[:2]
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -44,8 +47,19 @@ class Proxy:
     def cut(self) -> None:
         """End every connection; new ones are taken."""
         with self._lock:
-            sockets, self._sockets = self._sockets, []
+            sockets = [*self._sockets, *self._half_open]
+            self._sockets = []
+            self._half_open.clear()
         for one in sockets:
+            _end(one)
+
+    def half_open(self) -> None:
+        """End every connection towards the server alone: its client is not told, and never hears anything again."""
+        with self._lock:
+            sockets, self._sockets = self._sockets, []
+            servers = [one for one in sockets if _leads_to(one, self._target)]
+            self._half_open.update(one for one in sockets if one not in servers)
+        for one in servers:
             _end(one)
 
     def cut_after(self, byte_count: int) -> None:
@@ -93,14 +107,17 @@ class Proxy:
         try:
             while content := source.recv(_CHUNK_BYTES):
                 self._flows.wait()
+                if self.delay_seconds:
+                    time.sleep(self.delay_seconds)
                 target.sendall(content)
                 self._count(len(content))
             self._flows.wait()
         except OSError:
             self._flows.wait()
         finally:
-            _end(source)
-            _end(target)
+            for one in (source, target):
+                if one not in self._half_open:
+                    _end(one)
 
     def _count(self, byte_count: int) -> None:
         with self._lock:
@@ -109,6 +126,12 @@ class Proxy:
         if is_over:
             self.freeze()
             self.cut()
+
+
+def _leads_to(one: socket.socket, target: tuple[str, int]) -> bool:
+    with contextlib.suppress(OSError):
+        return bool(one.getpeername()[1] == target[1])
+    return False
 
 
 def _end(one: socket.socket) -> None:

@@ -1,0 +1,235 @@
+"""What goes wrong, by chance and by a seed: each fault happens, lasts a while, and is over.
+
+Where it kills, the thing killed is started again: as an orchestrator, an init system or an operator would.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cdc.demo.servers import Server, ServerFailed
+from tests.support.deployment import Deployment
+from tests.support.proxy import Proxy
+
+__all__ = ["Fault", "Faults", "Scene"]
+
+Fault = Callable[[], None]
+_LOCK_SECONDS_MAX = 6.0
+_FULL_SECONDS_MAX = 4.0
+
+
+@dataclass(slots=True)
+class Scene:
+    """Everything that a fault may befall. `disks`: sinks whose data are on a small file system of their own."""
+
+    made: Deployment
+    source: Server
+    sinks: dict[str, Server]
+    proxies: dict[str, Proxy]
+    tables: list[str]
+    disks: dict[str, Path] = field(default_factory=dict)
+
+
+class Faults:
+    """Chooses and does them. `schedule` says what was done, and when: the words of a failing run."""
+
+    def __init__(self, scene: Scene, rng: random.Random, *, start: Callable[[], None]) -> None:
+        """`start` starts the service."""
+        self.counts: Counter[str] = Counter()
+        self.schedule: list[str] = []
+        self._scene = scene
+        self._random = rng
+        self._start = start
+        self._began = time.monotonic()
+
+    def all(self) -> dict[str, Fault]:
+        """By name; those that this scene has."""
+        sinks = list(self._scene.sinks)
+        faults: dict[str, Fault] = {
+            "kill -9 of the service": self._kill_service,
+            "SIGTERM of the service": self._end_service,
+            "SIGSTOP of the service": self._stop_service,
+            "kill -9 of the source": lambda: self._kill_server(self._scene.source),
+            "connections half open": lambda: self._half_open("source"),
+        }
+        for name in sinks:
+            faults[f"kill -9 of sink {name}"] = lambda name=name: self._kill_server(self._scene.sinks[name])  # type: ignore[misc]
+            faults[f"locks held at sink {name}"] = lambda name=name: self._hold_locks(name)  # type: ignore[misc]
+            faults[f"sessions ended by sink {name}"] = lambda name=name: self._end_sessions(name)  # type: ignore[misc]
+        for name in ("source", *sinks):
+            proxy = self._scene.proxies[name]
+            faults[f"connections cut at {name}"] = proxy.cut
+            faults[f"connections cut in a message at {name}"] = lambda proxy=proxy: self._cut_after(proxy)  # type: ignore[misc]
+            faults[f"connections stalled at {name}"] = lambda proxy=proxy: self._stall(proxy)  # type: ignore[misc]
+            faults[f"packets delayed at {name}"] = lambda proxy=proxy: self._delay(proxy)  # type: ignore[misc]
+        for name in self._scene.disks:
+            faults[f"disk full at sink {name}"] = lambda name=name: self._fill_disk(name)  # type: ignore[misc]
+        return faults
+
+    def do(self, name: str) -> None:
+        """One of `all`, to its end."""
+        at = time.monotonic() - self._began
+        self.schedule.append(f"{at:8.2f} s  {name}")
+        self.counts[name] += 1
+        self.all()[name]()
+
+    def mend(self) -> None:
+        """All is up and flows."""
+        for proxy in self._scene.proxies.values():
+            proxy.delay_seconds = 0
+            proxy.thaw()
+        for server in (self._scene.source, *self._scene.sinks.values()):
+            if not server.is_running:
+                self._restart(server)
+        self.watch_service()
+
+    def watch_service(self) -> None:
+        """Start it where it does not run."""
+        made = self._scene.made
+        if made.process is None or made.process.poll() is not None:
+            if made.process is not None:
+                self.counts["ends of the service by itself"] += 1
+                self.schedule.append(f"{time.monotonic() - self._began:8.2f} s  (the service had ended by itself)")
+            made.process = None
+            self._start()
+
+    # ------------------------------------------------------------ the service
+
+    def _kill_service(self) -> None:
+        self._scene.made.kill()
+        time.sleep(self._random.choice((0, 0, 0.5)))
+        self._start()
+
+    def _end_service(self) -> None:
+        self.watch_service()
+        self._scene.made.stop()
+        self._start()
+
+    def _stop_service(self) -> None:
+        process = self._scene.made.process
+        if process is None or process.poll() is not None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(self._random.uniform(0.2, 4))
+            process.send_signal(signal.SIGCONT)
+
+    # ------------------------------------------------------------ servers
+
+    def _kill_server(self, server: Server) -> None:
+        if self._random.random() < 0.3 and server.pid is not None and server.family != "postgresql":
+            os.kill(server.pid, signal.SIGSTOP)  # it hangs for a while first
+            time.sleep(self._random.uniform(0.2, 2))
+        server.kill()
+        time.sleep(self._random.choice((0, 0.5, 3)))
+        self._restart(server)
+
+    def _restart(self, server: Server) -> None:
+        for attempt in range(5):
+            try:
+                server.restart()
+            except ServerFailed:  # what a kill has left may hold its port or files a moment longer
+                if attempt == 4:
+                    raise
+                time.sleep(1)
+            else:
+                return
+
+    def _end_sessions(self, name: str) -> None:
+        server = self._scene.sinks[name]
+        database = self._scene.made.sinks[name][1]
+        with contextlib.suppress(Exception):  # the server may be down
+            if server.family == "postgresql":
+                server.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = %s AND pid <> pg_backend_pid()",
+                    (database,),
+                )
+                return
+            for row in server.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE ID <> CONNECTION_ID()"):
+                with contextlib.suppress(Exception):
+                    server.execute(f"KILL {row[0]}")
+
+    def _hold_locks(self, name: str) -> None:
+        """Somebody updates rows of the targets, in some order, keeps them for a while, and thinks better of it."""
+        server = self._scene.sinks[name]
+        database, source = self._scene.made.sinks[name][1], self._scene.made.source_database
+        with contextlib.suppress(Exception), contextlib.closing(server.connect(database)) as connection:
+            connection.autocommit = False if server.family == "postgresql" else connection.autocommit
+            with connection.cursor() as cursor:
+                if server.family == "postgresql":
+                    cursor.execute("SET lock_timeout = '2s'")
+                else:
+                    cursor.execute("SET SESSION innodb_lock_wait_timeout = 2, autocommit = 0")
+                for _ in range(3):
+                    table = self._random.choice(["accounts", "accounts", *self._scene.tables])
+                    place = f'"{source}"."{table}"' if server.family == "postgresql" else f"`{table}`"
+                    column = "id" if table != "accounts" else "balance"
+                    where = f" WHERE id = {self._random.randint(0, 19)}" if table == "accounts" else ""
+                    with contextlib.suppress(Exception):
+                        cursor.execute(f"UPDATE {place} SET {column} = {column}{where}")
+                    time.sleep(self._random.uniform(0, _LOCK_SECONDS_MAX / 3))
+            connection.rollback()
+
+    # ------------------------------------------------------------ the network
+
+    def _stall(self, proxy: Proxy) -> None:
+        proxy.freeze()
+        time.sleep(self._random.uniform(0.1, 3))
+        if self._random.random() < 0.5:
+            proxy.cut()
+        proxy.thaw()
+
+    def _cut_after(self, proxy: Proxy) -> None:
+        proxy.cut_after(self._random.choice((1, 100, 5_000, 100_000)))
+        time.sleep(self._random.uniform(0.2, 1.5))
+        proxy.cut_after(1 << 60)
+        proxy.thaw()
+
+    def _delay(self, proxy: Proxy) -> None:
+        proxy.delay_seconds = self._random.choice((0.005, 0.05, 0.3))
+        time.sleep(self._random.uniform(0.5, 3))
+        proxy.delay_seconds = 0
+
+    def _half_open(self, name: str) -> None:
+        self._scene.proxies[name].half_open()
+
+    # ------------------------------------------------------------ disks
+
+    def _fill_disk(self, name: str) -> None:
+        path = self._scene.disks[name] / "filled"
+        with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+        time.sleep(self._random.uniform(0.5, _FULL_SECONDS_MAX))
+        path.unlink()
+        server = self._scene.sinks[name]
+        time.sleep(1)
+        if not server.is_running:  # some servers end where their log cannot be written
+            self.counts[f"ends of sink {name} on a full disk"] += 1
+            self._restart(server)
+
+
+@contextlib.contextmanager
+def small_disk(path: Path, megabytes: int) -> Iterator[Path | None]:
+    """A file system of that size at `path`; None where this machine does not let us make one."""
+    import subprocess
+
+    path.mkdir(parents=True)
+    options = f"size={megabytes}m,mode=0755"
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], capture_output=True, check=False)
+    if done.returncode:
+        yield None
+        return
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], capture_output=True, check=False)
