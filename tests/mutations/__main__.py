@@ -9,6 +9,7 @@ code is 1 where a test fails without the patch, or passes with it: that promise 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import shutil
 import subprocess
@@ -106,8 +107,12 @@ def _copy_tree(target: Path) -> None:
 
 def _run_tests(one: Mutation, tree: Path) -> tuple[int, str]:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *one.tests]
+    # The service that a test starts is to be the copy's, too.
+    environment = {**os.environ, "PYTHONPATH": str(tree)}
     try:
-        done = subprocess.run(command, cwd=tree, capture_output=True, text=True, check=False, timeout=_SECONDS_MAX)
+        done = subprocess.run(
+            command, cwd=tree, env=environment, capture_output=True, text=True, check=False, timeout=_SECONDS_MAX
+        )
     except subprocess.TimeoutExpired:
         return -1, f"not at an end after {_SECONDS_MAX} s"
     return done.returncode, done.stdout[-3000:]

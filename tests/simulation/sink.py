@@ -20,7 +20,7 @@ from cdc.sinks.base import ApplyResult
 from tests.simulation.scheduler import Instance, Scheduler, SimulatedClock
 from tests.simulation.statements import Statement, parse
 
-__all__ = ["Database", "Faults", "SimulatedSink"]
+__all__ = ["LOCK_SECONDS_MAX", "Database", "Faults", "SimulatedSink"]
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]
@@ -40,6 +40,8 @@ class Faults:
     """The answer to a COMMIT is lost: it may have happened, not happen, or happen later."""
     death: float = 0.0
     """The process is killed at this point."""
+    stop: float = 0.0
+    """It is stopped at this point (SIGSTOP), for a while."""
     counts: dict[str, int] = field(default_factory=dict)
 
     def count(self, what: str) -> None:
@@ -82,7 +84,10 @@ class Database:
         self.definitions: dict[str, Statement] = {}
         self.sessions: dict[str, _Session] = {}
         self.on_commit: Callable[[_Session, set[str]], None] = lambda _session, _tables: None
+        self.point: Callable[[Instance | None], None] = lambda _instance: None
         self.ids = itertools.count(1)
+        self.shows_sessions = True
+        """May users see and end each other's sessions?"""
         self._locked: dict[Place, _Session] = {}
 
     # -- sessions
@@ -228,7 +233,7 @@ class SimulatedSink:
 
     def is_session_alive(self, session: str) -> bool | None:
         self.point()
-        return session in self._database.sessions
+        return session in self._database.sessions if self._database.shows_sessions else None
 
     def kill_session(self, session: str) -> None:
         self.point()
@@ -257,12 +262,8 @@ class SimulatedSink:
     # -- faults
 
     def point(self) -> None:
-        """A point at which the process may be killed, or another one may have its turn."""
-        scheduler = self._database.scheduler
-        scheduler.pause()
-        if self._instance is not None and scheduler.rng.random() < self._database.faults.death:
-            self._database.faults.count("kills")
-            scheduler.kill(self._instance)
+        """A point at which the process may be killed or stopped, or another one may have its turn."""
+        self._database.point(self._instance)
 
     def call(self) -> None:
         """Before a statement. Raises SinkUnavailable where it is the seed's will, or the session is gone."""
@@ -383,7 +384,8 @@ class _Transaction:
         ]
         if statement.order is not None:
             order = statement.order
-            rows.sort(key=lambda row: row[order])
+            rows.sort(key=lambda row: row[order], reverse=statement.is_descending)
+        rows = rows[statement.offset :][: statement.limit]
         first = statement.columns[0]
         if first.startswith(("count(", "min(", "max(")):
             return [tuple(_aggregate(column, rows) for column in statement.columns)]

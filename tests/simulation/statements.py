@@ -42,6 +42,9 @@ class Statement:
     values: tuple[Value, ...] = ()
     conditions: tuple[tuple[str, str, tuple[Value, ...]], ...] = ()
     order: str | None = None
+    is_descending: bool = False
+    limit: int | None = None
+    offset: int = 0
     is_locking: bool = False
     key: tuple[str, ...] = ()
     serial: str | None = None
@@ -126,6 +129,9 @@ def _select(found: re.Match[str], numbered: _Parameters) -> Statement:
         columns=tuple(column.strip() for column in found["columns"].split(",")),
         conditions=numbered.conditions(found["where"]),
         order=found["order"],
+        is_descending=bool(found["descending"]),
+        limit=int(found["limit"]) if found["limit"] else None,
+        offset=int(found["offset"] or 0),
         is_locking=bool(found["lock"]),
     )
 
@@ -166,7 +172,8 @@ _FORMS: tuple[tuple[str, Callable[[re.Match[str], _Parameters], Statement]], ...
     (
         (
             r"SELECT (?P<columns>.+?) FROM (?P<table>\w+)(?: WHERE (?P<where>.+?))?"
-            r"(?: ORDER BY (?P<order>\w+))?(?P<lock> FOR UPDATE)?"
+            r"(?: ORDER BY (?P<order>\w+)(?P<descending> DESC)?)?(?: LIMIT (?P<limit>\d+))?(?: OFFSET (?P<offset>\d+))?"
+            r"(?P<lock> FOR UPDATE)?"
         ),
         _select,
     ),

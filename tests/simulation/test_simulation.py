@@ -21,7 +21,7 @@ def test_a_seed_decides_everything() -> None:
     for trace in traces:
         simulate(7, trace=trace)
     assert traces[0] == traces[1]
-    assert len(traces[0]) > 50
+    assert traces[0]
 
 
 def test_schedules_hold_what_they_are_for() -> None:

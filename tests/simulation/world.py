@@ -40,7 +40,7 @@ from checkpoints.checkpoint import Checkpoint, decode_position
 from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from snapshot.loader import LoadLimits
 from tests.simulation.scheduler import Instance, Scheduler, SimulatedClock, closing
-from tests.simulation.sink import Database, Faults, SimulatedSink
+from tests.simulation.sink import LOCK_SECONDS_MAX, Database, Faults, SimulatedSink
 from tests.simulation.source import IDENTITY, TABLES, Log, Source, SourceFaults
 
 __all__ = ["Outcome", "SimulationFailed", "run_after_a_lost_tail", "simulate"]
@@ -97,7 +97,7 @@ class _World:
     def quiet(cls, seed: int) -> _World:
         """One without any fault."""
         world = cls(seed, None)
-        world.faults.call = world.faults.commit = world.faults.death = 0.0
+        world.faults.call = world.faults.commit = world.faults.death = world.faults.stop = 0.0
         world.source_faults.cut = world.source_faults.silence = world.source_faults.refuse = 0.0
         return world
 
@@ -112,6 +112,7 @@ class _World:
             call=rng.choice((0.0, 0.003, 0.02)),
             commit=rng.choice((0.0, 0.05, 0.3)),
             death=rng.choice((0.0, 0.0005, 0.003)),
+            stop=rng.choice((0.0, 0.0, 0.004)),
             counts=self.counts,
         )
         self.has_gtids = rng.random() < 0.5
@@ -124,6 +125,7 @@ class _World:
         self.database.rows = {table: dict(rows) for table, rows in _rows_at_first(self.has_gtids).items()}
         self.database.definitions = dict(_definitions_at_first(self.has_gtids))
         self.database.on_commit = self._on_commit
+        self.database.point = self.point
         self.limits = RunLimits(
             rows_max=rng.choice((1, 4, 50)),
             part_rows_max=rng.choice((2, 6, 1000)),
@@ -133,6 +135,7 @@ class _World:
         self.queue_bytes_max = rng.choice((1, 2000, 1 << 20))
         self.instances: list[Instance] = []
         self.has_standby = rng.random() < 0.4
+        self.database.shows_sessions = rng.random() < 0.6
         self.stops = rng.random() < 0.4
         self._write_seconds = rng.choice((0.01, 1.0, 5.0))
         self._targets = _targets()
@@ -197,12 +200,14 @@ class _World:
         self.scheduler.wait(lambda: is_ready() or self.scheduler.failure is not None, seconds)
 
     def _end_faults(self) -> None:
-        self.faults.call = self.faults.commit = self.faults.death = 0.0
+        self.faults.call = self.faults.commit = self.faults.death = self.faults.stop = 0.0
         self.source_faults.cut = self.source_faults.silence = self.source_faults.refuse = 0.0
         self.stops = False
         self.say("the faults are over")
         live = [one for one in self._pipelines if not one.is_dead]
-        if self.has_standby and len(live) == 2 and self.scheduler.rng.random() < 0.5:
+        # Without the right to end its sessions, who sleeps on with locks is waited for.
+        can_sleep_on = self.has_standby and len(live) == 2 and self.database.shows_sessions
+        if can_sleep_on and self.scheduler.rng.random() < 0.5:
             live[0].stopped_until = float("inf")  # one sleeps on: the other takes over
             self.count("stops to the end")
             live = live[1:]
@@ -253,10 +258,14 @@ class _World:
             self.scheduler.sleep(self.scheduler.rng.uniform(0, 20))
             live = [one for one in self._pipelines if not one.is_dead]
             if live and self.stops:
-                chosen = self.scheduler.rng.choice(live)
-                chosen.stopped_until = self.scheduler.now + self.scheduler.rng.choice((1, 15, 60))
-                self.count("stops")
-                self.say(f"{chosen.name} is stopped until {chosen.stopped_until - 1000:.2f}")
+                self._stop(self.scheduler.rng.choice(live))
+
+    def _stop(self, instance: Instance) -> None:
+        # A TRUNCATE that waits for longer than three tries, for locks that nobody may end, parks its table.
+        longest = 60 if self.database.shows_sessions else LOCK_SECONDS_MAX
+        instance.stopped_until = self.scheduler.now + self.scheduler.rng.choice((1, 15, longest))
+        self.count("stops")
+        self.say(f"{instance.name} is stopped until {instance.stopped_until - 1000:.2f}")
 
     def _pipeline(self, instance: Instance) -> runner.Pipeline:
         return runner.Pipeline(
@@ -287,12 +296,17 @@ class _World:
     # ------------------------------------------------------------ faults and words
 
     def point(self, instance: Instance | None) -> None:
-        """A point at which a process may be killed, or another one may have its turn."""
+        """A point at which a process may be killed or stopped, or another one may have its turn."""
         self.scheduler.pause()
-        if instance is not None and self.scheduler.rng.random() < self.faults.death:
+        if instance is None:
+            return
+        if self.scheduler.rng.random() < self.faults.death:
             self.count("kills")
             self.say(f"{instance.name} is killed")
             self.scheduler.kill(instance)
+        if self.scheduler.rng.random() < self.faults.stop:
+            self._stop(instance)
+            self.scheduler.sleep(0)
 
     def count(self, what: str) -> None:
         self.counts[what] += 1
