@@ -534,7 +534,7 @@ def _has_same_rows(one: TableDefinition, other: TableDefinition) -> bool:
     """Are the two alike in all that decides how rows are read and where they go?"""
 
     def plain(definition: TableDefinition) -> list[object]:
-        return [replace(column, default=None, comment="") for column in definition.columns]
+        return [replace(c, default=None, comment="", has_default_expression=False) for c in definition.columns]
 
     return one.primary_key == other.primary_key and plain(one) == plain(other)
 

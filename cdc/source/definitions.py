@@ -192,8 +192,13 @@ def _column(table: TableName, row: Mapping[str, str | None], json_columns: Itera
         is_auto_increment="AUTO_INCREMENT" in extra,
         default=row["COLUMN_DEFAULT"],
         comment=row["COLUMN_COMMENT"] or "",
-        has_default_expression="DEFAULT_GENERATED" in extra,
+        has_default_expression="DEFAULT_GENERATED" in extra and not _is_now(row["COLUMN_DEFAULT"]),
     )
+
+
+def _is_now(default: str | None) -> bool:
+    """MySQL marks this one, too, as an expression; it is the same on all versions."""
+    return (default or "").upper().startswith("CURRENT_TIMESTAMP")
 
 
 _MEMBER = re.compile(r"'((?:[^'\\]|''|\\.)*)'", re.DOTALL)
