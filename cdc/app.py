@@ -696,6 +696,7 @@ class Application:
                     config.snapshot.workers, config.snapshot.chunk_seconds, config.queue_bytes_max, self._guard
                 ),
                 why_no_log=self._why_no_log or ("" if self._monitor.has_log else "no stream was opened at the start"),
+                standby=config.standby and not is_once,
             ),
             source=self._source,
             make_sink=make,

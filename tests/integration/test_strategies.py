@@ -414,9 +414,11 @@ def test_a_user_without_the_right_to_replicate(shop: Deployment) -> None:
 
 
 @pytest.mark.full
-def test_a_table_keeps_its_target_when_its_strategy_changes(shop: Deployment) -> None:
+@pytest.mark.parametrize("is_followed_first", [True, False], ids=["followed first", "polled first"])
+def test_a_table_keeps_its_target_when_its_strategy_changes(shop: Deployment, is_followed_first: bool) -> None:
     create(shop, "t", rows=5)
-    for number, said in enumerate([{}, incremental(), {"sync_strategy": "full_refresh"}, {}, incremental()]):
+    strategies = [{}, incremental(), {"sync_strategy": "full_refresh"}, {}, incremental()]
+    for number, said in enumerate(strategies[0 if is_followed_first else 1 :]):
         overrides(shop, t={"sync_strategy": "cdc", **said})
         shop.catch_up()
         execute(shop, f"UPDATE t SET v = 'n{number}' WHERE id = {number}")
