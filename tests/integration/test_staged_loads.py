@@ -304,6 +304,9 @@ def test_loads_and_reloads_go_through_files(made: Deployment, tmp_path: Path) ->
     made.catch_up()
     made.assert_equal("t", "nokey")
     made.source.execute("DELETE FROM t WHERE id % 2 = 0", database=made.source_database)
+    orphan = tmp_path / "staging" / made.config["name"] / "pg" / ("f" * 32) / "00000001-a.parquet"
+    orphan.parent.mkdir()
+    orphan.write_bytes(b"of a load that nobody knows any more")
     assert made.run("snapshot", f"{made.source_database}.t", f"{made.source_database}.nokey").returncode == 0
     made.catch_up()
     made.assert_equal("t", "nokey")
