@@ -97,6 +97,6 @@ def test_sinks_get_the_same_through_files_and_through_memory(
         made.config["name"] += "-staged"
         made.config["staging"] = {"dir": str(tmp_path / "files")}
         found = _loaded(made, tables)
-        for table, said in expected.items():
-            assert repr(found[table]) == repr(said), table
+        for place_and_table, said in expected.items():
+            assert repr(found[place_and_table]) == repr(said), place_and_table
         assert sum(state == "ready" for state, *_ in found.values()) > len(tables)
