@@ -38,20 +38,22 @@ from cdc.errors import CdcError, ConfigError, TransientError
 from cdc.log import Logger
 from cdc.metrics import Metrics
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
-from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.beside import Side, SideLink
+from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.hooks import Hooks
-from cdc.pipeline.lanes import LaneRule, lane_name
+from cdc.pipeline.lanes import LaneRule, lane_name, side_name, sink_of
 from cdc.pipeline.loads import GuardReport, LoadLines
 from cdc.pipeline.polled_sink import PolledSink, poll_states, poller_stores, with_poller
 from cdc.pipeline.poller import Poller, PollerSettings, poll_document
 from cdc.pipeline.recovery import Recovery
-from cdc.pipeline.report import SinkReport, SourceReport, merged, status_document, worst_state
+from cdc.pipeline.report import SinkReport, SourceReport, beside, merged, side_states, status_document, worst_state
 from cdc.pipeline.runner import Pipeline, PipelineSettings
 from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
 from cdc.pipeline.staged import StagingReport
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.schema.ddl_policies import DdlPolicies
+from cdc.schema.identifiers import shadow_name
 from cdc.schema.modes import MODE_COLUMNS
 from cdc.schema.options import ColumnOption, TableOptions
 from cdc.schema.routing import route
@@ -256,6 +258,14 @@ def _masking(entry: ColumnOverride, salt: bytes) -> Masking | None:
             return Masking("null")
 
 
+def _options_beside(whole: Routing, side: Side, database: str, table: str) -> TableOptions:
+    """What the configuration makes of a table that a side loads: beside its target, where that is complete."""
+    options = whole.options(database, table)
+    if TableName(database, table) not in side.shadowed:
+        return options
+    return replace(options, target_table=shadow_name(options.target_table or table))
+
+
 def run_limits(flush: FlushSettings) -> RunLimits:
     """When a run is full; a part of a large transaction is no smaller than it needs to be, whatever a run is."""
     limits = RunLimits(rows_max=flush.rows_max, bytes_max=flush.bytes_max)
@@ -295,14 +305,18 @@ def lane_rule(sink: SinkSettings) -> LaneRule:
     return LaneRule(len(sink.lanes), tuple(map(names, sink.lanes)))
 
 
-def target_place(config: Config, sink: SinkSettings, table: TableName) -> str:
-    """Where a table goes on a sink, as text in one case: servers may not tell names by it."""
+def target_of(config: Config, sink: SinkSettings, table: TableName) -> tuple[str, str]:
+    """Namespace and name of a table's target on a sink."""
     chosen = routing(config, sink)
     kind: SinkKind = "postgresql" if sink.url.kind == "postgresql" else "mysql"
-    place = route(
+    return route(
         kind, table, chosen.options(table.database, table.table), schema=chosen.schema, database=chosen.database
     )
-    return "\0".join(place).casefold()
+
+
+def target_place(config: Config, sink: SinkSettings, table: TableName) -> str:
+    """Where a table goes on a sink, as text in one case: servers may not tell names by it."""
+    return "\0".join(target_of(config, sink, table)).casefold()
 
 
 def lane_server_ids(config: Config) -> dict[str, list[int]]:
@@ -314,6 +328,23 @@ def lane_server_ids(config: Config) -> dict[str, list[int]]:
     after = itertools.count(config.source.server_id + len(config.sinks))
     for sink in config.sinks:
         ids[sink.name] += [next(after) for _ in sink.lanes[1:]]
+    return ids
+
+
+def side_server_ids(config: Config) -> dict[str, list[int]]:
+    """The ids of the streams of each sink's sides (`pipeline.beside`): what the lanes leave of the block, from its end.
+
+    Where that is not enough there are fewer sides, and none where it is nothing. One id stays for `cdc tail`.
+    """
+    source = config.source
+    taken = {number for numbers in lane_server_ids(config).values() for number in numbers}
+    block = range(source.server_id, source.server_id + source.server_id_count)
+    free = [number for number in block if number not in taken][1:]
+    ids: dict[str, list[int]] = {sink.name: [] for sink in config.sinks}
+    for _ in range(config.snapshot.beside):
+        for sink in config.sinks:
+            if free:
+                ids[sink.name].append(free.pop())
     return ids
 
 
@@ -515,6 +546,7 @@ class Application:
     ) -> None:
         """`logs_progress`: loads under way have a line in the log now and then."""
         self._server_ids = lane_server_ids(config)
+        self._side_server_ids = side_server_ids(config)
         if only_sinks is not None:
             chosen = tuple(sink for sink in config.sinks if sink.name in only_sinks)
             config = config.model_copy(update={"sinks": chosen})
@@ -714,40 +746,32 @@ class Application:
         return SinkLanes(
             pipeline=pipeline_name(self.config, sink),
             rule=lane_rule(sink),
-            make_lane=functools.partial(self._make_pipeline, sink, make, until),
+            make_lane=functools.partial(self._make_lane, sink, make, until),
+            make_side=functools.partial(self._make_side, sink, make),
+            sides=len(self._side_server_ids[sink.name]),
+            target=functools.partial(target_of, self.config, sink),
             captures=self._is_followed,
             place=functools.partial(target_place, self.config, sink),
             clock=self._clock,
+            hooks=self._hooks,
             log=self._log,
         )
 
-    def _make_pipeline(
+    def _make_lane(
         self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None, lane: int, link: LaneLink
     ) -> Pipeline:
-        config = self.config
-        whole = replace(routing(config, sink), matches=self._is_followed)
+        settings = self._pipeline_settings(
+            lane_name(pipeline_name(self.config, sink), lane),
+            self._server_id(sink, lane),
+            # All sides together have what a lane has.
+            self.config.queue_bytes_max // (len(sink.lanes) + bool(self._side_server_ids[sink.name])),
+        )
+        whole = replace(routing(self.config, sink), matches=self._is_followed)
         pipeline = Pipeline(
-            settings=PipelineSettings(
-                name=lane_name(pipeline_name(config, sink), lane),
-                holder=self.holder,
-                server_id=self._server_id(sink, lane),
-                limits=run_limits(config.flush),
-                age_seconds_max=config.flush.age_ms_max / 1000,
-                queue_bytes_max=config.queue_bytes_max // len(sink.lanes),
-                load=LoadLimits(
-                    config.snapshot.workers,
-                    config.snapshot.chunk_seconds,
-                    config.queue_bytes_max // len(sink.lanes),
-                    self._guard,
-                    self._staging.get(sink.name),
-                ),
-                drift_seconds=config.targets.drift_seconds,
-                lease_seconds=config.lease.seconds,
-                retry_initial_seconds=config.retry.initial_seconds,
-                retry_seconds_max=config.retry.max_seconds,
-                var_dir=config.var_dir,
-                recovery=Recovery(**config.recovery.model_dump()),
+            settings=replace(
+                settings,
                 lane=lane if lane > 1 or len(sink.lanes) > 1 else None,
+                recovery=Recovery(**self.config.recovery.model_dump()),
                 standby=self.config.standby and until is None and lane == 1,
             ),
             source=self._source,
@@ -762,9 +786,61 @@ class Application:
             until=until,
             on_lease=functools.partial(self._on_lease, link),
             on_end=link.on_end,
+            beside=link.beside,
         )
         pipeline.status.lag = functools.partial(self._lag, pipeline)
         return pipeline
+
+    def _make_side(self, sink: SinkSettings, make: Callable[[], Sink], number: int, link: SideLink) -> Pipeline:
+        """May be asked for one more than there are ids, if it is never started."""
+        ids = self._side_server_ids[sink.name]
+        settings = self._pipeline_settings(
+            side_name(pipeline_name(self.config, sink), number),
+            ids[min(number, len(ids)) - 1] if ids else 0,
+            self.config.queue_bytes_max // (len(sink.lanes) + 1) // max(1, len(ids)),
+        )
+        whole, side = replace(routing(self.config, sink), matches=self._is_followed), link.side
+        pipeline = Pipeline(
+            settings=replace(settings, side=number),
+            source=self._source,
+            make_sink=make,
+            routing=replace(
+                whole,
+                matches=lambda database, table: side.owns(database, table) and whole.matches(database, table),
+                options=functools.partial(_options_beside, whole, side),
+            ),
+            clock=self._clock,
+            hooks=self._hooks,
+            log=self._log,
+            metrics=self.metrics.sink(sink.name),
+            on_end=link.on_end,
+            side=side,
+        )
+        pipeline.status.lag = functools.partial(self._lag, pipeline)
+        return pipeline
+
+    def _pipeline_settings(self, name: str, server_id: int, bytes_max: int) -> PipelineSettings:
+        config = self.config
+        return PipelineSettings(
+            name=name,
+            holder=self.holder,
+            server_id=server_id,
+            limits=run_limits(config.flush),
+            age_seconds_max=config.flush.age_ms_max / 1000,
+            queue_bytes_max=bytes_max,
+            load=LoadLimits(
+                config.snapshot.workers,
+                config.snapshot.chunk_seconds,
+                bytes_max,
+                self._guard,
+                self._staging.get(sink_of(name)),
+            ),
+            drift_seconds=config.targets.drift_seconds,
+            lease_seconds=config.lease.seconds,
+            retry_initial_seconds=config.retry.initial_seconds,
+            retry_seconds_max=config.retry.max_seconds,
+            var_dir=config.var_dir,
+        )
 
     def _on_lease(self, link: LaneLink, store: InSinkStore, source: SourceConnection) -> None:
         if store.sink.name not in self._with_views:
@@ -779,7 +855,8 @@ class Application:
         ids = self._server_ids[sink.name]
         if lane > len(sink.lanes):
             block = range(self._source.server_id, self._source.server_id + self._source.server_id_count)
-            taken = {number for numbers in self._server_ids.values() for number in numbers}
+            used = [*self._server_ids.values(), *self._side_server_ids.values()]
+            taken = {number for numbers in used for number in numbers}
             free = [number for number in block if number not in taken]
             if not free:
                 raise ConfigError(
@@ -880,14 +957,16 @@ class Application:
 
     def _sink_reports(self) -> Iterable[SinkReport]:
         for settings in self.config.sinks:
-            lanes = self._pipelines[settings.name].lanes
-            found = [self._lane_report(settings, lane, pipeline) for lane, pipeline in lanes.items()]
             group = self._pipelines[settings.name]
+            sides = group.beside.sides
+            lanes = [self._lane_report(settings, lane, pipeline) for lane, pipeline in group.lanes.items()]
+            found = [self._lane_report(settings, s.lane, s.pipeline) for s in sides if isinstance(s.pipeline, Pipeline)]
+            with_sides = [beside(lane, [side for side in found if side.lane == lane.lane]) for lane in lanes]
             if not isinstance(group, PolledSink):
-                yield merged(found)
+                yield merged(with_sides)
                 continue
             polled = replace(self._lane_report(settings, POLLER, group.poller), polls=group.poller.polls())
-            yield with_poller(merged(found) if found else None, polled)
+            yield with_poller(merged(with_sides) if with_sides else None, polled)
 
     def _lane_report(self, settings: SinkSettings, lane: int, pipeline: Pipeline | Poller) -> SinkReport:
         said = pipeline.status.to_dict()
@@ -987,7 +1066,9 @@ class Application:
         )
 
     def _state(self, lanes: SinkLanes | PolledSink) -> str:
-        return worst_state(map(self._shown_state, _running(lanes)))
+        sides = [side.pipeline for side in lanes.beside.sides if isinstance(side.pipeline, Pipeline)]
+        states = [self._shown_state(pipeline) for pipeline in _running(lanes)]
+        return worst_state([*states, *side_states(map(self._shown_state, sides))])
 
     def _on_tick(self) -> None:
         for name, lanes in self._pipelines.items():
@@ -1021,7 +1102,8 @@ class Application:
         return {
             (name, table): rate
             for name, lanes in self._pipelines.items()
-            for pipeline in _running(lanes)
+            for pipeline in (*_running(lanes), *(side.pipeline for side in lanes.beside.sides))
+            if isinstance(pipeline, Pipeline | Poller)
             for table, rate in pipeline.status.loads.items()
         }
 
@@ -1082,7 +1164,10 @@ def _read_sink(config: Config, settings: SinkSettings, source: _SourceState) -> 
         stores = lane_stores(sink, pipeline_name(config, settings))
         if not stores[1].exists():
             return merged([SinkReport(name=settings.name, kind=sink.kind, state="stopped")])
-        report = merged([_read_lane(config, settings, source, lane, store) for lane, store in stores.items()])
+        lanes = [_read_lane(config, settings, source, lane, store) for lane, store in stores.items()]
+        sides = side_stores(sink, pipeline_name(config, settings)).values()
+        found = [_read_lane(config, settings, source, 1, store) for store in sides]
+        report = merged([beside(lanes[0], found), *lanes[1:]])
         return _with_polled(config, settings, source, report, poller_stores(sink, pipeline_name(config, settings)))
     except CdcError as error:
         return merged([SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())])

@@ -22,7 +22,7 @@ from cdc.clock import Clock, SystemClock
 from cdc.config import Config, SinkSettings, parse_table_name, parse_table_pattern
 from cdc.errors import CdcError, ConfigError, UnsupportedData
 from cdc.model import TableDefinition, TableName
-from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.findings import Check, Finding, Severity, error, info, listed, warning
 from cdc.schema.grants import account_text, quoted
@@ -246,12 +246,16 @@ def _read_history(config: Config, settings: SinkSettings, sink: Sink, findings: 
             return _History()
         leases = [store.read_lease() for store in stores.values()]
         found = {lane: store.load_tables() for lane, store in stores.items()}
+        sides = [store.load_tables() for store in side_stores(sink, pipeline_name(config, settings)).values()]
     except CdcError as failure:
         text = f"this deployment's metadata could not be read: {failure.message}"
         findings.append(replace(error(f"sink {settings.name}", text, failure.hint), check="sink.metadata"))
         return _History()
     known = frozenset(
-        name for records in found.values() for name, record in records.items() if record.definition is not None
+        name
+        for records in (*found.values(), *sides)
+        for name, record in records.items()
+        if record.definition is not None
     )
     return _History(
         known,

@@ -31,7 +31,7 @@ from cdc.config import Config, SinkSettings
 from cdc.errors import ConfigError, SinkRefused, UnsupportedData
 from cdc.gtid import MysqlGtidSet
 from cdc.model import SourcePosition, TableDefinition, TableName
-from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.polled_sink import poller_stores
 from cdc.pipeline.tables import TableRegistry
 from cdc.pipeline.transform import kept_rows, transformed_rows
@@ -528,8 +528,8 @@ def _open_sink(stack: contextlib.ExitStack, config: Config, settings: SinkSettin
     sink.open()
     stores = lane_stores(sink, pipeline_name(config, settings))
     is_there = stores[1].exists()
-    polled = poller_stores(sink, pipeline_name(config, settings))
-    every = [*stores.values(), *polled.values()] if is_there else []
+    every = [*side_stores(sink, pipeline_name(config, settings)).values(), *stores.values()] if is_there else []
+    every += poller_stores(sink, pipeline_name(config, settings)).values()
     records = {t: record for store in every for t, record in store.load_tables().items()}
     return _OpenSink(settings, sink, TableRegistry(routing(config, settings), sink.kind, ()), records)
 
@@ -543,7 +543,8 @@ def _in_flight(config: Config, sinks: Sequence[_OpenSink], source: SourceConnect
             reasons.append(f"sink {sink.name} has never been written to by this deployment")
             continue
         leases = {lane: store.read_lease() for lane, store in stores.items()}
-        checkpoints = [store.load_checkpoint()[0] for store in stores.values()]
+        sides = [s for s in side_stores(sink.sink, pipeline_name(config, sink.settings)).values() if s.load_tables()]
+        checkpoints = [store.load_checkpoint()[0] for store in (*stores.values(), *sides)]
         polled = poller_stores(sink.sink, pipeline_name(config, sink.settings)).values()
         polling = [store for store in polled if store.load_tables()]
         if any(

@@ -14,7 +14,15 @@ import orjson
 from cdc.model import TableName
 from checkpoints.store import Command, InSinkStore, MetadataSink
 
-__all__ = ["hand_over", "pipelines_in_use", "retire", "set_command_tables", "tables_of_tables"]
+__all__ = [
+    "forget_prepared",
+    "forget_table",
+    "hand_over",
+    "pipelines_in_use",
+    "retire",
+    "set_command_tables",
+    "tables_of_tables",
+]
 
 # What is kept by pipeline and source table. Older metadata may lack some of them.
 _BY_TABLE = ("tables", "chunks", "marks", "loads")
@@ -58,6 +66,16 @@ def hand_over(store: InSinkStore, to: InSinkStore, tx: Any, table: TableName, *,
         )
 
 
+def forget_table(store: InSinkStore, tx: Any, table: TableName, *, kept_in: Iterable[str]) -> None:
+    """The pipeline knows nothing of the table any more. `kept_in`: what `tables_of_tables` says."""
+    source = orjson.dumps([table.database, table.table]).decode()
+    for name in kept_in:
+        tx.execute_count(
+            f"DELETE FROM {store.sink.metadata_table(name)} WHERE pipeline = %s AND source_table = %s",
+            (store.pipeline, source),
+        )
+
+
 def retire(store: InSinkStore, tx: Any) -> None:
     """The pipeline has no tables and is not run any more: should it be again, it begins where the source is then.
 
@@ -67,6 +85,11 @@ def retire(store: InSinkStore, tx: Any) -> None:
         f"UPDATE {store.sink.metadata_table('checkpoint')} SET position = '' WHERE pipeline = %s AND epoch = %s",
         (store.pipeline, store.epoch),
     )
+
+
+def forget_prepared(store: InSinkStore, tx: Any) -> None:
+    """Nothing is kept of the prepared XA transactions that the pipeline has seen."""
+    tx.execute_count(f"DELETE FROM {store.sink.metadata_table('prepared')} WHERE pipeline = %s", (store.pipeline,))
 
 
 def set_command_tables(store: InSinkStore, tx: Any, command: Command, tables: Iterable[TableName]) -> None:

@@ -53,10 +53,10 @@ from snapshot.parallel import ChunkReaders, SessionPool
 from snapshot.shared import SharedTargets
 from snapshot.staging import LoadFiles, StagedLoad, StagingArea
 
-__all__ = ["LoadLimits", "LoadPlan", "LoadProgress", "MirrorWriter", "RowWriter", "TableLoader"]
+__all__ = ["LoadLimits", "LoadPlan", "LoadProgress", "MirrorWriter", "RowWriter", "TableLoader", "stale_columns"]
 
 
-def _stale_columns(record: TableRecord, target: TargetTable, existing: ExistingTable) -> list[str]:
+def stale_columns(record: TableRecord, target: TargetTable, existing: ExistingTable) -> list[str]:
     """Columns that came from the source and do no more. (Columns that somebody added on the sink may stay.)"""
     if record.definition is None:
         return []
@@ -384,7 +384,7 @@ class TableLoader:
         if not (plan.loaded or plan.staged_count) or not is_in_log(self._source, record.loaded_from):
             return None
         existing = self._sink.inspect(target)
-        if existing is None or self._sink.differences(target, existing) or _stale_columns(record, target, existing):
+        if existing is None or self._sink.differences(target, existing) or stale_columns(record, target, existing):
             return None
         if any(one.rows for one in plan.loaded) and not existing.has_rows:
             return None  # somebody has emptied it
@@ -487,7 +487,7 @@ class TableLoader:
             return fitting is not None
         is_ours = record.definition is not None and record.target == str(target)
         differences = self._sink.differences(target, existing)
-        differences += _stale_columns(record, target, existing)
+        differences += stale_columns(record, target, existing)
         if is_ours and record.key and record.key != target.source_key:
             differences.append(f"its key was ({', '.join(record.key)})")
         if differences and is_ours:

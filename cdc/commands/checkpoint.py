@@ -13,7 +13,7 @@ from cdc.app import make_sink, pipeline_name, sinks_named
 from cdc.config import Config
 from cdc.errors import ConfigError
 from cdc.model import SourcePosition
-from cdc.pipeline.dealing import CannotDeal, lane_stores, least
+from cdc.pipeline.dealing import CannotDeal, lane_stores, least, side_stores
 from cdc.pipeline.text import iso_time
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import InSinkStore
@@ -105,8 +105,9 @@ def reset(config: Config, *, only_sinks: list[str], is_confirmed: bool) -> int:
                         f"{store.pipeline} is being run by {lease.holder}",
                         hint="stop that instance first",
                     )
+            sides = side_stores(sink, pipeline_name(config, settings))  # as their lanes do, they begin anew
             with sink.transaction() as tx:
-                for store in stores.values():
+                for store in (*stores.values(), *sides.values()):
                     store.reset(tx)
                 tx.commit()
             typer.echo(f"{settings.name}: forgotten; the next `cdc run` loads every table again")

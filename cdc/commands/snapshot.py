@@ -20,7 +20,7 @@ from cdc.config import Config, SinkSettings
 from cdc.errors import CdcError, ConfigError, SinkUnavailable
 from cdc.log import configure_logging
 from cdc.model import TableName
-from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.polled_sink import poller_stores
 from cdc.sinks.base import Sink
 from checkpoints.store import Command, InSinkStore, LeaseRow, TableRecord
@@ -78,8 +78,9 @@ def _stores(sink: Sink, pipeline: str) -> dict[int, InSinkStore]:
 
 
 def _records(stores: Mapping[int, InSinkStore]) -> dict[TableName, TableRecord]:
-    """The tables of every lane."""
-    return {table: record for store in stores.values() for table, record in store.load_tables().items()}
+    """The tables of every lane, and of those that load them (`pipeline.beside`)."""
+    sides = side_stores(stores[1].sink, stores[1].pipeline).values()
+    return {table: record for store in (*sides, *stores.values()) for table, record in store.load_tables().items()}
 
 
 def _unsettled(stores: Mapping[int, InSinkStore]) -> list[TableName]:

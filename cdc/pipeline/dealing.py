@@ -18,7 +18,7 @@ import orjson
 
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import ServerIdentity, SourcePosition, TableName
-from cdc.pipeline.lanes import lane_number
+from cdc.pipeline.lanes import lane_number, side_number
 from cdc.sinks.base import Sink
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.lanes import hand_over, pipelines_in_use, retire, set_command_tables, tables_of_tables
@@ -33,8 +33,10 @@ __all__ = [
     "compare",
     "lane_stores",
     "least",
+    "placed",
     "plan_dealing",
     "read_lane",
+    "side_stores",
 ]
 
 
@@ -72,6 +74,17 @@ def lane_stores(sink: Sink, pipeline: str, *, or_leased: bool = False) -> dict[i
         if lane is not None and lane > 1:
             stores[lane] = InSinkStore(sink, name)
     return dict(sorted(stores.items()))
+
+
+def side_stores(sink: Sink, pipeline: str) -> dict[int, InSinkStore]:
+    """The metadata of every side of the sink (`pipeline.beside`) that has a checkpoint or tables. Reads only.
+
+    `pipeline`: the sink's first lane.
+    """
+    if not InSinkStore(sink, pipeline).exists():
+        return {}
+    found = {side_number(pipeline, name): InSinkStore(sink, name) for name in pipelines_in_use(sink)}
+    return dict(sorted((number, store) for number, store in found.items() if number is not None))
 
 
 def read_lane(store: InSinkStore) -> LaneState:
@@ -172,7 +185,7 @@ def _plan_lane(
         dealing.checkpoints[lane] = start
     for table, state in tables.items():
         before = state.records[table]
-        record = before if state.position is None or start is None else _placed(before, state.position, start, server)
+        record = before if state.position is None or start is None else placed(before, state.position, start, server)
         if record != before or table in dealing.moved:
             dealing.records.append((lane, record))
 
@@ -182,7 +195,7 @@ def _is_from_stream(record: TableRecord) -> bool:
     return record.state in ("ready", "snapshotting")
 
 
-def _placed(record: TableRecord, at: SourcePosition, start: SourcePosition, server: ServerIdentity) -> TableRecord:
+def placed(record: TableRecord, at: SourcePosition, start: SourcePosition, server: ServerIdentity) -> TableRecord:
     """The record of a table whose lane was at `at`, in a lane that begins at `start`."""
     if record.state == "dropped":  # since then; of an other server's log there is nothing to pass over
         is_known = record.loaded_from is not None and compare(record.loaded_from, at) is not None

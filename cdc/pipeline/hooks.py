@@ -30,6 +30,15 @@ CRASH_POINTS = (
     "load_chunk_committed",
     "load_done",  # all chunks are there, the position to catch up to is not recorded
     "load_recorded",
+    "beside_giving",  # tables become a side's in the open transaction
+    "beside_given",  # and it is committed; the side has not begun
+    "beside_met",  # lane and side stand still, to join
+    "beside_giving_up",  # a lane lets go of tables whose shadows are there, in the open transaction
+    "beside_given_up",  # and it is committed
+    "beside_merging",  # a shadow is merged into its target in the open transaction
+    "beside_merged",  # and it is committed; the shadow is still there
+    "beside_joining",  # tables become their lane's in the open transaction
+    "beside_joined",  # and it is committed; the lane has not gone on
     "schema_change",  # DDL in the stream is about to be followed or recorded
     "schema_intent",  # on a sink that commits DDL by itself: the intent is recorded, the target is as it was
     "schema_altered",  # the target is altered, nothing is recorded of it

@@ -14,10 +14,20 @@ from dataclasses import dataclass
 
 from cdc.model import TableName
 
-__all__ = ["LaneMap", "LaneRule", "Placed", "choose_lanes", "lane_name", "lane_number", "sink_of"]
+__all__ = [
+    "LaneMap",
+    "LaneRule",
+    "Placed",
+    "choose_lanes",
+    "lane_name",
+    "lane_number",
+    "side_name",
+    "side_number",
+    "sink_of",
+]
 
-# Names of deployments and sinks have no such character (`cdc.config`).
-_MARK = "#"
+# Names of deployments and sinks have no such characters (`cdc.config`).
+_MARK, _SIDE_MARK = "#", "~"
 
 
 def lane_name(pipeline: str, lane: int) -> str:
@@ -29,15 +39,30 @@ def lane_number(pipeline: str, name: str) -> int | None:
     """The lane of `pipeline` that the metadata call `name`; None for what is none."""
     if name == pipeline:
         return 1
-    number = name.removeprefix(f"{pipeline}{_MARK}")
-    if number == name or not (number.isascii() and number.isdigit()) or number.startswith("0") or number == "1":
+    number = _number(f"{pipeline}{_MARK}", name)
+    return None if number == 1 else number
+
+
+def side_name(pipeline: str, number: int) -> str:
+    """What the metadata call side `number` (from 1) of the sink whose first lane is `pipeline` (`pipeline.beside`)."""
+    return f"{pipeline}{_SIDE_MARK}{number}"
+
+
+def side_number(pipeline: str, name: str) -> int | None:
+    """The side of that sink that the metadata call `name`; None for what is none."""
+    return _number(f"{pipeline}{_SIDE_MARK}", name)
+
+
+def _number(prefix: str, name: str) -> int | None:
+    number = name.removeprefix(prefix)
+    if number == name or not (number.isascii() and number.isdigit()) or number.startswith("0"):
         return None
     return int(number)
 
 
 def sink_of(name: str) -> str:
-    """The configured name of the sink that the lane `name` belongs to."""
-    return name.rpartition("/")[2].partition(_MARK)[0]
+    """The configured name of the sink that the lane or side `name` belongs to."""
+    return name.rpartition("/")[2].partition(_MARK)[0].partition(_SIDE_MARK)[0]
 
 
 @dataclass(frozen=True, slots=True)

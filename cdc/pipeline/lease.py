@@ -120,6 +120,11 @@ class LeaseKeeper:
             if self._clock.wait(is_stopping, _TICK_SECONDS):
                 raise Stopping("stopped while waiting for the lease")
 
+    @property
+    def epoch(self) -> int:
+        """The number of this holder's latest session; 0 before the first."""
+        return self._store.epoch
+
     def stop(self) -> None:
         """Stop renewing and, if the lease is still ours, let the next instance start at once."""
         self._is_stopping.set()

@@ -24,12 +24,12 @@ from cdc.pipeline.hooks import Hooks
 from cdc.source.assembler import Assembler, Output
 from cdc.source.stream import BinlogStream
 
-__all__ = ["Reader"]
+__all__ = ["EMPTY_RUN_SECONDS", "Reader"]
 
 # How long a receive waits when nothing is due sooner; only bounds how soon a stop is noticed.
 _IDLE_WAIT_SECONDS = 0.5
 # Transactions without captured rows move the checkpoint this often.
-_EMPTY_RUN_SECONDS = 1.0
+EMPTY_RUN_SECONDS = 1.0
 
 
 class Reader(Output):
@@ -47,7 +47,10 @@ class Reader(Output):
         age_seconds_max: float,
         silence_seconds_max: float,
         on_received: Callable[[int, int], None],
+        empty_run_seconds: float = EMPTY_RUN_SECONDS,
     ) -> None:
+        """`empty_run_seconds`: how often transactions without captured rows move the checkpoint."""
+        self._empty_run_seconds = empty_run_seconds
         self._stream = stream
         self._make_assembler = make_assembler
         self._channel = channel
@@ -181,7 +184,7 @@ class Reader(Output):
         if held_since is None:
             return _IDLE_WAIT_SECONDS
         age = self._clock.monotonic() - held_since
-        left = (self._age_seconds_max if assembler.has_rows else _EMPTY_RUN_SECONDS) - age
+        left = (self._age_seconds_max if assembler.has_rows else self._empty_run_seconds) - age
         # None left: who waits has been served, and who will wait takes it by himself (`_on_hungry`).
         return min(left, _IDLE_WAIT_SECONDS) if left > 0 else _IDLE_WAIT_SECONDS
 
@@ -191,7 +194,7 @@ class Reader(Output):
             return False
         age = now - held_since
         if not assembler.has_rows:
-            return age >= _EMPTY_RUN_SECONDS
+            return age >= self._empty_run_seconds
         return age >= self._age_seconds_max and self._channel.is_hungry
 
     def _on_hungry(self) -> None:

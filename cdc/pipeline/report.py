@@ -15,7 +15,7 @@ from cdc.pipeline.dealing import CannotDeal, least
 from cdc.pipeline.text import iso_time
 from checkpoints.store import TableRecord
 
-__all__ = ["SinkReport", "SourceReport", "merged", "status_document", "worst_state"]
+__all__ = ["SinkReport", "SourceReport", "beside", "merged", "side_states", "status_document", "worst_state"]
 
 # What is shown of lanes that differ is the first of these that one of them is in: what needs somebody, then what is
 # still on its way, then what flows. `stopped` is one that has finished before the others.
@@ -72,6 +72,32 @@ class SinkReport:
 def worst_state(states: Iterable[str]) -> str:
     """The state of a sink whose lanes are in these."""
     return min(states, key=_WORST_FIRST.index)
+
+
+def side_states(states: Iterable[str]) -> list[str]:
+    """What the states of a lane's sides say of the lane: that it loads, or that they are in trouble. Else nothing."""
+    return [state for state in states if state in ("failed", "retrying", "snapshotting")]
+
+
+def beside(lane: SinkReport, sides: Sequence[SinkReport]) -> SinkReport:
+    """A lane with its sides: their tables are the lane's, and so is their trouble. Position and lag are its own."""
+    sides = [side for side in sides if side.tables]
+    if not sides:
+        return lane
+    state = worst_state([lane.state, *side_states(side.state for side in sides)])
+    errors = [one.error for one in (lane, *sides) if one.error and (one.state == state or one is lane)]
+    tables = {record.source: record for one in (*sides, lane) for record in one.tables}  # reloads: as the lane has them
+    recent = sorted((error for one in (lane, *sides) for error in one.recent_errors), key=lambda e: str(e["since"]))
+    return replace(
+        lane,
+        state=state,
+        last_commit=max((one.last_commit for one in (lane, *sides) if one.last_commit), default=None),
+        error=errors[-1] if errors else None,
+        tables=sorted(tables.values(), key=lambda record: record.source),
+        rows={target: rows for one in (lane, *sides) for target, rows in one.rows.items()},
+        progress={table: progress for one in (lane, *sides) for table, progress in one.progress.items()},
+        recent_errors=recent[-_RECENT_ERRORS_MAX:],
+    )
 
 
 def merged(lanes: Sequence[SinkReport]) -> SinkReport:

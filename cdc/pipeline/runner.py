@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -48,13 +48,15 @@ from cdc.model import (
 )
 from cdc.pipeline.applier import Applier
 from cdc.pipeline.approval import Approvals
+from cdc.pipeline.beside import LaneBeside, Side
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.loads import LoadWatch
+from cdc.pipeline.merging import ShadowMerge
 from cdc.pipeline.modes import LoadWriter
-from cdc.pipeline.reader import Reader
+from cdc.pipeline.reader import EMPTY_RUN_SECONDS, Reader
 from cdc.pipeline.recovery import AutoReload, Recovery, is_purged, seed_again
 from cdc.pipeline.schema_step import DefinitionAudit, SchemaStep
 from cdc.pipeline.status import PipelineStatus
@@ -64,6 +66,7 @@ from cdc.pipeline.text import iso_time
 from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
 from cdc.pipeline.upkeep import TargetMemory, TargetUpkeep
 from cdc.schema.keys import choose_key
+from cdc.schema.modes import keeps_rows
 from cdc.schema.sharing import conflict
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
@@ -78,13 +81,15 @@ from checkpoints.polls import polled_before
 from checkpoints.rejects import RejectStore
 from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
 from snapshot.kept import load_time_us
-from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader
+from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader, stale_columns
 from snapshot.order import in_load_order
 from snapshot.parallel import SessionPool
 
 __all__ = ["Pipeline", "PipelineSettings"]
 
 _POLL_SECONDS = 0.2
+# A side has to be where its lane is within moments, as the lane waits for it there.
+_SIDE_POLL_SECONDS, _SIDE_EMPTY_RUN_SECONDS = 0.05, 0.2
 # How long a checkpoint that the source does not know yet may stay so: under semi-synchronous replication the stream
 # runs ahead of @@gtid_executed by as long as the source waits for its replica.
 _AHEAD_SECONDS_MAX = 10.0
@@ -93,6 +98,8 @@ _VISIBLE_SECONDS = 1.0
 # How long a semi-synchronous wait may be to be waited for where nothing is lost by asking again.
 _LAG_SECONDS_MAX = 60.0
 _FIRST_POSITION = 4
+# What is said of a command whose reload waits for a side; one that says otherwise has begun.
+_WAITS = "waiting for another load"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ class PipelineSettings:
     standby: bool = False
     """Does it wait while another instance holds the lease?"""
     recovery: Recovery = field(default_factory=Recovery)
+    side: int | None = None
+    """Which of the sink's sides it is (`pipeline.beside`), None for a lane."""
 
 
 class _SessionEnd(Exception):
@@ -144,9 +153,13 @@ class Pipeline:
         until: FilePos | None = None,
         on_lease: Callable[[InSinkStore, SourceConnection], None] = _nothing,
         on_end: Callable[[BaseException | None], None] = _nothing,
+        beside: LaneBeside | None = None,
+        side: Side | None = None,
     ) -> None:
         """`on_lease` is called in each session that has the lease, before it reads anything; `on_end` once, with the
-        error if there was one."""
+        error if there was one.
+
+        `beside`: who loads tables for a lane; None: its sessions do. `side`: where a side meets its lane."""
         self.settings = settings
         self.status = PipelineStatus(clock)
         self.error: BaseException | None = None
@@ -161,12 +174,17 @@ class Pipeline:
         self._log = log.bind(sink=sink_of(settings.name))
         if settings.lane is not None:
             self._log = self._log.bind(lane=settings.lane)
+        if settings.side is not None:
+            self._log = self._log.bind(side=settings.side)
+        self._beside = beside
+        self._side = side
         self._metrics = metrics
         self._until = until
         self._on_lease = on_lease
         self._on_end = on_end
         self._is_stopping = threading.Event()
         self._commands: list[Command] = []
+        self._taken_up: set[int] = set()
         self._commands_lock = threading.Lock()
         self._channel: Channel | None = None
         self._applying: TransactionRun | None = None
@@ -207,6 +225,15 @@ class Pipeline:
         Raises as `LeaseKeeper.acquire`. `release` ends it where `start` does not follow.
         """
         return self._keeper.acquire(is_stopping, applier_session)
+
+    @property
+    def epoch(self) -> int:
+        """The number of the lease's latest session."""
+        return self._keeper.epoch
+
+    def force(self, tables: Iterable[TableName]) -> None:
+        """Before it begins: rows of these may be replaced that this deployment did not write."""
+        self._forced.update(tables)
 
     def release(self) -> None:
         """It is not going to be started: let the lease go."""
@@ -257,6 +284,8 @@ class Pipeline:
         try:
             while not self._is_stopping.is_set() and not self.is_finished:
                 self._run_session()
+                if self._side is not None and self._side.rest(self._is_stopping):
+                    self.is_finished = True
             self.status.set_state("stopped")
         except Stopping:
             self.status.set_state("stopped")
@@ -313,7 +342,7 @@ class Pipeline:
     def take_commands(self, commands: list[Command]) -> None:
         """From the lease keeper: what is asked of this pipeline."""
         with self._commands_lock:
-            self._commands = commands
+            self._commands = [one for one in commands if one.state == "queued" and one.id not in self._taken_up]
 
     def _on_standby(self, held: LeaseHeld) -> None:
         if self.status.state != "standby":
@@ -328,6 +357,15 @@ class Pipeline:
     def _has_commands(self) -> bool:
         with self._commands_lock:
             return bool(self._commands)
+
+
+def _sizes(source: SourceConnection, tables: Collection[TableName]) -> dict[TableName, int]:
+    """The tables' bytes by the source's own estimate."""
+    rows = source.query_text(
+        "SELECT TABLE_SCHEMA, TABLE_NAME, DATA_LENGTH FROM information_schema.TABLES WHERE TABLE_SCHEMA IN %s",
+        (sorted({table.database for table in tables}),),
+    )
+    return {TableName(database or "", table or ""): int(size or 0) for database, table, size in rows}
 
 
 def _spool_dir(settings: PipelineSettings) -> Path:
@@ -345,6 +383,18 @@ def _is_to_load(record: TableRecord) -> bool:
     A pending table with a position is loaded once the stream has passed it (`_record_change`).
     """
     return record.state in ("pending", "snapshotting") and record.ready_at is None
+
+
+def _has_shadow(record: TableRecord, tables: TableRegistry) -> bool:
+    """Is the table such that a load beside can be merged into its target?
+
+    Rows that are gone at the source are nowhere but in the target of a table that keeps them; without a key there is
+    nothing to tell rows by; and of a target that is shared only some rows are the table's.
+    """
+    if not record.is_complete or not record.key or record.definition is None:
+        return False
+    options = tables.options(record.source)
+    return options.mode == "mirror" and options.source_column is None and not keeps_rows(record.options)
 
 
 def _sets_back(command: Command, record: TableRecord) -> bool:
@@ -403,9 +453,13 @@ class _Session:
             with connect(self._p._source_settings) as source:
                 self._p._on_lease(self._store, source)
                 checkpoint = self._checkpoint(source)
+                if self._p._beside is not None:
+                    self._p._beside.join(self._store, checkpoint, source.identity(), self._check_alive)
                 tables = self._tables(source)
                 checkpoint = self._settle_statements(source, tables, checkpoint)
-                self._load_pending(source, tables, checkpoint.position)
+                self._merge_shadows(tables)
+                waits = self._load_beside(source, tables)
+                self._load_pending(source, tables, checkpoint.position, waits)
                 try:
                     self._stream(source, tables, checkpoint)
                 except BinlogPurged as error:
@@ -536,10 +590,10 @@ class _Session:
                     self._store.save_table(tx, record)
                 self._store.fence(tx)
                 tx.commit()
-        for command in commands:
-            self._store.set_command(command.id, "running", "loading")
         self._running_commands = commands
         self._p.tables = tables.records()
+        if self._p._beside is not None:
+            self._p._beside.published()
         return tables
 
     def _record_at_start(
@@ -618,12 +672,16 @@ class _Session:
 
     def _take_commands(self, tables: TableRegistry, changed: list[TableRecord]) -> list[Command]:
         commands = [command for command in self._store.queued_commands() if command.name in ("snapshot", "retry")]
+        self._p._taken_up.update(command.id for command in commands)
         self._p.take_commands([])
         for command in commands:
             for database, table in orjson.loads(command.argument):
                 name = TableName(database, table)
                 record = tables.record(name)
                 if record is None:
+                    self._ask_side(command, name)
+                    continue
+                if self._is_reloaded_beside(command, record, tables):
                     continue
                 if _sets_back(command, record):
                     record = replace(record, state="pending", error=None, ready_at=None, loaded_from=None)
@@ -647,7 +705,87 @@ class _Session:
         self._p.tables = tables.records()
         return checkpoint
 
+    def _is_reloaded_beside(self, command: Command, record: TableRecord, tables: TableRegistry) -> bool:
+        """Is the table left as it is, while a side loads its shadow?"""
+        beside, name = self._p._beside, record.source
+        if beside is None:
+            return False
+        if beside.is_reloading(name):
+            self._ask_side(command, name)
+            return True
+        is_begun = command.state != "queued" and command.message != _WAITS
+        if command.name != "snapshot" or record.state != "ready" or is_begun:
+            return False
+        if not beside.is_on or not _has_shadow(record, tables):
+            return False
+        beside.wish(name)
+        return True
+
+    def _say_running(self) -> None:
+        """The commands are under way, or wait for a side."""
+        for command in self._running_commands:
+            names = [TableName(database, table) for database, table in orjson.loads(command.argument)]
+            waits = self._p._beside is not None and self._p._beside.has_wishes(names)
+            self._store.set_command(command.id, "running", _WAITS if waits else "loading")
+
+    def _ask_side(self, command: Command, name: TableName) -> None:
+        """A table that a side has is its, and so is what is asked of it."""
+        if self._p._beside is not None and command.state == "queued":
+            self._p._beside.pass_on(
+                self._store, command.name, name, orjson.dumps([[name.database, name.table]]).decode()
+            )
+
     # ------------------------------------------------------------ loads
+
+    def _load_beside(self, source: SourceConnection, tables: TableRegistry) -> set[TableName]:
+        """Give the tables that are to be loaded to sides; those that still wait for one."""
+        beside = self._p._beside
+        if beside is None:
+            self._say_running()
+            return set()
+        gone, waits = beside.assign(
+            self._store,
+            in_load_order(tables.records(), self._p._routing.priority),
+            is_to_load=_is_to_load,
+            is_shared=lambda table: tables.options(table).source_column is not None,
+            is_shadowed=lambda record: _has_shadow(record, tables) and self._fits(source, tables, record),
+            forced=self._p._forced,
+            sizes=functools.partial(_sizes, source),
+        )
+        for name in gone:
+            tables.remove(name)
+            self._p._forced.discard(name)
+        self._p.tables = tables.records()
+        self._say_running()
+        return waits
+
+    def _fits(self, source: SourceConnection, tables: TableRegistry, record: TableRecord) -> bool:
+        """Does the table's target hold rows, and can it hold those that a load would bring?"""
+        try:
+            definition = read_definition(source, record.source)
+            target = tables.make_target(definition) if definition is not None else None
+        except UnsupportedData:
+            return False
+        existing = self._sink.inspect(target) if target is not None else None
+        if target is None or existing is None or not existing.has_rows or target.source_key != record.key:
+            return False
+        return not self._sink.differences(target, existing) and not stale_columns(record, target, existing)
+
+    def _merge_shadows(self, tables: TableRegistry) -> None:
+        """In a side: the tables that its lane has given up go into their targets."""
+        side = self._p._side
+        if side is None:
+            return
+        step = ShadowMerge(
+            sink=self._sink, store=self._store, tables=tables, side=side, hooks=self._hooks, log=self._log
+        )
+        for record in step.waiting():
+            self._check_alive()
+            try:
+                step.merge(record)
+            except UnsupportedData as error:
+                self._park(tables, record.source, error)
+        self._p.tables = tables.records()
 
     def _wait_until_visible(self, source: SourceConnection, position: SourcePosition) -> None:
         """What the stream has passed must be seen by the load: its changes up to there do not come again.
@@ -683,8 +821,10 @@ class _Session:
             if self._clock.wait(self._p._is_stopping, 0.1):
                 raise Stopping("stopped before a load")
 
-    def _load_pending(self, source: SourceConnection, tables: TableRegistry, position: SourcePosition) -> None:
-        waiting = [record for record in tables.records() if _is_to_load(record)]
+    def _load_pending(
+        self, source: SourceConnection, tables: TableRegistry, position: SourcePosition, waits: Collection[TableName]
+    ) -> None:
+        waiting = [record for record in tables.records() if _is_to_load(record) and record.source not in waits]
         if waiting:
             waiting = in_load_order(waiting, self._p._routing.priority)
             self._wait_until_visible(source, position)
@@ -760,16 +900,28 @@ class _Session:
             raise _SessionEnd
 
     def _finish_commands(self, tables: TableRegistry) -> None:
+        """Say what became of the commands whose tables are on their way no more."""
         for command in self._running_commands:
             messages = []
-            for database, table in orjson.loads(command.argument):
-                record = tables.record(TableName(database, table))
+            names = [TableName(database, table) for database, table in orjson.loads(command.argument)]
+            if any(self._is_under_way(tables, name) for name in names):
+                continue
+            for name in names:
+                record = tables.record(name)
                 if record is None:
-                    messages.append(f"{database}.{table} is not captured by this configuration")
+                    messages.append(f"{name} is not captured by this configuration")
                 elif record.state == "parked":
                     messages.append(str((record.error or {}).get("message", "parked")))
+                elif self._p._beside is not None and (failure := self._p._beside.take_failure(name)) is not None:
+                    messages.append(failure)
             self._store.set_command(command.id, "failed" if messages else "done", "; ".join(messages))
         self._running_commands = []
+
+    def _is_under_way(self, tables: TableRegistry, name: TableName) -> bool:
+        record = tables.record(name)
+        if self._p._beside is not None and self._p._beside.is_under_way(name):
+            return True
+        return record is not None and _is_to_load(record)
 
     def _on_load_resumed(self, plan: LoadPlan) -> None:
         self._log.info(
@@ -898,7 +1050,9 @@ class _Session:
                     self._load_parked_again(tables, names)
                 if self._p._has_commands():
                     raise _SessionEnd
-                item = channel.get(_POLL_SECONDS)
+                if self._p._beside is not None and not applier.is_inside_transaction and self._p._beside.wants_session:
+                    raise _SessionEnd
+                item = channel.get(_POLL_SECONDS if self._p._side is None else _SIDE_POLL_SECONDS)
                 if item is None:
                     self._begin_audit()
                 self._has_heard = self._has_heard or isinstance(item, TransactionRun | Progress)
@@ -932,6 +1086,7 @@ class _Session:
                     self._on_reader_failure(applier, tables, item.error)
                 if not applier.is_inside_transaction:
                     self._keep_up(tables, item)
+                self._check_meeting(applier, tables, is_at_end=item is None or isinstance(item, Progress))
                 self._check_finished(tables)
         finally:
             reader.stop()
@@ -1010,6 +1165,7 @@ class _Session:
             age_seconds_max=self._settings.age_seconds_max,
             silence_seconds_max=settings.read_timeout_seconds,
             on_received=lambda events, size: self._metrics.received(events=events, byte_count=size),
+            empty_run_seconds=EMPTY_RUN_SECONDS if self._p._side is None else _SIDE_EMPTY_RUN_SECONDS,
         )
 
     def _apply(self, applier: Applier, tables: TableRegistry, run: TransactionRun) -> None:
@@ -1183,6 +1339,17 @@ class _Session:
             tx.commit()
         raise _SessionEnd
 
+    def _check_meeting(self, applier: Applier, tables: TableRegistry, *, is_at_end: bool) -> None:
+        """End the session where a side meets its lane."""
+        side = self._p._side
+        if side is None or applier.is_inside_transaction:
+            return
+        if any(side.is_to_merge(record.source) and record.state == "ready" for record in tables.records()):
+            raise _SessionEnd
+        at = applier.checkpoint.position
+        if side.ends_session(at, is_settled=tables.is_settled, is_at_end=is_at_end):
+            raise _SessionEnd
+
     def _check_finished(self, tables: TableRegistry) -> None:
         seen = self._status.seen_file
         # Only what this session's stream has said counts: a stored position may be of a log that was reset since.
@@ -1190,7 +1357,7 @@ class _Session:
             return
         if self._upkeep is not None and self._upkeep.is_making:
             return
-        if not tables.is_settled:
+        if not tables.is_settled or (self._p._beside is not None and not self._p._beside.is_idle):
             return
         self._p.is_finished = True
         raise _SessionEnd

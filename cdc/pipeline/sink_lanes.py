@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from cdc.clock import Clock
 from cdc.errors import ConfigError, ResyncRequired
 from cdc.log import Logger
-from cdc.model import TableName
+from cdc.model import SourcePosition, TableName
+from cdc.pipeline.beside import Beside, LaneBeside, SideLink
 from cdc.pipeline.dealing import CannotDeal, Dealing, LaneState, carry_out, lane_stores, plan_dealing, read_lane
+from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import LaneMap, LaneRule, Placed, choose_lanes, lane_name, sink_of
 from cdc.pipeline.runner import Pipeline
 from cdc.schema.target import TargetTable
@@ -34,6 +36,7 @@ class LaneLink:
     """Is the table of this lane?"""
     on_lease: Callable[[InSinkStore, SourceConnection], None]
     on_end: Callable[[BaseException | None], None]
+    beside: LaneBeside
 
 
 class SinkLanes:
@@ -42,8 +45,11 @@ class SinkLanes:
     Args:
         pipeline: the name of the first lane in the metadata.
         make_lane: a lane's pipeline, not started.
+        make_side: a side's pipeline, not started (`pipeline.beside`).
+        sides: how many of them there may be at a time.
         captures: does the configuration want the table?
-        place: a table's target on this sink.
+        target: a table's target on this sink: namespace and name.
+        place: both as text, in one case.
     """
 
     def __init__(
@@ -52,9 +58,13 @@ class SinkLanes:
         pipeline: str,
         rule: LaneRule,
         make_lane: Callable[[int, LaneLink], Pipeline],
+        make_side: Callable[[int, SideLink], Pipeline],
+        sides: int,
+        target: Callable[[TableName], tuple[str, str]],
         captures: Callable[[str, str], bool],
         place: Callable[[TableName], str],
         clock: Clock,
+        hooks: Hooks,
         log: Logger,
     ) -> None:
         self.error: BaseException | None = None
@@ -68,6 +78,18 @@ class SinkLanes:
         self._log = log.bind(sink=sink_of(pipeline))
         self._is_stopping = threading.Event()
         self._map: LaneMap | None = None
+        self.beside = Beside(
+            pipeline=pipeline,
+            count_max=sides,
+            make_side=make_side,
+            place=target,
+            lane_position=self._lane_position,
+            on_error=self._on_error,
+            clock=clock,
+            hooks=hooks,
+            log=log,
+        )
+        """Who loads their tables."""
         self._lanes: Mapping[int, Pipeline] = {}  # replaced, never changed: other threads go through it
         for lane in range(1, rule.count + 1):
             self._add(lane)
@@ -83,11 +105,13 @@ class SinkLanes:
         self._is_stopping.set()
         for pipeline in self._lanes.values():
             pipeline.request_stop()
+        self.beside.request_stop()
 
     def cancel(self) -> None:
         """Do not wait for the running statements: they are rolled back."""
         for pipeline in self._lanes.values():
             pipeline.cancel()
+        self.beside.cancel()
 
     def join(self, timeout_seconds: float) -> bool:
         """Wait for the end of all; True when it has come."""
@@ -96,7 +120,8 @@ class SinkLanes:
         if not self._lanes[1].join(timeout_seconds):
             return False
         started = [pipeline for pipeline in self._lanes.values() if pipeline.is_started]
-        return all(pipeline.join(max(0.0, deadline - self._clock.monotonic())) for pipeline in started)
+        has_ended = all(pipeline.join(max(0.0, deadline - self._clock.monotonic())) for pipeline in started)
+        return has_ended and self.beside.join(deadline)  # only lanes begin sides
 
     @property
     def lanes(self) -> Mapping[int, Pipeline]:
@@ -105,17 +130,21 @@ class SinkLanes:
 
     @property
     def tables(self) -> list[TableRecord]:
-        """The tables of all lanes, sorted by name."""
-        found = [record for pipeline in self._lanes.values() for record in pipeline.tables]
-        return sorted(found, key=lambda record: record.source)
+        """The tables of all lanes and sides, sorted by name."""
+        # What a lane has, too, is shown as the lane has it.
+        pipelines = [*(side.pipeline for side in self.beside.sides), *self._lanes.values()]
+        found = {record.source: record for pipeline in pipelines for record in pipeline.tables}
+        return sorted(found.values(), key=lambda record: record.source)
 
     def targets(self) -> list[TargetTable]:
         """The targets of the tables that are loaded."""
-        return [target for pipeline in self._lanes.values() for target in pipeline.targets()]
+        sides = [target for side in self.beside.sides for target in side.pipeline.targets()]
+        return [target for pipeline in self._lanes.values() for target in pipeline.targets()] + sides
 
     def queue_bytes(self) -> int:
         """Decoded bytes that wait for the sink."""
-        return sum(pipeline.queue_bytes() for pipeline in self._lanes.values())
+        sides = sum(side.pipeline.queue_bytes() for side in self.beside.sides)
+        return sides + sum(pipeline.queue_bytes() for pipeline in self._lanes.values())
 
     @property
     def is_sink_healthy(self) -> bool | None:
@@ -129,17 +158,25 @@ class SinkLanes:
         link = LaneLink(
             owns=lambda database, table: self._is_of(lane, TableName(database, table)),
             on_lease=self._on_first_lease if lane == 1 else _nothing,
-            on_end=self._on_end,
+            on_end=lambda error: self._on_end(lane, error),
+            beside=LaneBeside(self.beside, lane, lambda table: self._lane_of(table)),
         )
         pipeline = self._make_lane(lane, link)
         self._lanes = dict(sorted({**self._lanes, lane: pipeline}.items()))
         return pipeline
 
     def _is_of(self, lane: int, table: TableName) -> bool:
-        if len(self._lanes) == 1:
-            return True
+        if self.beside.has(table):
+            return False
+        return len(self._lanes) == 1 or self._lane_of(table) == lane
+
+    def _lane_of(self, table: TableName) -> int:
         assert self._map is not None, "tables are asked for before they are dealt"
-        return self._map.lane(table) == lane
+        return self._map.lane(table)
+
+    def _lane_position(self, lane: int) -> SourcePosition | None:
+        pipeline = self._lanes.get(lane)
+        return pipeline.status.position if pipeline is not None else None
 
     def _on_first_lease(self, store: InSinkStore, source: SourceConnection) -> None:
         if self._map is not None:
@@ -154,7 +191,9 @@ class SinkLanes:
         lanes: Mapping[TableName, int] = {}
         if len(stores) > 1:
             lanes = self._deal(source, {lane: read_lane(stores[lane]) for lane in sorted(stores)})
-        self._map = LaneMap(self._rule, self._place, lanes)
+        dealt = LaneMap(self._rule, self._place, lanes)
+        self.beside.adopt(stores, dealt.lane)
+        self._map = dealt
         wanted = {*lanes.values(), *range(1, self._rule.count + 1)}
         for lane, pipeline in self._lanes.items():
             if lane not in wanted:
@@ -227,11 +266,15 @@ class SinkLanes:
                     hint="route them as before until then",
                 )
 
-    def _on_end(self, error: BaseException | None) -> None:
+    def _on_error(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self.request_stop()
+
+    def _on_end(self, lane: int, error: BaseException | None) -> None:
         """In the thread of a lane that has ended."""
         if error is not None:
-            self.error = self.error or error
-            self.request_stop()
+            self._on_error(error)
+        self.beside.request_stop(lane)
         for pipeline in self._lanes.values():
             if self._map is None and not pipeline.is_started:  # the first lane came to its end before it dealt
                 pipeline.release()

@@ -120,6 +120,13 @@ class TableRegistry(Capture):
         )
         self.revision += 1
 
+    def remove(self, table: TableName) -> None:
+        """It is somebody else's now. Not while a stream is read."""
+        self._captured.pop(table, None)
+        self._targets.pop(table, None)
+        self._records.pop(table, None)
+        self.revision += 1
+
     def is_catching_up(self, table: TableName) -> bool:
         """Is it loaded, and the stream still behind the load's last read?"""
         captured = self._captured.get(table)

@@ -5,15 +5,28 @@ Nothing is ever shortened: PostgreSQL would cut a long name with a mere notice, 
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterable
 
 from cdc.schema.target import SinkKind
 
-__all__ = ["POSTGRES_NAME_BYTES_MAX", "folded", "name_problem", "namespace_problem", "table_name_problem"]
+__all__ = [
+    "POSTGRES_NAME_BYTES_MAX",
+    "folded",
+    "is_shadow",
+    "name_problem",
+    "namespace_problem",
+    "shadow_name",
+    "table_name_problem",
+]
 
 POSTGRES_NAME_BYTES_MAX = 63  # NAMEDATALEN - 1; in bytes, where MySQL counts 64 characters
 MYSQL_NAME_CHARACTERS_MAX = 64
 METADATA_NAME = "_cdc"
+
+# Of what is loaded beside a target, to be merged into it.
+_SHADOW = re.compile(rf"{METADATA_NAME}_beside_[0-9a-f]{{16}}")
 
 _POSTGRES_SYSTEM_COLUMNS = frozenset({"tableoid", "xmin", "cmin", "xmax", "cmax", "ctid"})
 _SYSTEM_NAMESPACES = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
@@ -43,9 +56,19 @@ def column_name_problem(name: str, kind: SinkKind) -> str | None:
 
 def table_name_problem(name: str, kind: SinkKind) -> str | None:
     """As `name_problem`, for a table."""
-    if kind != "postgresql" and name.startswith(f"{METADATA_NAME}_"):
+    if kind != "postgresql" and name.startswith(f"{METADATA_NAME}_") and _SHADOW.fullmatch(name) is None:
         return f"has a name that begins with {METADATA_NAME}_, as the metadata tables do"
     return name_problem(name, kind)
+
+
+def shadow_name(target: str) -> str:
+    """What the shadow of the target of that name is called, in the target's schema or database."""
+    return f"{METADATA_NAME}_beside_{hashlib.sha256(target.encode()).hexdigest()[:16]}"
+
+
+def is_shadow(target: str) -> bool:
+    """Is that a shadow's place, as `TableRecord.target` has it?"""
+    return _SHADOW.fullmatch(target.rpartition(".")[2]) is not None
 
 
 def namespace_problem(name: str, kind: SinkKind) -> str | None:

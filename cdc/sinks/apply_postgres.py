@@ -24,8 +24,8 @@ import pyarrow as pa
 from cdc.errors import CdcError, InvariantBroken, SinkRefused, SinkUnavailable, UnsupportedData
 from cdc.model import ChangeBatch, PartialUpdate
 from cdc.schema.target import TargetColumn, TargetTable
+from cdc.sinks import merging, versions
 from cdc.sinks import sql_postgres as sql
-from cdc.sinks import versions
 from cdc.sinks.base import ApplyResult, StatementHook
 from cdc.sinks.encode_postgres import CopyReader, copy_pieces, copy_text
 from cdc.sinks.errors_postgres import is_integrity_error, is_refusal, translate
@@ -682,6 +682,14 @@ class PostgresTransaction:
         with self._cursor(f"empty {target}", target) as cursor:
             self._prepare(cursor, target)
             return self._change(cursor, sql.clear(target))
+
+    def merge(self, target: TargetTable, new: TargetTable) -> ApplyResult:
+        with self._cursor(f"merge {new} into {target}", target) as cursor:
+            self._prepare(cursor, target)
+            self._send(cursor, "SET LOCAL statement_timeout = 0")
+            deleted = self._change(cursor, merging.delete_others(target, new, "postgresql"))
+            inserted = self._change(cursor, merging.insert_missing(target, new, "postgresql"))
+        return ApplyResult(upserted=inserted, deleted=deleted)
 
     # ------------------------------------------------------------ which row it was
 

@@ -80,6 +80,12 @@ class SinkTransaction(Protocol):
     def clear(self, target: TargetTable) -> int:
         """Delete every row; how many there were. Readers see it only after the commit."""
 
+    def merge(self, target: TargetTable, new: TargetTable) -> ApplyResult:
+        """Make `target`'s rows those of `new`, a table with the same columns; readers see it only after the commit.
+
+        Rows that differ are deleted and inserted. It may take as long as it takes: no statement timeout holds.
+        """
+
     def execute(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
         """Run one metadata statement (`%s` parameters); its rows, or [] when it returns none."""
 

@@ -44,8 +44,8 @@ from cdc.schema.alteration import TargetAlteration
 from cdc.schema.grants import grant_pattern
 from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
+from cdc.sinks import merging, versions
 from cdc.sinks import sql_mysql as sql
-from cdc.sinks import versions
 from cdc.sinks.alter_mysql import alter_statements, drop_defaults
 from cdc.sinks.base import ApplyResult, ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_mysql
@@ -704,6 +704,13 @@ class _MysqlTransaction:
     def clear(self, target: TargetTable) -> int:
         with self._border(f"empty {target}", target):
             return self._change(sql.clear(target).encode()).rowcount
+
+    def merge(self, target: TargetTable, new: TargetTable) -> ApplyResult:
+        with self._border(f"merge {new} into {target}", target), self._sink._without_time_limit():
+            kind = self._sink.kind
+            deleted = self._change(merging.delete_others(target, new, kind).encode()).rowcount
+            inserted = self._change(merging.insert_missing(target, new, kind).encode()).rowcount
+        return ApplyResult(upserted=inserted, deleted=deleted)
 
     def _apply_many(self, change: ChangeBatch, target: TargetTable, counter: PolicyCounter) -> int:
         """Delete, update, upsert; how many rows were deleted.

@@ -20,6 +20,7 @@ __all__ = [
     "end_keys",
     "end_lines",
     "ending",
+    "exact",
     "highest_sequence",
     "mark_all_deleted",
     "time_literal",
@@ -131,12 +132,12 @@ def _same_key(target: TargetTable, kind: SinkKind, new: str = "n") -> str:
 
 def _is_same(column: TargetColumn, kind: SinkKind) -> str:
     """Do both rows have the same value: every bit of it, whatever the collation takes for equal?"""
-    one, other = (_exact(f"{alias}.{_quote(column.name, kind)}", column, kind) for alias in "no")
+    one, other = (exact(f"{alias}.{_quote(column.name, kind)}", column, kind) for alias in "no")
     operator = "IS NOT DISTINCT FROM" if kind == "postgresql" else "<=>"
     return " AND ".join(f"{left} {operator} {right}" for left, right in zip(one, other, strict=True))
 
 
-def _exact(name: str, column: TargetColumn, kind: SinkKind) -> list[str]:
+def exact(name: str, column: TargetColumn, kind: SinkKind) -> list[str]:
     """Expressions that are equal where the values are one."""
     of = column.source.kind
     if kind == "postgresql":
@@ -148,7 +149,7 @@ def _exact(name: str, column: TargetColumn, kind: SinkKind) -> list[str]:
             case ValueKind.JSON | ValueKind.VECTOR:
                 return [f"{name}::text"]
             case ValueKind.TEXT | ValueKind.ENUM | ValueKind.SET:
-                return [f'{name} COLLATE "C"']
+                return [f'{name}::text COLLATE "C"']
             case _:
                 return [name]
     match of:

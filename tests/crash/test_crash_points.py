@@ -16,6 +16,7 @@ import pytest
 from cdc.demo.servers import Server
 from cdc.pipeline.hooks import CRASH_POINTS
 from tests.support import wait_until
+from tests.support.asking import ask_to_load
 from tests.support.deployment import Deployment, deployment
 from tests.support.pool import SOURCES
 from tests.support.writer import TABLES, Writer, create_schema
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.crash
 SINKS = ("pg15", "mariadb1011", "mysql97")
 # How often the point is passed before it kills: (in the first run, in the second).
 _DEFAULT_COUNTS = (1, 3)
-COUNTS = {
+COUNTS: dict[str, tuple[int, ...]] = {
     "target_made": (1, 2),
     "after_fetch": (20, 150),
     "after_decode": (1, 4),
@@ -41,7 +42,12 @@ COUNTS = {
     "schema_altered": (1, 1),
     "schema_recorded": (1, 1),
     "after_lease": (1, 1),
+    **dict.fromkeys((point for point in CRASH_POINTS if point.startswith("beside_")), (1, 1)),
 }
+# Once the lane has given it up, a table is loaded again where it is.
+COUNTS |= {"beside_given_up": (1,), "beside_merged": (1,)}
+# What happens when a table that is complete is loaded again.
+_OF_RELOADS = ("beside_giving_up", "beside_given_up", "beside_merging", "beside_merged")
 
 
 def _cases() -> list[tuple[str, str, str]]:
@@ -87,6 +93,9 @@ def _run_into(made: Deployment, crash_at: str, writer: Writer) -> None:
         wait_until(lambda: writer.count > seen + 5, 30, "transactions before the DDL")
         statement = f"ALTER TABLE accounts MODIFY note VARCHAR({100 + seen}) NULL"
         made.source.execute(statement, database=made.source_database)
+    if crash_at.partition(":")[0] in _OF_RELOADS:
+        wait_until(lambda: _states(made) == {"ready"}, 60, "every table to be ready")
+        ask_to_load(made, "items")
     code = process.wait(60)
     assert code == -signal.SIGKILL, f"exit code {code} instead of a kill at {crash_at}\n{made.log()[-3000:]}"
     made.process = None
