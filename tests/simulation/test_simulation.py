@@ -16,6 +16,11 @@ def test_whatever_fails_the_sink_is_the_source_at_its_checkpoint(first_seed: int
         simulate(seed)
 
 
+def test_who_wakes_up_in_the_middle_of_a_transaction_commits_nothing() -> None:
+    for seed in range(40):
+        simulate(seed, is_about_fencing=True)
+
+
 def test_a_seed_decides_everything() -> None:
     traces: list[list[str]] = [[], []]
     for trace in traces:

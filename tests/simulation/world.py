@@ -68,10 +68,17 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int, *, trace: list[str] | None = None) -> Outcome:
-    """Run one schedule. Raises SimulationFailed; the same seed does the same again."""
+def simulate(seed: int, *, trace: list[str] | None = None, is_about_fencing: bool = False) -> Outcome:
+    """Run one schedule. Raises SimulationFailed; the same seed does the same again.
+
+    `is_about_fencing`: two instances that are stopped again and again, and cannot end each other's sessions.
+    """
     random.seed(seed)  # the service's own jitter
     world = _World(seed, trace)
+    if is_about_fencing:
+        world.has_standby, world.database.shows_sessions = True, False
+        world.faults.call = world.faults.commit = world.faults.death = 0.0
+        world.faults.stop = 0.02
     try:
         with closing(world.scheduler), _replaced(world):
             world.run()
