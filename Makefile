@@ -1,6 +1,6 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-all test-unit test-integration test-crash sanitize fuzz simulate torture mutations load golden bench bench-apply image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-all test-unit test-integration test-crash sanitize fuzz simulate torture ddl-torture mutations load golden bench bench-apply image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -9,6 +9,7 @@ FUZZ_SECONDS ?= 60
 LOAD_SECONDS ?= 60
 SIMULATE_SECONDS ?= 60
 TORTURE_SECONDS ?= 180
+DDL_SECONDS ?= 180
 # further arguments for pytest, as in: make test-unit ARGS="-k gtid -x"
 ARGS ?=
 # test processes side by side, each with servers of its own: one more than processors, for half of a test is waiting; four at
@@ -71,6 +72,9 @@ simulate: setup ## the pipeline through thousands of crash schedules, in simulat
 
 torture: setup ## random writes and faults between real servers for TORTURE_SECONDS (180) a source; ARGS="--hours 1 --seed 7 --source mysql97"
 	$(PY) -m tests.torture --seconds $(TORTURE_SECONDS) $(ARGS)
+
+ddl-torture: setup ## random DDL and rows over many tables, with kills, for DDL_SECONDS (180) a source; CDC_DDL_SEED=11
+	CDC_DDL_SECONDS=$(DDL_SECONDS) $(PY) -m pytest -q tests/integration/test_ddl_random.py $(ARGS)
 
 mutations: setup ## take out each mechanism that a promise rests on, and see its test fail (tens of minutes); ARGS="fence-epoch"
 	$(PY) -m tests.mutations $(ARGS)

@@ -232,6 +232,12 @@ class _OpenSink:
     def name(self) -> str:
         return self.settings.name
 
+    def target(self, definition: TableDefinition) -> TargetTable:
+        """What the target holds of the source's rows. Raises UnsupportedData."""
+        record = self.records.get(definition.name)
+        left_out = record.left_out if record is not None else ()
+        return self.registry.make_target(definition, left_out=left_out).without_metadata()
+
     def options(self, target: TargetTable) -> dict[str, Any]:
         """What the configuration makes of the table now."""
         return self.registry.description(target.definition.name, target.source_key)
@@ -274,7 +280,7 @@ def _verify_table(settings: SourceSettings, table: TableName, sinks: Sequence[_O
                 return []
             for sink in sinks:
                 try:
-                    target = sink.registry.make_target(definition).without_metadata()
+                    target = sink.target(definition)
                 except UnsupportedData as error:
                     rows = _count(connection, table)
                     results.append(sink.result(table, "parked", source_rows=rows, notes=(error.message,)))

@@ -247,6 +247,8 @@ def test_skipped_where_the_stream_stands_behind_it(made: Deployment) -> None:
         assert made.run("ddl", "skip", f"{made.source_database}.{table}").returncode == 0
     on_source(made, "INSERT INTO t VALUES (3, 8, 30, 'three')")
     _run(made)
+    result = made.run("verify", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stdout
     for sink in made.sinks:
         assert made.sink_rows(sink, "t") == [(1, 10, "one"), (2, 20, "two"), (3, 30, "three")]
         assert len(made.sink_rows(sink, "gone")) == 2
