@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,6 +60,12 @@ def has_rows(made: Deployment, sink: str, count: int) -> bool:
     return len(made.sink_rows(sink, "t")) == count
 
 
+def expiry(made: Deployment) -> Any:
+    """When the lease on PostgreSQL runs out."""
+    server, database = made.sinks["pg"]
+    return server.execute('SELECT expires_us FROM "_cdc".lease', database=database)
+
+
 @pytest.mark.in_turn
 def test_a_standby_takes_over_from_one_that_is_killed_and_one_that_stops(
     tmp_path: Path, source_server: Server, pg15: Server, mysql97: Server
@@ -68,6 +75,8 @@ def test_a_standby_takes_over_from_one_that_is_killed_and_one_that_stops(
         wait_for_rows(first, 1)
         assert second.process is not None
         assert second.process.poll() is None
+        seen: set[Any] = set()  # the standby has looked on while the lease was renewed, several times
+        wait_until(lambda: bool(seen.add(str(expiry(first)))) or len(seen) > 5, what="renewals of the lease")
         began = time.monotonic()
         first.kill()
         insert(first, 2)
