@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pty
+import re
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +161,49 @@ def test_there_are_no_more_reading_sessions_than_connections_says(
             made.assert_equal("t", "u")
         finally:
             mysql97.execute(f"DROP USER {user}")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("command", [("run", "--until-caught-up"), ("snapshot",)])
+def test_on_a_terminal_a_load_is_a_bar_below_the_lines_of_the_log(made: Deployment, command: tuple[str, ...]) -> None:
+    made.source.execute("ANALYZE TABLE t", database=made.source_database)
+    made.config["snapshot"] = {"rows_per_second": ROWS // 3, "chunk_seconds": 0.5, "workers": 1}
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        process = subprocess.Popen(
+            made.command(*command),
+            cwd=made.directory,
+            env={**os.environ, "TERM": "xterm-256color", "COLUMNS": "200"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        said = b""
+        with contextlib.suppress(OSError):  # how a terminal ends whose other side is closed
+            while part := terminal.read(65536):
+                said += part
+        assert process.wait(60) == 0
+    shown = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", said.decode())
+    assert re.search(rf"{made.source_database}\.t \S+ 1,000 of about 3,000 rows ", shown), shown
+    assert re.search(r"rows/s, \d s left", shown), shown
+    assert ("table_loaded" in shown) == (command[0] == "run")
+    assert "load_progress" not in shown, "a line beside the bar"
+    made.assert_equal("t")
+
+
+@pytest.mark.full
+def test_without_a_terminal_a_load_has_a_line_in_the_log_every_ten_seconds(made: Deployment) -> None:
+    made.config["snapshot"] = {"pause_when": {"threads_running": BUSY // 2}}
+    with _busy(made.source):
+        made.start()
+        made.wait_for_log("load_progress", count=2)
+        first, second, *_ = _events(made, "load_progress")
+        assert first["table"] == f"{made.source_database}.t"
+        assert first["waits_for"].startswith("Threads_running is ")
+        seconds = [datetime.fromisoformat(line["timestamp"]).timestamp() for line in (first, second)]
+        assert seconds[1] - seconds[0] >= 9.9
+    made.wait_for_log("table_loaded")
 
 
 # ---------------------------------------------------------------- what the source says of itself
