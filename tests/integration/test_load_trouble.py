@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -19,6 +20,7 @@ import pymysql
 import pytest
 
 from cdc.demo.servers import Server
+from tests.integration.test_bad_input_apply import _with_little_room as with_little_room
 from tests.support import wait_until
 from tests.support.deployment import Deployment, deployment
 from tests.support.pool import SOURCES
@@ -301,3 +303,34 @@ def test_nothing_is_left_to_read_when_rows_go_under_the_load(made: Deployment) -
     _while_held(made, "DELETE FROM t WHERE id >= 5", "INSERT INTO t VALUES (1000, 1, 'behind')", "UPDATE t SET v = -v")
     tables = _go_on(made, "t")
     assert tables["t"]["state"] == "ready"
+
+
+@pytest.mark.full
+def test_a_full_disk_of_the_sink_is_waited_for(tmp_path: Path, mysql97: Server, start_server: Any) -> None:
+    """The table is neither parked nor begun anew: it goes on when there is room."""
+    with (
+        with_little_room("pg15", start_server) as server,
+        deployment(tmp_path, mysql97, sink=server) as made,
+        contextlib.closing(mysql97.connect(made.source_database)) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY, w LONGBLOB)")
+        for number in range(6):
+            cursor.execute("INSERT INTO t VALUES (%s, %s)", (number, os.urandom(2_000_000)))
+        connection.commit()
+        _, database = made.sinks["sink"]
+        server.execute("CREATE TABLE filler (v text)", None, database=database)
+        server.execute("ALTER TABLE filler ALTER COLUMN v SET STORAGE EXTERNAL", None, database=database)
+        with contextlib.suppress(psycopg2.errors.DiskFull):
+            while True:
+                server.execute("INSERT INTO filler VALUES (repeat('x', 1000000))", None, database=database)
+        made.config["snapshot"] = {"chunk_rows": 1}
+        made.start()
+        wait_until(lambda: len(_lines(made, "pipeline_retrying")) >= 2, 120, lambda: made.log()[-3000:])
+        assert "make room on the sink's disk" in made.log()
+        server.execute("DROP TABLE filler", None, database=database)
+        made.wait_for_log("table_loaded")
+        assert not _lines(made, "table_parked")
+        assert made.stop() == 0
+        made.catch_up()
+        made.assert_equal("t")
