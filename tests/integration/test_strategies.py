@@ -325,6 +325,46 @@ def test_a_table_that_fails_does_not_stop_the_others(shop: Deployment) -> None:
 
 
 @pytest.mark.full
+@pytest.mark.slow
+def test_a_table_that_cannot_be_read_now_is_tried_again_while_the_others_go_on(shop: Deployment) -> None:
+    create(shop, "inc", "locked", rows=5)
+    overrides(shop, inc=incremental(), locked={"sync_strategy": "full_refresh"})
+    shop.start()
+    shop.wait_for_log("table_polled", count=8)
+    with session(shop) as cursor:
+        cursor.execute("LOCK TABLES locked WRITE")
+        shop.wait_for_log("table_retrying")
+        assert "poller_retrying" not in shop.log()
+        execute(shop, "UPDATE inc SET v = 'on'")
+        wait_until(lambda: {row[1] for row in shop.sink_rows("maria", "inc")} == {"on"}, 60)
+        wait_until(lambda: {row[1] for row in shop.sink_rows("pg", "inc")} == {"on"}, 60)
+        cursor.execute("UPDATE locked SET v = 'at last'")
+        cursor.execute("COMMIT")
+        cursor.execute("UNLOCK TABLES")
+    wait_until(lambda: {row[1] for row in shop.sink_rows("pg", "locked")} == {"at last"}, 120)
+    assert shop.stop() == 0
+
+
+@pytest.mark.full
+def test_only_the_holder_of_the_lease_writes(shop: Deployment) -> None:
+    """Another instance has raised the epoch, and the lease's keeper has not heard of it yet."""
+    create(shop, "inc", rows=5)
+    overrides(shop, inc=incremental(interval_seconds=0.1))
+    shop.start()
+    shop.wait_for_log("table_polled", count=4)
+    server, database = shop.sinks["pg"]
+    with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
+        cursor.execute("UPDATE _cdc.checkpoint SET epoch = epoch + 1 WHERE pipeline LIKE '%#polled'")
+        connection.commit()
+    execute(shop, "UPDATE inc SET v = 'lost'")
+    shop.wait_for_log("poller_failed")
+    wait_until(lambda: {row[1] for row in shop.sink_rows("maria", "inc")} == {"lost"}, 60)
+    assert '"error_class": "LeaseLost"' in shop.log()
+    assert {row[1] for row in shop.sink_rows("pg", "inc")} == {"v"}
+    assert shop.stop() != 0
+
+
+@pytest.mark.full
 @pytest.mark.crash
 @pytest.mark.parametrize(
     "point", ["load_begun", "load_chunk_committed", "load_done", "before_checkpoint", "before_commit", "after_commit"]
