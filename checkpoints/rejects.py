@@ -7,6 +7,7 @@ parked lately, for those that are to be loaded again by themselves.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +23,14 @@ KEPT_MAX = 100
 
 
 class RejectStore:
-    """The `rejects` table, as far as it is one sink's of a deployment: its lanes and sides share it."""
+    """The `rejects` table, as far as it is one sink's of a deployment: its lanes, sides and poller share it.
+
+    Their names have marks (`pipeline.lanes`, `checkpoints.polls`) that no name of a deployment or a sink has.
+    """
 
     def __init__(self, store: InSinkStore) -> None:
         self._store = store
-        self._pipeline = "/".join(store.pipeline.split("/")[:2])
+        self.pipeline = re.split("[#~]", store.pipeline)[0]
 
     @property
     def _table(self) -> str:
@@ -38,17 +42,17 @@ class RejectStore:
             f"INSERT INTO {self._table} (pipeline, source_table, position, error, parked_us) "
             f"VALUES (%s, %s, %s, %s, {self._store.now_us})",
             # In ASCII: a sink's database may not have other characters.
-            (self._pipeline, _name(source), error.get("position"), json.dumps(error)),
+            (self.pipeline, _name(source), error.get("position"), json.dumps(error)),
         )
         old = tx.execute(
             f"SELECT id FROM {self._table} WHERE pipeline = %s AND source_table = %s ORDER BY id DESC "
             f"LIMIT 1 OFFSET {KEPT_MAX}",
-            (self._pipeline, _name(source)),
+            (self.pipeline, _name(source)),
         )
         if old:
             tx.execute_count(
                 f"DELETE FROM {self._table} WHERE pipeline = %s AND source_table = %s AND id <= %s",
-                (self._pipeline, _name(source), old[0][0]),
+                (self.pipeline, _name(source), old[0][0]),
             )
 
     def ages_seconds(self, within_seconds: float) -> dict[TableName, list[float]]:
@@ -57,7 +61,7 @@ class RejectStore:
             rows = tx.execute(
                 f"SELECT source_table, ({self._store.now_us}) - parked_us FROM {self._table} WHERE pipeline = %s "
                 f"AND parked_us > ({self._store.now_us}) - {int(within_seconds * 1_000_000)} ORDER BY id",
-                (self._pipeline,),
+                (self.pipeline,),
             )
         found: dict[TableName, list[float]] = {}
         for source, age_us in rows:

@@ -66,6 +66,17 @@ def expiry(made: Deployment) -> Any:
     return server.execute('SELECT expires_us FROM "_cdc".lease', database=database)
 
 
+def wait_for_renewals(made: Deployment) -> None:
+    """Until the lease was renewed several times: whoever waits for it has seen that."""
+    seen: set[str] = set()
+
+    def has_moved() -> bool:
+        seen.add(str(expiry(made)))
+        return len(seen) > 5
+
+    wait_until(has_moved, what="renewals of the lease")
+
+
 @pytest.mark.in_turn
 def test_a_standby_takes_over_from_one_that_is_killed_and_one_that_stops(
     tmp_path: Path, source_server: Server, pg15: Server, mysql97: Server
@@ -75,8 +86,7 @@ def test_a_standby_takes_over_from_one_that_is_killed_and_one_that_stops(
         wait_for_rows(first, 1)
         assert second.process is not None
         assert second.process.poll() is None
-        seen: set[Any] = set()  # the standby has looked on while the lease was renewed, several times
-        wait_until(lambda: bool(seen.add(str(expiry(first)))) or len(seen) > 5, what="renewals of the lease")
+        wait_for_renewals(first)
         began = time.monotonic()
         first.kill()
         insert(first, 2)

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from cdc.pipeline.lanes import lane_name, side_name
 from cdc.pipeline.recovery import Recovery, wait_seconds
+from checkpoints.polls import poller_name
+from checkpoints.rejects import RejectStore
+from checkpoints.store import InSinkStore
 
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -26,3 +30,8 @@ def test_pauses_double_and_a_day_has_so_many_loads(
     ages: list[float], loads_per_day: int, seconds: float, is_spent: bool
 ) -> None:
     assert wait_seconds(ages, Recovery(loads_per_day=loads_per_day, first_seconds=100.0)) == (seconds, is_spent)
+
+
+@pytest.mark.parametrize("name", ["shop/pg", lane_name("shop/pg", 2), side_name("shop/pg", 3), poller_name("shop/pg")])
+def test_what_is_refused_counts_for_the_sink_whichever_pipeline_had_the_table(name: str) -> None:
+    assert RejectStore(InSinkStore(None, name)).pipeline == "shop/pg"
