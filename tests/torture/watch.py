@@ -31,6 +31,7 @@ class SinkReader(threading.Thread):
         self.problems: list[str] = []
         self._made = made
         self._name = name
+        self._pipeline = f"{made.config['name']}/{name}"
         self._server, self._database = made.sinks[name]
         self._is_over = threading.Event()
         self._sequence = 0
@@ -58,7 +59,8 @@ class SinkReader(threading.Thread):
         accounts = f'"{source}".accounts' if is_pg else "accounts"
         tables, checkpoint = ('"_cdc"."tables"', '"_cdc"."checkpoint"') if is_pg else ("_cdc_tables", "_cdc_checkpoint")
         with connection.cursor() as cursor:
-            cursor.execute(f"SELECT sequence, position FROM {checkpoint}")
+            # Of the sink's own pipeline: side pipelines come and go.
+            cursor.execute(f"SELECT sequence, position FROM {checkpoint} WHERE pipeline = %s", (self._pipeline,))
             rows = cursor.fetchall()
             if rows and rows[0][1]:
                 self._see_checkpoint(*rows[0])
