@@ -95,7 +95,7 @@ class StagedLoad:
         name = self.definition.name
         return {
             "load": self.load_id,
-            "pipeline": self.pipeline,
+            "deployment": self.pipeline.partition("/")[0],  # its lanes and sides hand loads on to each other
             "table": [name.database, name.table],
             "definition": hashlib.sha256(repr(self.definition).encode()).hexdigest(),
             "key": list(self.key),
@@ -296,7 +296,7 @@ class LoadFiles:
         self._hook = hook
         self._directory = directory
         self._load = load
-        self._head = load.head()
+        self._head = {**load.head(), "sink": area.directory.name}
         self._schema = load.definition.arrow_schema
         self._table = str(load.definition.name)
         self._lock = threading.Lock()

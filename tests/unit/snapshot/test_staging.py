@@ -237,6 +237,12 @@ def test_files_of_another_load_are_foreign(place: Place, other: dict[str, Any]) 
     assert not list(place.path.rglob("*.parquet"))
 
 
+def test_a_load_that_another_lane_goes_on_with_keeps_its_files(place: Place) -> None:
+    staged(place.files(), cut(2)[0], b"x")
+    assert place.area().load(load_of(pipeline="d/sink#2")).find([], done=[]) == cut(2)[:1]
+    assert place.heard.damages == []
+
+
 def _flip(path: Path, at: int) -> None:
     content = bytearray(path.read_bytes())
     content[at] ^= 0x40
