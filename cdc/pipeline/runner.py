@@ -1044,6 +1044,7 @@ class _Session:
         for table, seconds in again.spent.items():
             self._log.warning("parked_table_waits", table=str(table), seconds=round(seconds))
         try:
+            self._keep_up(tables, None)  # what is due by what was seen before, before anything is written there
             while True:
                 self._check_alive()
                 if names := again.due():
