@@ -143,8 +143,8 @@ def test_rows_per_second_are_those_of_all_loads_together(made: Deployment) -> No
 def test_there_are_no_more_reading_sessions_than_connections_says(
     tmp_path: Path, mysql97: Server, pg17: Server, mariadb118: Server
 ) -> None:
-    """The source itself refuses more: what two loads with 16 workers each would take is far above."""
-    allowed = 16
+    """The source itself refuses more: what four loads with 16 workers each would take is far above."""
+    allowed = 24  # two lanes and four sides with a session and a stream each, the monitor, and some room
     with deployment(tmp_path, mysql97, one=pg17, other=mariadb118) as made:
         _make(made, "t", "u", rows=5000)
         user = f"u{made.source_database[-12:]}"
@@ -426,7 +426,8 @@ def test_a_load_is_stopped_before_the_log_that_it_needs_may_be_purged(
             assert parked["error_class"] == "LogTooShort"
             assert "binlog_expire_logs_seconds is 20" in parked["message"]
         made.source.execute("SET GLOBAL binlog_expire_logs_seconds = 86400")
-        result = made.run("snapshot")
-        assert result.returncode == 0, result.stderr
+        made.source.execute("INSERT INTO t VALUES (0, 0)", database=made.source_database)
+        # The table may be on its way from the side that parked it to its lane: then it is asked for again.
+        wait_until(lambda: made.run("snapshot").returncode == 0, 120, lambda: made.log())
         made.stop()
         made.assert_equal("t")
