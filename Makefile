@@ -67,7 +67,7 @@ sanitize: setup ## the kernel's tests under AddressSanitizer and UBSan
 fuzz: setup ## random damage to real events for FUZZ_SECONDS (60) in all; ARGS="json rows" chooses targets
 	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
 
-simulate: setup ## the pipeline through thousands of crash schedules, in simulated time, for SIMULATE_SECONDS (60); ARGS="--seed 7 --trace"
+simulate: setup ## the pipeline through crash schedules, a thousand a minute, in simulated time, for SIMULATE_SECONDS (60); ARGS="--seed 7 --trace"
 	$(PY) -m tests.simulation --seconds $(SIMULATE_SECONDS) $(ARGS)
 
 torture: setup ## random writes and faults between real servers for TORTURE_SECONDS (180) a source; ARGS="--hours 1 --seed 7 --source mysql97"
