@@ -1075,6 +1075,8 @@ def test_the_defaults_that_the_example_shows_are_the_real_ones(tmp_path: Path) -
     # In an override a key that is not given follows the section: the example shows where that leads.
     override = without["tables"]["overrides"][0]
     override.update({key: without["policies"][key] for key in ("zero_dates", "nul_bytes", "hidden_cascades")})
+    ddl = ("ddl", "on_drop_column", "on_drop_table", "on_truncate", "on_type_change")
+    override.update({key: without["policies"][key] for key in ddl})
     override["mode"] = without["tables"]["mode"]
     override.update({key: without["targets"][key] for key in ("defaults", "comments", "indexes", "identity")})
     column = without["tables"]["overrides"][1]["columns"][0]
