@@ -106,11 +106,14 @@ def _ask_again(stores: Mapping[int, InSinkStore], wanted: list[TableName]) -> di
     What else is not loaded yet is on its way without being asked for, and done once the lane carries out the command.
     """
     asked = {}
+    by_lane = {lane: store.load_tables() for lane, store in stores.items()}
+    known = set[TableName]().union(*by_lane.values())
+    beside = [table for table in wanted if table not in known]  # each lane knows what its sides load
     for lane, store in stores.items():
-        records = store.load_tables()
-        if not wanted or any(table in records for table in wanted):
+        records = by_lane[lane]
+        if not wanted or beside or any(table in records for table in wanted):
             parked = [record.source for record in records.values() if record.state == "parked"]
-            asked[lane] = store.add_command("retry", _argument(parked))
+            asked[lane] = store.add_command("retry", _argument([*parked, *beside]))
     return asked
 
 

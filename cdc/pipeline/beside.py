@@ -679,7 +679,8 @@ class LaneBeside:
 
     def is_under_way(self, table: TableName) -> bool:
         """Is it a side's, or reloaded by one, or does it wait for that?"""
-        return self._beside.has(table) or self._beside.is_reloading(table) or table in self._wishes
+        sides = [side for side in self._beside.sides if side.lane == self._lane and not side.is_over]
+        return table in self._wishes or any(table in side.tables for side in sides)
 
     def is_reloading(self, table: TableName) -> bool:
         """Does a side load a shadow of the table, which is the lane's?"""
