@@ -1414,14 +1414,14 @@ class SnapshotSettings(Section):
         "`queue_bytes_max`, which makes them smaller where rows are wide.",
     )
     beside: Integer = Field(
-        default=2,
+        default=0,
         ge=0,
         le=16,
         json_schema_extra={"unit": "streams"},
         description="Groups of tables that are loaded at a time beside the live stream, per sink, each with a stream, "
         "a `server_id` of the block and sessions of its own; `workers` read each. The sink's other tables stay current "
         "meanwhile. 0: tables are loaded in the sink's own stream, which waits for them; so it is where the block has "
-        "no ids left.",
+        "no ids left. Off by default in this version, because it is new: 2 is a good value.",
     )
     rows_per_second: Number | None = Field(
         default=None,

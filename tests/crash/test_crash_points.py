@@ -69,7 +69,7 @@ def test_kill_at(point: str, source_name: str, sink_name: str, tmp_path: Path, r
     source: Server = request.getfixturevalue(source_name)
     sink: Server = request.getfixturevalue(sink_name)
     with deployment(tmp_path, source, sink=sink) as made:
-        made.config["snapshot"] = {"chunk_rows": 70}
+        made.config["snapshot"] = {"chunk_rows": 70, "beside": 2 if point.startswith("beside_") else 0}
         made.config["flush"] = {"rows_max": 60, "age_ms_max": 20}
         create_schema(source, made.source_database, rows=150)
         with Writer(source, made.source_database, seed=len(point)) as writer:
