@@ -75,7 +75,7 @@ class Reader(Output):
         """Turn the thread away and wait for it; what it had not handed over is read again from the checkpoint."""
         self._is_stopping.set()
         self._channel.close()
-        self._stream.close()
+        self._stream.hang_up()  # the thread closes it: not under its own read
         self._thread.join()
 
     # -- Output
@@ -105,7 +105,7 @@ class Reader(Output):
         except (CdcError, InvariantBroken) as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - nothing may end this thread unseen: it travels to the applier
-            if not self._is_stopping.is_set():  # a closed socket under a read shows up as anything
+            if not self._is_stopping.is_set():  # a socket shut down under a read shows up as anything
                 self._fail(error)
         finally:
             self._stream.close()

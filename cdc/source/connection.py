@@ -36,6 +36,7 @@ __all__ = [
     "TableDenied",
     "TableGone",
     "connect",
+    "hang_up",
     "translate_error",
 ]
 
@@ -173,15 +174,7 @@ class SourceConnection:
 
     def hang_up(self) -> None:
         """From another thread: end the conversation, so that whoever waits for the server's answer is told."""
-        sock = getattr(self.raw, "_sock", None)
-        if sock is None:
-            return
-        # By a descriptor of its own: shutting down a TLS socket object would pull it from under its reader.
-        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as other:
-            # The close that follows is a reset: a server that waits for room to send would else wait on, for minutes,
-            # with its read view and the lock on the table's definition.
-            other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            other.shutdown(socket.SHUT_RDWR)
+        hang_up(self.raw)
 
     @contextlib.contextmanager
     def translated(self) -> Iterator[None]:
@@ -235,6 +228,22 @@ def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = No
     except (pymysql.err.Error, OSError) as error:
         raise translate_error(error, settings) from error
     return SourceConnection(settings, raw)
+
+
+def hang_up(raw: pymysql.connections.Connection[Any]) -> None:
+    """From another thread than the session's: end the conversation. The session's own thread is told, and closes it.
+
+    Never close it from here: the reader would go on with the descriptor's number, where another session may be by then.
+    """
+    sock = getattr(raw, "_sock", None)
+    if sock is None:
+        return
+    # By a descriptor of its own: shutting down a TLS socket object would pull it from under its reader.
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(sock.fileno())) as other:
+        # The close that follows is a reset: a server that waits for room to send would else wait on, for minutes,
+        # with its read view and the lock on the table's definition.
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        other.shutdown(socket.SHUT_RDWR)
 
 
 def check_encryption(raw: pymysql.connections.Connection[Any], settings: SourceSettings) -> None:

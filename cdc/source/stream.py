@@ -14,6 +14,7 @@ import contextlib
 import socket
 import ssl
 import struct
+import threading
 import uuid
 from typing import Any, Protocol
 
@@ -23,7 +24,7 @@ from cdc import tls
 from cdc.errors import CdcError, ConfigError, ProtocolError, SourceUnavailable
 from cdc.gtid import MysqlGtidSet
 from cdc.model import Flavor, SourcePosition
-from cdc.source.connection import SourceSettings, check_encryption, tls_context, translate_error
+from cdc.source.connection import SourceSettings, check_encryption, hang_up, tls_context, translate_error
 
 __all__ = ["BinlogStream", "Consumer", "PacketReader"]
 
@@ -219,6 +220,7 @@ class BinlogStream:
         self.checksum_negotiated = True
         self._raw: pymysql.connections.Connection[Any] | None = None
         self._packets: PacketReader | None = None
+        self._closing = threading.Lock()
 
     def open(self) -> None:
         """Connect and ask for the log from `position`.
@@ -369,9 +371,20 @@ class BinlogStream:
             f"source {self.settings.address} sent a packet that is no event: {payload[:16].hex()}", frame=payload[:4096]
         )
 
+    def hang_up(self) -> None:
+        """From another thread: end the conversation, so that who reads is told. He closes the session himself.
+
+        A TLS session reads by the descriptor's number: closed under its reader, it would take what belongs to the
+        session that is given the number next.
+        """
+        with self._closing:
+            if self._raw is not None:
+                hang_up(self._raw)
+
     def close(self) -> None:
-        """Drop the session. The server's dump thread ends at its next write."""
-        raw, self._raw, self._packets = self._raw, None, None
-        if raw is not None:
-            with contextlib.suppress(Exception):
-                raw._force_close()  # type: ignore[attr-defined]  # no COM_QUIT: the session is in the middle of a dump
+        """Drop the session, in the thread that reads it. The server's dump thread ends at its next write."""
+        with self._closing:
+            raw, self._raw, self._packets = self._raw, None, None
+            if raw is not None:
+                with contextlib.suppress(Exception):
+                    raw._force_close()  # type: ignore[attr-defined]  # no COM_QUIT: it is in the middle of a dump

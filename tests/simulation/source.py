@@ -291,10 +291,14 @@ class SimulatedStream(BinlogStream):
         self._socket = _Socket(source, self.position, source.scheduler.instance)
         self._packets = PacketReader(self._socket)
 
-    def close(self) -> None:
-        socket, self._socket, self._packets = self._socket, None, None
+    def hang_up(self) -> None:
+        socket = self._socket
         if socket is not None:
             socket.is_closed = True
+
+    def close(self) -> None:
+        self.hang_up()
+        self._socket = self._packets = None
 
 
 class _Socket:

@@ -30,6 +30,8 @@ class Script:
         self.steps = steps
         self.is_open = False
         self.close_count = 0
+        self.closed_by: set[threading.Thread] = set()
+        self.is_hung_up = False
         self.received: list[bytes] = []
         self.open_error: BaseException | None = None
 
@@ -62,6 +64,10 @@ class Script:
 
     def close(self) -> None:
         self.close_count += 1
+        self.closed_by.add(threading.current_thread())
+
+    def hang_up(self) -> None:
+        self.is_hung_up = True
 
 
 class Read:
@@ -203,6 +209,8 @@ def test_a_reader_that_waits_at_a_barrier_is_stopped() -> None:
     wait_until(lambda: read.handed_over())
     read.reader.stop()
     assert read.stream.steps == [b"never read"]
+    assert read.stream.is_hung_up
+    assert read.stream.closed_by == {read.reader._thread}, "no session is closed under a read"
 
 
 def test_silence_is_an_error_only_after_its_time_by_the_clock() -> None:
