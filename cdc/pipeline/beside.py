@@ -30,10 +30,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from cdc.clock import Clock
-from cdc.errors import BinlogPurged, CdcError
+from cdc.errors import BinlogPurged, CdcError, UnsupportedData
 from cdc.log import Logger
 from cdc.model import ServerIdentity, SourcePosition, TableDefinition, TableName
-from cdc.pipeline.dealing import CannotDeal, compare, placed, side_stores
+from cdc.pipeline.dealing import CannotDeal, compare, has_reached, placed, side_stores
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import lane_name, side_name, sink_of
 from cdc.pipeline.text import iso_time
@@ -54,7 +54,10 @@ _LOOK_SECONDS = 0.05
 # kept for. Many small tables share the price of a stream and of a join.
 _GROUP_TABLES_MAX = 50
 _GROUP_BYTES_MAX = 2 << 30
+# A table that does not join by then does not by the next one either.
+_ROUNDS_MAX = 5
 
+_Columns = tuple[frozenset[str], frozenset[str]]
 _State = Literal["loading", "offered", "awaited", "resting", "over"]
 
 
@@ -100,6 +103,8 @@ class Side:
         self.live = frozenset(live)
         self.had_shadow = frozenset(shadowed)
         """The tables of which a shadow may be there."""
+        self.altered: tuple[Mapping[TableName, _Columns], SourcePosition] | None = None
+        """What its lane had not seen of its live tables when they met last, and where the side was."""
         self.error: BinlogPurged | None = None
         """Why it cannot go on, though its lane can."""
         self._clock = clock
@@ -272,6 +277,7 @@ class Beside:
         self._sides: Mapping[int, Side] = {}  # replaced, never changed: other threads go through it
         self.failed: dict[TableName, str] = {}
         """Tables whose reload was given up, with the reason: their lanes have them as before."""
+        self._rounds: Counter[TableName] = Counter()  # how often each was given to a side, and has not joined
         self._leaving: list[SidePipeline] = []  # of sides that are none any more: they let their leases go
 
     # ------------------------------------------------------------ any thread
@@ -367,9 +373,7 @@ class Beside:
                     forget_table(store, tx, record.source, kept_in=kept_in)
                     if record.source in known:
                         continue
-                    # Its lane had given it up: the target is complete, and behind.
-                    record = replace(record, target=".".join(self._place(record.source)), is_complete=True)
-                    to.save_table(tx, _anew(record))
+                    to.save_table(tx, _anew(self._without_shadow(record)))
                     continue
                 hand_over(store, to, tx, record.source, kept_in=kept_in)
                 to.save_table(tx, _anew(record))
@@ -419,6 +423,7 @@ class Beside:
             self._remove(side)
             raise
         self._hooks("beside_given")
+        self._rounds.update(names)
         side.pipeline.tables = given
         side.pipeline.force(name for name in names if name in forced)
         self._start(side)
@@ -467,6 +472,19 @@ class Beside:
     def ask(self, side: Side, store: InSinkStore, name: str, argument: str) -> None:
         """Put a command before the side's pipeline."""
         InSinkStore(store.sink, side_name(self._pipeline, side.number)).add_command(name, argument)
+
+    def take_endless(self, table: TableName) -> UnsupportedData | None:
+        """Why the table is not given to a side once more, as that would not end; once."""
+        rounds = self._rounds[table]
+        if rounds < _ROUNDS_MAX:
+            return None
+        del self._rounds[table]
+        return UnsupportedData(
+            f"{table} was loaded {rounds} times beside the stream, and could not join it once",
+            table=str(table),
+            hint="the log says why (side_goes_on, reload_failed); drop the target, which is made anew then, or set "
+            f"snapshot.beside: 0; and run `cdc snapshot {table}`",
+        )
 
     # ------------------------------------------------------------ the parts
 
@@ -535,11 +553,11 @@ class Beside:
             if side_store.queued_commands() or any(r.state in ("pending", "snapshotting") for r in records.values()):
                 raise CannotDeal("it has been asked to load tables again")
             if side.live:
-                self._give_up(side, side_store, store, records)
+                self._give_up(side, side_store, store, records, at, there.position)
                 return
-            if any(is_shadow(record.target) for record in records.values()):
+            if any(is_shadow(record.target) and record.state == "ready" for record in records.values()):
                 raise CannotDeal("a shadow is not merged yet")
-            moved = [placed(record, there.position, at, server) for record in records.values()]
+            moved = [placed(self._without_shadow(r), there.position, at, server) for r in records.values()]
             for table in side.had_shadow:
                 self._drop_shadow(store, table)
             self._move(side_store, store, moved)
@@ -553,16 +571,25 @@ class Beside:
         side.finish()
 
     def _give_up(
-        self, side: Side, side_store: InSinkStore, store: InSinkStore, records: Mapping[TableName, TableRecord]
+        self,
+        side: Side,
+        side_store: InSinkStore,
+        store: InSinkStore,
+        records: Mapping[TableName, TableRecord],
+        at: SourcePosition,
+        there: SourcePosition,
     ) -> None:
-        """The side's shadows are where the lane's targets are, or further: from here on the tables are the side's."""
+        """The side's shadows are where the lane's targets are, or further: from here on the tables are the side's.
+
+        The lane is at `at`, the side `there`. Raises CannotDeal.
+        """
         kept_in = tables_of_tables(store)
         known = store.load_tables()
         failed = {table for table in side.live if table not in records or records[table].state != "ready"}
-        altered = {t for t in side.live - failed if t in known and _column_names(known[t]) != _column_names(records[t])}
-        if any(known[table].state == "ready" for table in altered):
-            raise CannotDeal("a table was altered, and the lane has not seen it yet")
-        failed |= altered  # it has, and does not follow it: the shadow is of no use to that target
+        altered = {t for t in side.live - failed if t in known and _columns(known[t]) != _columns(records[t])}
+        if unseen := {table: _columns(records[table]) for table in altered if known[table].state == "ready"}:
+            self._require_passed(side, unseen, at, there)
+        failed |= altered  # the lane has seen it, and does not follow it: the shadow is of no use to that target
         given = side.live - failed
         for table in failed:
             self._drop_shadow(store, table)
@@ -583,15 +610,32 @@ class Beside:
             self._hooks("beside_giving_up")
             tx.commit()
         self._hooks("beside_given_up")
-        for table in failed - altered:
+        for table in failed:
             error = records[table].error if table in records else None
-            self.failed[table] = str((error or {}).get("message", "the source does not have it any more"))
+            if table not in altered:
+                self.failed[table] = str((error or {}).get("message", "the source does not have it any more"))
+            elif table in unseen:
+                self.failed[table] = f"{table} was altered meanwhile, and its target was not"
+            else:
+                continue  # its lane has it loaded anew, or says why not
+            if error is not None or table in unseen:
+                self._rounds.pop(table, None)
             self._log.error("reload_failed", table=str(table), message=self.failed[table])
         side.give_up(given, failed)
         if side.tables:
             side.go_on(is_soon=True)
         else:
             side.finish()
+
+    def _require_passed(
+        self, side: Side, unseen: Mapping[TableName, _Columns], at: SourcePosition, there: SourcePosition
+    ) -> None:
+        """Raises CannotDeal while the lane may still come to the statements that gave the tables those columns."""
+        before = side.altered
+        if before is None or before[0] != unseen:
+            before = side.altered = unseen, there
+        if not has_reached(at, before[1]):
+            raise CannotDeal("a table was altered, and the lane has not seen it yet")
 
     def _drop_shadow(self, store: InSinkStore, table: TableName) -> None:
         namespace, name = self._place(table)
@@ -610,8 +654,7 @@ class Beside:
                 self._drop_shadow(store, record.source)
                 if record.source in side.live:
                     continue  # its lane has it
-                # Given up, and not merged: the target is complete, and behind.
-                record = replace(record, target=".".join(self._place(record.source)), is_complete=True)
+            record = self._without_shadow(record)
             if record.state not in ("parked", "dropped"):
                 problem = BinlogPurged(
                     error.message,
@@ -628,6 +671,12 @@ class Beside:
             self.failed[table] = error.message
         side.finish()
 
+    def _without_shadow(self, record: TableRecord) -> TableRecord:
+        """Its lane has given it up: what is not merged is not there; the target is complete, and behind."""
+        if not is_shadow(record.target):
+            return record
+        return replace(record, target=".".join(self._place(record.source)), is_complete=True)
+
     def _move(self, side_store: InSinkStore, store: InSinkStore, records: Sequence[TableRecord]) -> None:
         kept_in = tables_of_tables(store)
         left = side_store.load_tables().keys() - {record.source for record in records}
@@ -641,6 +690,8 @@ class Beside:
             _leave(side_store, tx)
             self._hooks("beside_joining")
             tx.commit()
+        for record in records:
+            self._rounds.pop(record.source, None)
         self._hooks("beside_joined")
 
 
@@ -651,8 +702,10 @@ def _anew(record: TableRecord) -> TableRecord:
     return replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None)
 
 
-def _column_names(record: TableRecord) -> set[str]:
-    return {column.name for column in record.definition.columns} if record.definition is not None else set()
+def _columns(record: TableRecord) -> _Columns:
+    """The names of its columns, and of those that its target lacks."""
+    columns = record.definition.columns if record.definition is not None else ()
+    return frozenset(column.name for column in columns), frozenset(record.left_out)
 
 
 def _leave(store: InSinkStore, tx: SinkTransaction) -> None:
@@ -724,6 +777,10 @@ class LaneBeside:
     def wish(self, table: TableName) -> None:
         """Reload a table that is ready, by a shadow."""
         self._wishes.add(table)
+
+    def take_endless(self, table: TableName) -> UnsupportedData | None:
+        """Why the table is to be parked rather than given to a side once more; once."""
+        return None if self.is_under_way(table) else self._beside.take_endless(table)
 
     def take_failure(self, table: TableName) -> str | None:
         """Why its reload was given up, once."""

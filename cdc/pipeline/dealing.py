@@ -106,6 +106,8 @@ def compare(one: SourcePosition, other: SourcePosition) -> int | None:
     """Below 0 where `one` is behind `other`, 0 where they are the same place; None where nobody can tell."""
     if one.server == other.server and one.file is not None and other.file is not None:
         order = (one.file > other.file) - (one.file < other.file)
+        if one.file.number != other.file.number and _has_same_transactions(one, other):
+            return 0  # a dump by GTID begins in the file of the next one, and says nothing of those before it
         # Since a failover, what a lane has applied may lie further on in this server's log than the lane stands.
         is_nested = (order > 0 or _is_within(one, other)) and (order < 0 or _is_within(other, one))
         return order if is_nested else None
@@ -114,6 +116,19 @@ def compare(one: SourcePosition, other: SourcePosition) -> int | None:
         if is_behind or is_ahead:
             return is_ahead - is_behind
     return 0 if one == other else None
+
+
+def has_reached(position: SourcePosition, goal: SourcePosition) -> bool:
+    """Does who stands at `position` have all up to `goal`? False where nobody can tell."""
+    order = compare(goal, position)
+    return (order is not None and order <= 0) or _has_same_transactions(position, goal)
+
+
+def _has_same_transactions(one: SourcePosition, other: SourcePosition) -> bool:
+    """Is nothing between the two, by their GTIDs? False where they have none to go by."""
+    if one.gtid is None or type(one.gtid) is not type(other.gtid):
+        return False
+    return _is_within(one, other) and _is_within(other, one)
 
 
 def _is_within(one: SourcePosition, other: SourcePosition) -> bool:

@@ -389,12 +389,17 @@ def _has_shadow(record: TableRecord, tables: TableRegistry) -> bool:
     """Is the table such that a load beside can be merged into its target?
 
     Rows that are gone at the source are nowhere but in the target of a table that keeps them; without a key there is
-    nothing to tell rows by; and of a target that is shared only some rows are the table's.
+    nothing to tell rows by; of a target that is shared only some rows are the table's; and a target that lacks columns
+    by the operator's word stays so.
     """
-    if not record.is_complete or not record.key or record.definition is None:
+    if not record.is_complete or not record.key or record.definition is None or record.left_out:
         return False
     options = tables.options(record.source)
     return options.mode == "mirror" and options.source_column is None and not keeps_rows(record.options)
+
+
+def _column_names(definition: TableDefinition | None) -> set[str]:
+    return {column.name for column in definition.columns} if definition is not None else set()
 
 
 def _sets_back(command: Command, record: TableRecord) -> bool:
@@ -743,6 +748,9 @@ class _Session:
         if beside is None:
             self._say_running()
             return set()
+        for record in tables.records():
+            if _is_to_load(record) and (error := beside.take_endless(record.source)) is not None:
+                self._park(tables, record.source, error)
         gone, waits = beside.assign(
             self._store,
             in_load_order(tables.records(), self._p._routing.priority),
@@ -769,6 +777,8 @@ class _Session:
         existing = self._sink.inspect(target) if target is not None else None
         if target is None or existing is None or not existing.has_rows or target.source_key != record.key:
             return False
+        if _column_names(target.definition) != _column_names(record.definition):
+            return False  # nobody takes a shadow with other columns (`beside`)
         return not self._sink.differences(target, existing) and not stale_columns(record, target, existing)
 
     def _merge_shadows(self, tables: TableRegistry) -> None:

@@ -3,24 +3,44 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cdc.demo.servers import Server
 from tests.support.asking import ask_to_load, asked
-from tests.support.deployment import Deployment, deployment
+from tests.support.beside import Beside
+from tests.support.deployment import Deployment
+from tests.support.deployment import deployment as plain_deployment
 from tests.support.waiting import wait_until
 
 CASES = [("mysql97", "pg17"), ("mariadb118", "mariadb1011")]
 
 
+@contextlib.contextmanager
+def deployment(directory: Path, source: Server, **sinks: Server) -> Iterator[Deployment]:
+    """One that loads beside its streams, which is off by default."""
+    with plain_deployment(directory, source, **sinks) as made:
+        made.config["snapshot"] = {"beside": 2}
+        yield made
+
+
 @pytest.fixture(params=CASES, ids=lambda case: "-".join(case))
 def made(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Deployment]:
     source, sink = (request.getfixturevalue(name) for name in request.param)
-    with deployment(tmp_path, source, sink=sink) as one:
+    with _deployment(tmp_path, source, sink) as one:
         _table(one, "a")
+        yield one
+
+
+@contextlib.contextmanager
+def _deployment(tmp_path: Path, source: Server, sink: Server) -> Iterator[Deployment]:
+    with deployment(tmp_path, source, sink=sink) as one:
+        one.config["snapshot"] = {"beside": 2}
         yield one
 
 
@@ -110,6 +130,128 @@ def test_a_reload_shows_the_old_rows_until_it_shows_the_new_ones_and_removes_wha
     wait_until(lambda: asked(made) == [("done", "")], 60, lambda: str(asked(made)))
     assert _shadows(made) == []
     _ends_equal(made, "a", "b")
+
+
+def test_a_log_that_was_rotated_while_nobody_writes_keeps_no_side_from_its_lane(
+    tmp_path: Path, mariadb118: Server, mariadb1011: Server
+) -> None:
+    """The lane has been told of the new file; the side's dump begins there, and nothing tells it that it has."""
+    with _deployment(tmp_path, mariadb118, mariadb1011) as made:
+        _table(made, "a")
+        made.start()
+        _wait_until_ready(made, "a")
+        with _held(made, "a"):
+            ask_to_load(made, "a")
+            made.wait_for_log("snapshot_begun", count=2)
+            made.source.execute("FLUSH BINARY LOGS")
+            file = made.source.execute("SHOW MASTER STATUS")[0][0]
+            wait_until(lambda: made.status()["sinks"][0]["position"]["file"] == file, 60, f"the lane in {file}")
+        made.wait_for_log("side_joined", count=2)
+        wait_until(lambda: asked(made) == [("done", "")], 60, lambda: str(asked(made)))
+        _ends_equal(made, "a")
+
+
+def test_what_a_side_has_parked_is_tried_again_before_it_has_joined(made: Deployment) -> None:
+    made.config["snapshot"] = {"beside": 1}
+    made.catch_up()
+    sink = Beside(made)
+    sink.execute(f"CREATE TABLE {sink.table('b')} (id INT PRIMARY KEY, v INT, s VARCHAR(40))")
+    sink.execute(f"INSERT INTO {sink.table('b')} VALUES (1, 1, 'not ours')")
+    _table(made, "b")
+    _table(made, "c")
+    with ThreadPoolExecutor(1) as pool:
+        with _held(made, "c"):
+            made.start()
+            wait_until(lambda: _states(made).get("b") == "parked", 60, lambda: str(_states(made)))
+            sink.execute(f"DROP TABLE {sink.table('b')}")
+            trying = pool.submit(made.run, "snapshot")
+            wait_until(lambda: trying.done() or ("running", "loading") in asked(made), 60, lambda: str(asked(made)))
+        result = trying.result()
+    assert result.returncode == 0, result.stderr
+    assert "b loaded, 300 rows" in result.stdout
+    _ends_equal(made, "a", "b", "c")
+
+
+def test_a_target_that_lacks_a_column_by_the_operators_word_lacks_it_after_a_reload(
+    tmp_path: Path, mariadb118: Server, pg17: Server
+) -> None:
+    with _deployment(tmp_path, mariadb118, pg17) as made:
+        made.config["policies"] = {"ddl": "log"}
+        _table(made, "a")
+        made.catch_up()
+        _change(made, "ALTER TABLE a ADD COLUMN c INT NOT NULL DEFAULT 5")
+        made.catch_up()
+        _change(made, "DELETE FROM a WHERE id < 100")
+        assert made.run("snapshot", f"{made.source_database}.a").returncode == 0
+        rows = made.sink_rows("sink", "a")
+        assert (len(rows), {len(row) for row in rows}) == (200, {3})
+
+
+# Every shadow is begun that no lane takes.
+_IN_VAIN = """
+from cdc.cli import main
+from cdc.pipeline.runner import _Session
+assert _Session._fits
+_Session._fits = lambda *_: True
+main()
+"""
+
+
+@pytest.fixture
+def altered_by_hand(tmp_path: Path, mysql97: Server, pg17: Server) -> Iterator[Deployment]:
+    """The target has had a column for long that the source gets now: the lane does not believe what it holds."""
+    with _deployment(tmp_path, mysql97, pg17) as one:
+        _table(one, "a")
+        one.catch_up()
+        sink = Beside(one)
+        sink.execute(f"ALTER TABLE {sink.table('a')} ADD COLUMN c INT")
+        sink.execute(f"UPDATE {sink.table('a')} SET c = 99")
+        _change(one, "ALTER TABLE a ADD COLUMN c INT")
+        yield one
+
+
+def test_a_table_that_its_lane_does_not_follow_is_loaded_once(altered_by_hand: Deployment) -> None:
+    result = altered_by_hand.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count('"event": "side_begun"') == result.stderr.count('"event": "side_joined"') == 1
+    altered_by_hand.assert_equal("a")
+
+
+def test_a_table_that_never_joins_is_parked_in_the_end(altered_by_hand: Deployment) -> None:
+    made = altered_by_hand
+    command = made.command
+    made.command = lambda *words: [sys.executable, "-c", _IN_VAIN, *command(*words)[3:]]  # type: ignore[method-assign]
+    result = made.run("run", "--until-caught-up")
+    made.command = command  # type: ignore[method-assign]
+    assert result.returncode == 1
+    assert "a was loaded 5 times beside the stream, and could not join it once" in result.stderr
+    assert _states(made)["a"] == "parked"
+    assert _shadows(made) == []
+    assert made.run("snapshot", f"{made.source_database}.a").returncode == 0
+    made.assert_equal("a")
+
+
+def test_a_shadow_that_cannot_be_loaded_again_once_the_lane_has_let_go_parks_its_table(
+    tmp_path: Path, mysql97: Server, mariadb1011: Server
+) -> None:
+    with _deployment(tmp_path, mysql97, mariadb1011) as made:
+        _table(made, "a")
+        made.start()
+        _wait_until_ready(made, "a")
+        made.stop()
+        process = made.start(crash_at="beside_given_up")
+        ask_to_load(made, "a")
+        process.wait(120)
+        tables, name = made.config["tables"], f"{made.source_database}.a"
+        _change(made, "UPDATE a SET v = 1")
+        made.config["tables"] = {**tables, "overrides": [{"table": name, "primary_key": "v"}]}
+        result = made.run("run", "--until-caught-up")
+        assert result.returncode == 1
+        assert "the configured primary_key (v) is not unique" in result.stderr
+        assert _shadows(made) == []
+        made.config["tables"] = tables
+        assert made.run("snapshot", name).returncode == 0
+        made.assert_equal("a")
 
 
 def _shadows(one: Deployment) -> list[Any]:

@@ -3,13 +3,14 @@ others have. Positions only; tests/integration/test_lanes.py has the servers."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
-from cdc.pipeline.dealing import CannotDeal, Dealing, LaneState, compare, least, plan_dealing
+from cdc.pipeline.dealing import CannotDeal, Dealing, LaneState, compare, has_reached, least, plan_dealing
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import InSinkStore, TableRecord
 
@@ -21,14 +22,14 @@ def at(pos: int, server: ServerIdentity = HERE) -> SourcePosition:
     return SourcePosition(server, FilePos.of("binlog.000001", pos), None)
 
 
-def by_gtid(text: str, pos: int | None = None, uuid: str = "here") -> SourcePosition:
-    file = FilePos.of("binlog.000001", pos) if pos is not None else None
+def by_gtid(text: str, pos: int | None = None, uuid: str = "here", *, file_number: int = 1) -> SourcePosition:
+    file = FilePos.of(f"binlog.00000{file_number}", pos) if pos is not None else None
     numbers = MysqlGtidSet.parse(f"11111111-1111-1111-1111-111111111111:{text}")
     return SourcePosition(ServerIdentity("mysql", uuid), file, numbers)
 
 
-def by_list(text: str, pos: int) -> SourcePosition:
-    return SourcePosition(HERE, FilePos.of("binlog.000001", pos), MariadbGtidList.parse(text))
+def by_list(text: str, pos: int, *, file_number: int = 1) -> SourcePosition:
+    return SourcePosition(HERE, FilePos.of(f"binlog.00000{file_number}", pos), MariadbGtidList.parse(text))
 
 
 def table(name: str) -> TableName:
@@ -160,12 +161,26 @@ def test_a_loaded_table_of_a_lane_without_a_checkpoint_does_not_move() -> None:
         (by_list("0-1-5,1-1-9", 200), by_list("0-1-6,1-1-8", 400), None),
         (by_list("0-1-5,1-1-9", 200), by_list("0-1-6", 400), None),
         (by_list("0-1-5", 200), at(400), -1),
+        # The log was rotated, and nothing written since: one dump was told so, the other began in the new file.
+        (by_list("0-1-5,1-1-9", 200), by_list("0-1-5,1-1-9", 4, file_number=2), 0),
+        (by_list("0-1-5,1-1-9", 200), by_list("0-1-5,1-1-10", 400, file_number=2), -1),
+        (by_gtid("1-5", 4, file_number=2), by_gtid("1-5", 200), 0),
+        (by_gtid("1-6", 400, file_number=2), by_gtid("1-5", 200), 1),
+        (at(200), replace(at(4), file=FilePos.of("binlog.000002", 4)), -1),
+        (by_list("0-1-5", 200), replace(at(4), file=FilePos.of("binlog.000002", 4)), -1),
     ],
 )
 def test_positions_are_compared_by_file_or_by_gtid_set(
     one: SourcePosition, other: SourcePosition, order: int | None
 ) -> None:
     assert compare(one, other) == order
+
+
+def test_what_is_behind_the_last_transaction_need_not_be_reached() -> None:
+    assert has_reached(at(20), at(20))
+    assert not has_reached(at(10), at(20))
+    assert has_reached(by_list("0-1-5", 4), by_list("0-1-5", 385))
+    assert not has_reached(by_list("0-1-5", 4), by_list("0-1-6", 385))
 
 
 def test_what_one_lane_has_from_before_a_failover_and_the_next_one_has_not_does_not_move() -> None:
