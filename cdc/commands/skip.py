@@ -18,10 +18,11 @@ import typer
 from cdc.app import make_sink, pipeline_name, sinks_named, source_settings
 from cdc.config import Config, SinkSettings
 from cdc.errors import ConfigError
-from cdc.model import FilePos, TableName
-from cdc.pipeline.dealing import lane_stores
+from cdc.model import FilePos, SourcePosition, TableName
+from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.source.connection import SourceConnection, connect
 from cdc.source.groups import EventGroup, groups_from, shown
+from checkpoints.checkpoint import Checkpoint
 from checkpoints.skips import put_skip
 from checkpoints.store import InSinkStore, TableRecord
 
@@ -55,18 +56,20 @@ def skip(config: Config, place: str, *, only_sinks: list[str], is_confirmed: boo
 def _skip_on(
     config: Config, settings: SinkSettings, source: SourceConnection, wanted: FilePos, *, is_confirmed: bool
 ) -> int:
-    """How many of the sink's lanes have stepped over it."""
+    """How many of the sink's lanes, and of those that load beside them, have stepped over it."""
     sink = make_sink(settings)
     try:
         sink.open()
-        stores = lane_stores(sink, pipeline_name(config, settings))
+        name = pipeline_name(config, settings)
+        stores = lane_stores(sink, name)
         if not stores[1].exists():
             return 0
         stores[1].create()
         done = 0
-        for store in stores.values():
-            group = _group_before(config, source, store, wanted)
-            if group is None:
+        for store in (*stores.values(), *side_stores(sink, name).values()):
+            checkpoint, _ = store.load_checkpoint()
+            group = _group_before(config, source, store, checkpoint, wanted) if checkpoint is not None else None
+            if checkpoint is None or group is None:
                 continue
             _require_idle(store)
             affected = _affected(group, store.load_tables().values())
@@ -75,7 +78,7 @@ def _skip_on(
                 if not sys.stdin.isatty():
                     raise ConfigError("skip asks for confirmation", hint="give --yes where nobody can answer")
                 typer.confirm("Step over it", abort=True)
-            _step_over(store, group, affected, place=str(wanted))
+            _step_over(store, group, checkpoint.position, place=str(wanted))
             typer.echo(f"{settings.name}: the checkpoint is {group.after} now")
             done += 1
         return done
@@ -83,11 +86,10 @@ def _skip_on(
         sink.close()
 
 
-def _group_before(config: Config, source: SourceConnection, store: InSinkStore, wanted: FilePos) -> EventGroup | None:
+def _group_before(
+    config: Config, source: SourceConnection, store: InSinkStore, checkpoint: Checkpoint, wanted: FilePos
+) -> EventGroup | None:
     """The group with `wanted` in it, if nothing that this pipeline follows lies between its checkpoint and there."""
-    checkpoint, _ = store.load_checkpoint()
-    if checkpoint is None:
-        return None
     records = list(store.load_tables().values())
     for group in groups_from(source, checkpoint.position, wanted):
         end = group.after.file
@@ -129,7 +131,8 @@ def _say(sink: str, group: EventGroup, affected: Sequence[TableRecord]) -> None:
     typer.echo(f"  loaded again afterwards: {tables}")
 
 
-def _step_over(store: InSinkStore, group: EventGroup, affected: Sequence[TableRecord], *, place: str) -> None:
+def _step_over(store: InSinkStore, group: EventGroup, before: SourcePosition, *, place: str) -> None:
+    """Raises ConfigError where the checkpoint is not the one any more that the group was found by."""
     who = f"{getpass.getuser()}@{socket.gethostname()}"
     lease = store.read_lease()
     status = dict(lease.status) if lease is not None else {}
@@ -137,7 +140,13 @@ def _step_over(store: InSinkStore, group: EventGroup, affected: Sequence[TableRe
     store.take_lease(holder=f"cdc skip by {who}", sessions=(session,), seconds=_LEASE_SECONDS, was_renewed=False)
     try:
         checkpoint, _ = store.load_checkpoint()
-        assert checkpoint is not None, "it was there"
+        # While it was asked for, an instance may have come and gone: the checkpoint never goes back.
+        if checkpoint is None or checkpoint.position != before:
+            raise ConfigError(
+                f"the checkpoint of {store.pipeline} has moved from {before} meanwhile",
+                hint="see where it is (`cdc checkpoint show`), and whether there is still something to step over",
+            )
+        affected = _affected(group, store.load_tables().values())
         tables: list[TableName] = [record.source for record in affected]
         with store.sink.transaction() as tx:
             for record in affected:

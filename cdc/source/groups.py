@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from cdc.errors import CdcError, ConfigError
 from cdc.gtid import MariadbGtidList, MysqlGtidSet, parse_mysql_gtid
 from cdc.model import FilePos, SourcePosition
+from cdc.schema.statements import StatementKind, classify_statement
 from cdc.source.connection import SourceConnection
 
 __all__ = ["BinlogEvent", "EventGroup", "groups_from", "shown"]
@@ -34,6 +35,17 @@ _BETWEEN = frozenset(
     }
 )
 _PLAIN = frozenset({*_BEGINS, "Query", "Table_map", "Xid", "Rows_query", "Annotate_rows"})
+_HIDING = frozenset(
+    {
+        StatementKind.XA_COMMIT,
+        StatementKind.DATABASE,
+        StatementKind.FUNCTION,
+        StatementKind.DML,
+        StatementKind.UNKNOWN,
+    }
+)
+# Before each statement that has a default database, as the server lists it.
+_USE = re.compile(r"use `(?:[^`]|``)*`;\s*", re.IGNORECASE)
 _ROWS = ("Write_rows", "Update_rows", "Delete_rows")
 _MAPPED = re.compile(r"table_id: \d+ \((?P<name>.*)\)", re.DOTALL)
 _MARIADB_GTID = re.compile(r"GTID (\d+)-(\d+)-(\d+)")
@@ -122,16 +134,27 @@ def _group(events: list[_Listed], position: SourcePosition) -> EventGroup | None
     if is_known or not ends:
         return None
     infos = [(listed.event.kind, listed.event.info) for listed in events]
+    statements = tuple(info for kind, info in infos if kind == "Query" and info not in ("BEGIN", "COMMIT"))
     return EventGroup(
         start=events[0].event.place,
         after=SourcePosition(position.server, ends[-1], gtid),
         events=tuple(listed.event for listed in events[:_EVENTS_SHOWN_MAX]),
         event_count=len(events),
         mapped=frozenset(m["name"] for kind, info in infos if kind == "Table_map" and (m := _MAPPED.search(info))),
-        statements=tuple(info for kind, info in infos if kind == "Query" and info not in ("BEGIN", "COMMIT")),
+        statements=statements,
         # Else compressed, prepared, an incident, or something that nobody knows.
-        is_opaque=not all(kind in _PLAIN or kind.startswith(_ROWS) for kind in kinds),
+        is_opaque=not all(kind in _PLAIN or kind.startswith(_ROWS) for kind in kinds) or any(map(_hides, statements)),
     )
+
+
+def _hides(statement: str) -> bool:
+    """May it change rows of tables that it does not name?
+
+    The end of a prepared transaction, the drop of a database, and rows that are logged as a statement, which may go
+    through a view, a trigger or a foreign key.
+    """
+    use = _USE.match(statement)
+    return classify_statement(statement[use.end() if use else 0 :]).kind in _HIDING
 
 
 def _start(connection: SourceConnection, position: SourcePosition, upto: FilePos) -> FilePos:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from cdc.commands.skip import skip
+from cdc.config import load_config
 from cdc.demo.servers import Server
+from cdc.errors import ConfigError
 from tests.support.deployment import Deployment, deployment
 
 
@@ -94,6 +98,83 @@ def test_a_statement_that_is_stepped_over_loads_the_tables_that_it_names(
         assert went_on.returncode == 0, went_on.stderr
         made.assert_equal("a_rows", "b_rows")
         assert loads(went_on, "pg") == ["a_rows"]
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["mysql97", "mariadb118"])
+@pytest.mark.parametrize("what", ["prepared", "view"])
+def test_what_a_statement_hides_loads_every_table(
+    tmp_path: Path, request: pytest.FixtureRequest, pg15: Server, kind: str, what: str
+) -> None:
+    """The end of a prepared transaction names no table at all, and DML that is logged as a statement names a view."""
+    source = request.getfixturevalue(kind)
+    with deployment(tmp_path, source, pg=pg15) as made, contextlib.ExitStack() as stack:
+        made.source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=made.source_database)
+        made.source.execute("CREATE VIEW seen AS SELECT * FROM a", database=made.source_database)
+        if what == "prepared":
+            name = f"'{made.source_database}'"
+            with contextlib.closing(source.connect(made.source_database)) as session, session.cursor() as cursor:
+                for statement in (
+                    f"XA START {name}",
+                    "INSERT INTO a VALUES (1)",
+                    f"XA END {name}",
+                    f"XA PREPARE {name}",
+                ):
+                    cursor.execute(statement)
+            made.catch_up()
+            place = write(made, f"XA COMMIT {name}")
+        else:
+            made.catch_up()
+            session = stack.enter_context(contextlib.closing(source.connect(made.source_database)))
+            with session.cursor() as cursor:
+                cursor.execute("SET binlog_format = STATEMENT")
+                cursor.execute("INSERT INTO seen VALUES (1)")
+                cursor.execute("COMMIT")
+            file, pos = end_of_log(source)
+            place = f"{file}:{pos - 1}"
+        result = made.run("skip", place, "--yes")
+        assert result.returncode == 0, result.stderr
+        assert f"loaded again afterwards: {made.source_database}.a" in result.stdout
+        made.catch_up()
+        made.assert_equal("a")
+
+
+def test_a_checkpoint_that_has_moved_meanwhile_does_not_go_back(
+    tmp_path: Path, mariadb118: Server, pg15: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with deployment(tmp_path, mariadb118, pg=pg15) as made:
+        made.source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=made.source_database)
+        made.catch_up()
+        place = write(made, "INSERT INTO a VALUES (1)")
+        config = load_config(made.write_config(), environ={})
+        monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+        monkeypatch.setattr("typer.confirm", lambda *_, **__: made.catch_up())
+        with pytest.raises(ConfigError, match="has moved"):
+            skip(config, place, only_sinks=[], is_confirmed=False)
+        assert skips(made, "pg") == []
+        went_on = made.run("run", "--until-caught-up")
+        assert loads(went_on, "pg") == []
+        made.assert_equal("a")
+
+
+@pytest.mark.full
+@pytest.mark.crash
+def test_those_that_load_beside_a_lane_step_over_it_as_well(tmp_path: Path, mariadb118: Server, pg15: Server) -> None:
+    with deployment(tmp_path, mariadb118, pg=pg15) as made:
+        made.config["snapshot"] = {"beside": 2}
+        made.source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=made.source_database)
+        made.start(crash_at="beside_met")
+        assert made.process is not None
+        made.process.wait(120)
+        place = write(made, "INSERT INTO a VALUES (1)")
+        result = made.run("skip", place, "--yes")
+        assert result.returncode == 0, result.stderr
+        stepped = {one["pipeline"]: one["tables"] for one in skips(made, "pg")}
+        assert [[made.source_database, "a"]] in stepped.values()
+        assert any("~" in pipeline for pipeline in stepped)
+        made.kill()
+        made.catch_up()
+        made.assert_equal("a")
 
 
 def test_nothing_is_stepped_over_beside_an_instance_that_lives(
