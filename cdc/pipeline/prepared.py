@@ -4,6 +4,9 @@ What is stored of a table is applied if the table at the commit is the one of th
 definition, and not loaded since the commit. A table that was loaded between the two is fine: the load has not seen the
 rows. Where the rows cannot be told to fit, because the definition is another one now or because the table was not
 captured when they passed, the table is loaded again, from behind the commit.
+
+A table keeps its name while rows of it are prepared: the servers refuse the RENAME, whoever's session has ended and
+after a restart, too (tested on those that the service is tested on).
 """
 
 from __future__ import annotations

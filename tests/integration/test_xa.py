@@ -158,6 +158,33 @@ def test_rows_of_a_table_that_was_not_captured_when_they_passed_arrive(
         assert stored(made) == [0]
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("kind", ["mysql97", "mariadb1011", "mariadb118"])
+def test_no_server_renames_a_table_whose_rows_are_prepared(start_server: Callable[..., Server], kind: str) -> None:
+    """Stored rows are found again by the table's name (cdc/pipeline/prepared.py)."""
+    source = start_server(kind)
+    source.execute("CREATE DATABASE d")
+
+    def require_refused() -> None:
+        with contextlib.closing(source.connect("d")) as connection, connection.cursor() as cursor:
+            cursor.execute("SET lock_wait_timeout = 1")
+            cursor.execute("SET innodb_lock_wait_timeout = 1")
+            for statement in ("RENAME TABLE t TO u", "ALTER TABLE t RENAME TO u"):
+                with pytest.raises(pymysql.err.OperationalError, match="1205"):
+                    cursor.execute(statement)
+
+    with contextlib.closing(source.connect("d")) as connection, connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE t (id INT PRIMARY KEY)")
+        for statement in ("XA START 'x'", "INSERT INTO t VALUES (1)", "XA END 'x'", "XA PREPARE 'x'"):
+            cursor.execute(statement)
+        require_refused()
+    require_refused()
+    source.restart()
+    require_refused()
+    source.execute("XA COMMIT 'x'")
+    assert source.execute("SELECT id FROM d.t") == [(1,)]
+
+
 def rows(first: int, count: int) -> list[str]:
     return [
         "INSERT INTO orders (id, v) VALUES " + ", ".join(f"({n}, 'row {n}')" for n in range(at, at + 500))
