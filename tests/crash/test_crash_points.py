@@ -33,6 +33,7 @@ COUNTS: dict[str, tuple[int, ...]] = {
     "before_statement": (2, 5),
     "after_statement": (2, 5),
     "load_chunk": (1, 2),
+    "load_chunk_staged": (1, 2),
     "load_chunk_committed": (1, 2),
     "load_begun": (1, 2),
     "load_done": (1, 2),
@@ -71,6 +72,8 @@ def test_kill_at(point: str, source_name: str, sink_name: str, tmp_path: Path, r
     with deployment(tmp_path, source, sink=sink) as made:
         made.config["snapshot"] = {"chunk_rows": 70, "beside": 2 if point.startswith("beside_") else 0}
         made.config["flush"] = {"rows_max": 60, "age_ms_max": 20}
+        if point == "load_chunk_staged":
+            made.config["staging"] = {"dir": str(tmp_path / "staging")}
         create_schema(source, made.source_database, rows=150)
         with Writer(source, made.source_database, seed=len(point)) as writer:
             for count in COUNTS.get(point, _DEFAULT_COUNTS):
