@@ -1057,14 +1057,14 @@ class _Session:
             self._keep_up(tables, None)  # what is due by what was seen before, before anything is written there
             while True:
                 self._check_alive()
-                if names := again.due():
+                if not applier.is_inside_transaction and (names := again.due()):
                     self._load_parked_again(tables, names)
                 if self._p._has_commands():
                     raise _SessionEnd
                 if self._p._beside is not None and not applier.is_inside_transaction and self._p._beside.wants_session:
                     raise _SessionEnd
                 item = channel.get(_POLL_SECONDS if self._p._side is None else _SIDE_POLL_SECONDS)
-                if item is None:
+                if item is None and not applier.is_inside_transaction:
                     self._begin_audit()
                 self._has_heard = self._has_heard or isinstance(item, TransactionRun | Progress)
                 if isinstance(item, TransactionRun):

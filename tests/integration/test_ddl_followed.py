@@ -408,6 +408,61 @@ def test_who_has_lost_the_lease_alters_nothing(tmp_path: Path, mysql97: Server, 
         assert {column[0] for column in _columns(made, "my")["t"]} == {"id", "a"}
 
 
+# A statement is followed under lag, and then nothing comes for a while between two parts of a large transaction, in
+# which a table that was parked is due.
+_PAUSED = """
+import sys
+from cdc.cli import main
+from cdc.model import SchemaChange, TableName, TransactionRun
+from cdc.pipeline.channel import Channel
+from cdc.pipeline.recovery import AutoReload
+
+get, seen = Channel.get, []
+
+def paused(self, timeout_seconds):
+    if seen == ["change", "part"]:
+        seen.append("pause")
+        print("a pause inside", file=sys.stderr)
+        return None
+    item = get(self, timeout_seconds)
+    while item is None and seen == ["change"]:
+        item = get(self, timeout_seconds)
+    if isinstance(item, SchemaChange) and not seen:
+        seen.append("change")
+    elif isinstance(item, TransactionRun) and not item.is_last_part and seen == ["change"]:
+        seen.append("part")
+    return item
+
+def due(self):
+    if seen != ["change", "part", "pause"]:
+        return []
+    seen.append("due")
+    return [TableName("shop", "parked")]
+
+Channel.get = paused
+AutoReload.due = due
+main()
+"""
+
+
+def test_a_pause_inside_a_large_transaction_is_no_time_for_other_work(
+    tmp_path: Path, mysql97: Server, mariadb1011: Server
+) -> None:
+    """Neither for comparing definitions, nor for tables that are due: both would begin a transaction of their own."""
+    with deployment(tmp_path, mysql97, my=mariadb1011) as made:
+        _source(made, "CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, a INT)")
+        _source(made, "INSERT INTO t (a) VALUES (1), (2), (3), (4)")
+        made.catch_up()
+        _source(made, "ALTER TABLE t ADD COLUMN c INT")
+        _source(made, "INSERT INTO t (a) SELECT 4 FROM t p, t q, t r, t s, t u, t v, t w, t x, t y")
+        command = made.command
+        made.command = lambda *words: [sys.executable, "-c", _PAUSED, *command(*words)[3:]]  # type: ignore[method-assign]
+        result = made.run("run", "--until-caught-up")
+        assert result.returncode == 0, result.stderr
+        assert "a pause inside" in result.stderr
+        made.assert_equal("t")
+
+
 # ---------------------------------------------------------------- locks
 
 # How long the service waits for a lock is not for configuration: the one of these tests is less patient.
