@@ -179,7 +179,8 @@ def transformed_change(change: ChangeBatch, target: TargetTable, stamp: Stamp | 
     """A change as the target takes it; of its images only the values that are upserted are worked out."""
     change = sourced_change(change, target)
     masked = [column for column in target.columns if column.masking is not None]
-    if masked or target.has_metadata:
+    is_bounded = any(column.characters_max is not None for column in target.columns)
+    if masked or is_bounded or target.has_metadata:
         if change.updates and target.has_metadata:
             raise InvariantBroken(f"a partial update of {target.definition.name}, which has metadata columns")
         batches = zip(change.batches, change.upserts, strict=True)
@@ -187,7 +188,7 @@ def transformed_change(change: ChangeBatch, target: TargetTable, stamp: Stamp | 
             change, batches=tuple(_transformed_batch(batch, target, rows, stamp) for batch, rows in batches)
         )
     kept = {column.source.name for column in target.columns}
-    if all(kept.issuperset(update.columns) for update in change.updates) and not masked:
+    if all(kept.issuperset(update.columns) for update in change.updates) and not (masked or is_bounded):
         return change
     updates = (_transformed_update(update, target, kept) for update in change.updates)
     return replace(change, updates=tuple(update for update in updates if update is not None))
@@ -211,8 +212,13 @@ def _transformed_update(update: PartialUpdate, target: TargetTable, kept: set[st
 def _masked(
     rows: pa.RecordBatch, target: TargetTable, selection: pa.Int32Array | None, *, only: frozenset[str] | None = None
 ) -> pa.RecordBatch:
-    """`rows` with every masked column replaced. What stands outside the selection means nothing, and is NULL."""
+    """`rows` with every masked column replaced. What stands outside the selection means nothing, and is NULL.
+
+    Raises UnsupportedData for a text that is longer than the type that was asked for.
+    """
     for column in target.columns:
+        if column.characters_max is not None and (only is None or column.source.name in only):
+            _refuse_longer(rows, target, column, column.characters_max, selection)
         if column.masking is None or (only is not None and column.source.name not in only):
             continue
         at = rows.schema.get_field_index(column.source.name)
@@ -229,6 +235,23 @@ def _masked(
             values = _scattered(values, selection, rows.num_rows)
         rows = rows.set_column(at, pa.field(column.source.name, values.type), values)
     return rows
+
+
+def _refuse_longer(
+    rows: pa.RecordBatch, target: TargetTable, column: TargetColumn, most: int, selection: pa.Int32Array | None
+) -> None:
+    lengths = pc.utf8_length(rows.column(rows.schema.get_field_index(column.source.name)))
+    if selection is not None:
+        lengths = lengths.take(selection)
+    index = pc.index(pc.greater(lengths, most), True).as_py()
+    if index < 0:
+        return
+    refused = ValueRefused(
+        index,
+        f"the text has {lengths[index]} characters, and the column on the sink holds {most}",
+        hint="ask for a longer `type` in tables.overrides or targets.types, or correct the row",
+    )
+    raise _refusal(refused, rows, target, column, index if selection is None else selection[index].as_py())
 
 
 def _scattered(values: pa.Array, selection: pa.Int32Array, row_count: int) -> pa.Array:
@@ -248,7 +271,8 @@ def _refusal(
         table=table,
         column=name,
         key=key,
-        hint=f"mask it with `null` or `text` in tables.overrides, or correct the row; then `cdc snapshot {table}`",
+        hint=(refused.hint or "mask it with `null` or `text` in tables.overrides, or correct the row")
+        + f"; then `cdc snapshot {table}`",
     )
 
 

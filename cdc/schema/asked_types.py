@@ -1,7 +1,8 @@
 """Types that the configuration asks for in place of the mapping's: `type` of a column, `targets.types` by source type.
 
 Only such as take the same texts: what a value looks like on its way to the sink is not changed by it. A value that the
-asked type cannot hold is refused by the sink and stops its table, never cut.
+asked type cannot hold stops its table and is never cut: the sink refuses it, but for spaces at the end of a text, which
+servers cut off in silence; the characters of `varchar(N)` are therefore counted before (`characters_max`).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import re
 from cdc.model import ColumnDefinition, ValueKind
 from cdc.schema.target import SinkKind
 
-__all__ = ["ASKED_TYPES", "asked_type"]
+__all__ = ["ASKED_TYPES", "asked_type", "characters_max"]
 
 # As the configuration has them, with what they are for.
 ASKED_TYPES = {
@@ -30,6 +31,7 @@ _INTEGERS = ("smallint", "integer", "bigint", "numeric")
 _MYSQL_INTEGERS = {"smallint": "smallint", "integer": "int", "bigint": "bigint", "numeric": "decimal(20,0)"}
 _JSON_TEXT = "longtext CHARACTER SET utf8mb4 COLLATE utf8mb4_bin"
 _CHARSET = re.compile(r" CHARACTER SET \w+ COLLATE \w+$")
+_VARCHAR = re.compile(r"varchar\((\d+)\)")
 
 
 def asked_type(column: ColumnDefinition, asked: str, mapped: str, kind: SinkKind) -> str | None:
@@ -56,3 +58,9 @@ def asked_type(column: ColumnDefinition, asked: str, mapped: str, kind: SinkKind
     charset = _CHARSET.search(mapped)
     base = "longtext" if asked == "text" else asked
     return base + (charset[0] if charset is not None else "")
+
+
+def characters_max(asked: str) -> int | None:
+    """How many characters a text of that asked type has at most; None for any number."""
+    found = _VARCHAR.fullmatch(asked)
+    return int(found[1]) if found is not None else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, Flavor, TableDefinition, ValueKind
-from cdc.schema.asked_types import asked_type
+from cdc.schema.asked_types import asked_type, characters_max
 from cdc.schema.defaults import with_attributes
 from cdc.schema.filters import bind
 from cdc.schema.identifiers import column_name_problem, folded, namespace_problem, table_name_problem
@@ -268,7 +268,9 @@ def _kept_column(
     if asked is None or mapped.masking is not None:
         return mapped
     sql_type = asked_type(column, asked, mapped.sql_type, kind)
-    if sql_type is None or (mapped.is_key and kind != "postgresql" and sql_type.startswith("longtext")):
+    most = characters_max(asked)
+    is_longtext = kind != "postgresql" and sql_type is not None and sql_type.startswith("longtext")
+    if sql_type is None or (mapped.is_key and (is_longtext or (most is not None and most < column.length))):
         raise UnsupportedData(
             f"{definition.name}: column {column.name} has the type {column.column_type}, which cannot become {asked}"
             f"{' in a key' if sql_type else ''}",
@@ -276,7 +278,7 @@ def _kept_column(
             column=column.name,
             hint="correct its `type` in tables.overrides, or targets.types; docs/targets.md says what goes with what",
         )
-    return replace(mapped, sql_type=sql_type)
+    return replace(mapped, sql_type=sql_type, characters_max=most)
 
 
 def _metadata_column(name: str, length: int, *, is_nullable: bool) -> ColumnDefinition:

@@ -128,6 +128,7 @@ class TargetColumn:
     comment: str = ""
     is_identity: bool = False
     policies: Policies | None = None  # its own, where they are not the table's
+    characters_max: int | None = None  # of a `varchar(N)` that was asked for: no server cuts spaces but in silence
 
 
 @dataclass(frozen=True, slots=True)

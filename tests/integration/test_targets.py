@@ -342,6 +342,30 @@ def test_asked_types_hold_the_same_values_and_what_they_cannot_hold_stops_the_ta
     assert "word" in states["my"]["error"]["message"]
 
 
+def test_spaces_at_the_end_of_an_asked_varchar_are_not_cut(pair: Deployment) -> None:
+    override = {"columns": [{"column": "word", "type": "varchar(3)"}]}
+    _source(
+        pair,
+        "CREATE TABLE t (id INT PRIMARY KEY, word VARCHAR(9))",
+        "INSERT INTO t VALUES (1, 'abc')",
+        "CREATE TABLE u (id INT PRIMARY KEY, word VARCHAR(9))",
+        "INSERT INTO u VALUES (1, 'äbc ')",
+    )
+    pair.config["tables"]["overrides"] = [{"table": f"{pair.source_database}.{table}", **override} for table in "tu"]
+    _catch_up_parking(pair)
+    by_place = {(one["sink"], one["table"].partition(".")[2]): one for one in pair.status()["tables"]}
+    assert by_place["pg", "t"]["state"] == by_place["my", "t"]["state"] == "ready"
+    for sink in ("pg", "my"):  # by the load
+        assert (
+            "the text has 4 characters, and the column on the sink holds 3" in by_place[sink, "u"]["error"]["message"]
+        )
+    _source(pair, "UPDATE t SET word = 'abc  ' WHERE id = 1")
+    _catch_up_parking(pair)
+    for one in pair.status()["tables"]:  # by the stream
+        assert one["state"] == "parked"
+        assert "the text has 5 characters" in one["error"]["message"] or one["table"].endswith("u")
+
+
 def test_a_flag_that_is_no_boolean_stops_its_table(pair: Deployment) -> None:
     pair.config["targets"] = {"types": [{"source": "tinyint(1)", "type": "boolean"}]}
     _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, flag TINYINT(1))", "INSERT INTO t VALUES (1, 1)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -239,6 +240,24 @@ def test_an_asked_type_takes_the_place_of_the_mappings(
 def test_a_type_that_does_not_go_with_the_column_is_refused_by_name(column: ColumnDefinition, asked: str) -> None:
     with pytest.raises(UnsupportedData, match=rf"d\.t: column c has the type .* cannot become {re.escape(asked)}"):
         _asked(column, asked, "postgresql")
+
+
+def test_a_key_is_never_shortened() -> None:
+    word = replace(WORD, is_nullable=False)
+    definition = TableDefinition(TableName("d", "t"), (word,), ("c",))
+    for kind in ("postgresql", "mysql", "mariadb"):
+        for length, is_refused in ((word.length, False), (word.length - 1, True)):
+            options = TableOptions(columns=(ColumnOption("c", type=f"varchar({length})"),))
+            with pytest.raises(UnsupportedData, match="in a key") if is_refused else nullcontext():
+                map_table(
+                    definition,
+                    kind=kind,
+                    namespace="n",
+                    name="t",
+                    key=("c",),
+                    policies=Policies(),
+                    options=options,
+                )
 
 
 def test_rules_by_type_are_for_the_whole_type_or_its_name() -> None:
