@@ -102,16 +102,16 @@ class Candidate:
         if self.index is None:
             found.append("leads no index: each run would read the whole table")
         if self.is_nullable:
-            found.append("may be NULL: such rows are not found")
+            found.append("may be NULL: each run reads all rows in which it is")
         if self.is_future:
-            found.append(f"is in the future ({self.greatest}): what is changed before then is not found")
+            found.append(f"is in the future ({self.greatest}): each run reads all rows in which it is")
         if self.is_time and self.column_type.lower() == "date":
             found.append("is a whole day: each run reads the last day again")
         return tuple(found)
 
     @property
     def quality(self) -> Quality:
-        """`good`: by its definition; `usable`: if the application keeps it; `poor`: changes would be missed."""
+        """`good`: by its definition; `usable`: if the application keeps it; `poor`: misses rows, or reads many."""
         if self.changes == "never" or self.is_nullable or self.is_future:
             return "poor"
         return "good" if self.changes == "always" and self.index is not None else "usable"
