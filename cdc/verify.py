@@ -32,7 +32,7 @@ from cdc.errors import ConfigError, SinkRefused, UnsupportedData
 from cdc.gtid import MysqlGtidSet
 from cdc.model import SourcePosition, TableDefinition, TableName
 from cdc.pipeline.dealing import lane_stores, side_stores
-from cdc.pipeline.polled_sink import poller_stores
+from cdc.pipeline.polled_sink import poller_stores, together
 from cdc.pipeline.tables import TableRegistry
 from cdc.pipeline.transform import kept_rows, transformed_rows
 from cdc.schema.target import SinkKind, TargetTable
@@ -535,8 +535,10 @@ def _open_sink(stack: contextlib.ExitStack, config: Config, settings: SinkSettin
     stores = lane_stores(sink, pipeline_name(config, settings))
     is_there = stores[1].exists()
     every = [*side_stores(sink, pipeline_name(config, settings)).values(), *stores.values()] if is_there else []
-    every += poller_stores(sink, pipeline_name(config, settings)).values()
-    records = {t: record for store in every for t, record in store.load_tables().items()}
+    streamed = {t: record for store in every for t, record in store.load_tables().items()}
+    pollers = poller_stores(sink, pipeline_name(config, settings)) if config.may_poll else {}
+    polled = [record for store in pollers.values() for record in store.load_tables().values()]
+    records = {record.source: record for record in together(list(streamed.values()), polled)}
     return _OpenSink(settings, sink, TableRegistry(routing(config, settings), sink.kind, ()), records)
 
 

@@ -14,6 +14,7 @@ from cdc.config import Config
 from cdc.errors import ConfigError
 from cdc.model import SourcePosition
 from cdc.pipeline.dealing import CannotDeal, lane_stores, least, side_stores
+from cdc.pipeline.polled_sink import poller_stores
 from cdc.pipeline.text import iso_time
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import InSinkStore
@@ -98,7 +99,8 @@ def reset(config: Config, *, only_sinks: list[str], is_confirmed: bool) -> int:
             if not stores[1].exists():
                 typer.echo(f"{settings.name}: nothing to forget")
                 continue
-            for store in stores.values():
+            pollers = poller_stores(sink, pipeline_name(config, settings))
+            for store in (*stores.values(), *pollers.values()):
                 lease = store.read_lease()
                 if lease is not None and store.is_holder_alive(lease):
                     raise ConfigError(
@@ -107,7 +109,7 @@ def reset(config: Config, *, only_sinks: list[str], is_confirmed: bool) -> int:
                     )
             sides = side_stores(sink, pipeline_name(config, settings))  # as their lanes do, they begin anew
             with sink.transaction() as tx:
-                for store in (*stores.values(), *sides.values()):
+                for store in (*stores.values(), *sides.values(), *pollers.values()):
                     store.reset(tx)
                 tx.commit()
             typer.echo(f"{settings.name}: forgotten; the next `cdc run` loads every table again")

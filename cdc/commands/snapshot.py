@@ -21,8 +21,10 @@ from cdc.errors import CdcError, ConfigError, SinkUnavailable
 from cdc.log import configure_logging
 from cdc.model import TableName
 from cdc.pipeline.dealing import lane_stores, side_stores
-from cdc.pipeline.polled_sink import poller_stores
+from cdc.pipeline.held import StatementHeld
+from cdc.pipeline.polled_sink import poller_stores, together
 from cdc.sinks.base import Sink
+from checkpoints.polls import POLLER
 from checkpoints.store import Command, InSinkStore, LeaseRow, TableRecord
 
 __all__ = ["snapshot_tables"]
@@ -53,7 +55,7 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
         try:
             sink.open()
             InSinkStore(sink, pipeline_name(config, settings)).create()
-            stores = _stores(sink, pipeline_name(config, settings))
+            stores = _stores(config, sink, pipeline_name(config, settings))
             wanted = tables or _unsettled(stores)
             if not wanted and stores[1].load_checkpoint()[0] is not None:
                 sys.stdout.write(
@@ -72,15 +74,18 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
     return exit_code
 
 
-def _stores(sink: Sink, pipeline: str) -> dict[int, InSinkStore]:
-    """The metadata of every lane, and of the poller."""
-    return {**lane_stores(sink, pipeline), **poller_stores(sink, pipeline)}
+def _stores(config: Config, sink: Sink, pipeline: str) -> dict[int, InSinkStore]:
+    """The metadata of every lane, and of the poller where one may run."""
+    return {**lane_stores(sink, pipeline), **(poller_stores(sink, pipeline) if config.may_poll else {})}
 
 
 def _records(stores: Mapping[int, InSinkStore]) -> dict[TableName, TableRecord]:
-    """The tables of every lane, and of those that load them (`pipeline.beside`)."""
+    """The tables of every lane, of those that load them (`pipeline.beside`), and of the poller, as the status does."""
     sides = side_stores(stores[1].sink, stores[1].pipeline).values()
-    return {table: record for store in (*sides, *stores.values()) for table, record in store.load_tables().items()}
+    lanes = [store for lane, store in stores.items() if lane != POLLER]
+    streamed = {table: record for store in (*sides, *lanes) for table, record in store.load_tables().items()}
+    polled = stores[POLLER].load_tables() if POLLER in stores else {}
+    return {record.source: record for record in together(list(streamed.values()), list(polled.values()))}
 
 
 def _unsettled(stores: Mapping[int, InSinkStore]) -> list[TableName]:
@@ -89,8 +94,11 @@ def _unsettled(stores: Mapping[int, InSinkStore]) -> list[TableName]:
 
 
 def _ask(stores: Mapping[int, InSinkStore], wanted: list[TableName]) -> dict[int, int]:
-    """Ask each lane for its tables, and every one for those that none has yet; the command's id by lane."""
-    recorded = {lane: set(store.load_tables()) for lane, store in stores.items()}
+    """Ask each lane for its tables, and every one for those that none has; the command's id by lane."""
+    recorded = {
+        lane: {record.source for record in store.load_tables().values() if record.state != "dropped"}
+        for lane, store in stores.items()
+    }
     known = set[TableName]().union(*recorded.values())
     asked = {}
     for lane, store in stores.items():
@@ -112,9 +120,14 @@ def _ask_again(stores: Mapping[int, InSinkStore], wanted: list[TableName]) -> di
     for lane, store in stores.items():
         records = by_lane[lane]
         if not wanted or beside or any(table in records for table in wanted):
-            parked = [record.source for record in records.values() if record.state == "parked"]
+            parked = [record.source for record in records.values() if _is_retried(record)]
             asked[lane] = store.add_command("retry", _argument([*parked, *beside]))
     return asked
+
+
+def _is_retried(record: TableRecord) -> bool:
+    """What waits for the operator at a statement is loaded when he names it, or says `cdc ddl apply`."""
+    return record.state == "parked" and (record.error or {}).get("class") != StatementHeld.__name__
 
 
 def _argument(tables: list[TableName]) -> str:
@@ -223,7 +236,7 @@ def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]
         sink = make_sink(settings)
         try:
             sink.open()
-            code |= _report(settings.name, _stores(sink, pipeline_name(config, settings)), wanted)
+            code |= _report(settings.name, _stores(config, sink, pipeline_name(config, settings)), wanted)
         finally:
             sink.close()
     return code

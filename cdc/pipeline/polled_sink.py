@@ -21,7 +21,7 @@ from cdc.sinks.base import Sink
 from checkpoints.polls import POLLER, PollState, PollStore, poller_name
 from checkpoints.store import InSinkStore, TableRecord
 
-__all__ = ["PolledSink", "poll_states", "poller_stores", "with_poller"]
+__all__ = ["PolledSink", "poll_states", "poller_stores", "together", "with_poller"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,7 @@ class PolledSink:
     def tables(self) -> list[TableRecord]:
         """The tables of the lanes and of the poller, sorted by name; one that has changed over is where it is now."""
         streamed = self._streams.tables if self._streams is not None else []
-        return _together(streamed, self.poller.tables)
+        return together(streamed, self.poller.tables)
 
     def targets(self) -> list[TargetTable]:
         """The targets of the tables that are loaded."""
@@ -106,7 +106,8 @@ class PolledSink:
         return None if not found else False not in found
 
 
-def _together(streamed: list[TableRecord], polled: list[TableRecord]) -> list[TableRecord]:
+def together(streamed: list[TableRecord], polled: list[TableRecord]) -> list[TableRecord]:
+    """Of a table that has changed over between stream and poller, the record of who has it now; sorted by name."""
     found = {record.source: record for record in streamed}
     for record in polled:
         other = found.get(record.source)
@@ -138,7 +139,7 @@ def with_poller(sink: SinkReport | None, poller: SinkReport) -> SinkReport:
     """A sink with its poller: its tables and troubles are the sink's. Position and lag are those of the stream."""
     if sink is None:
         return replace(poller, lanes=(poller,))
-    tables = _together(list(sink.tables), list(poller.tables))
+    tables = together(list(sink.tables), list(poller.tables))
     own = {record.source for record in poller.tables if any(record is one for one in tables)}
     poller = replace(poller, tables=[record for record in poller.tables if record.source in own])
     error = sink.error or poller.error

@@ -13,6 +13,7 @@ from cdc.clock import Clock
 from cdc.errors import BinlogPurged, TargetConflict
 from cdc.gtid import MysqlGtidSet
 from cdc.model import SourcePosition, TableName
+from cdc.pipeline.held import StatementHeld
 from cdc.pipeline.text import iso_time
 from cdc.schema.modes import keeps_rows
 from cdc.source.connection import SourceConnection
@@ -138,10 +139,15 @@ class AutoReload:
 
 
 def _is_retried(record: TableRecord) -> bool:
-    """Conflicts over a target are tried again whenever a session starts; a gap is not mended by a load."""
-    return record.state == "parked" and (record.error or {}).get("class") not in (
-        TargetConflict.__name__,
-        BinlogPurged.__name__,
+    """Conflicts over a target are tried again whenever a session starts; a statement waits for the operator.
+
+    A table that keeps what was has a gap since it was parked, which no load mends.
+    """
+    return (
+        record.state == "parked"
+        and not keeps_rows(record.options)
+        and (record.error or {}).get("class")
+        not in (TargetConflict.__name__, BinlogPurged.__name__, StatementHeld.__name__)
     )
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from cdc.clock import SystemClock
+from cdc.model import TableName
 from cdc.pipeline.lanes import lane_name, side_name
-from cdc.pipeline.recovery import Recovery, wait_seconds
+from cdc.pipeline.recovery import AutoReload, Recovery, wait_seconds
 from checkpoints.polls import poller_name
 from checkpoints.rejects import RejectStore
-from checkpoints.store import InSinkStore
+from checkpoints.store import InSinkStore, TableRecord
 
 HOUR, DAY = 3600.0, 86_400.0
 
@@ -30,6 +32,23 @@ def test_pauses_double_and_a_day_has_so_many_loads(
     ages: list[float], loads_per_day: int, seconds: float, is_spent: bool
 ) -> None:
     assert wait_seconds(ages, Recovery(loads_per_day=loads_per_day, first_seconds=100.0)) == (seconds, is_spent)
+
+
+@pytest.mark.parametrize(
+    "options, error",
+    [
+        ({}, "StatementHeld"),
+        ({}, "BinlogPurged"),
+        ({}, "TargetConflict"),
+        ({"mode": "history"}, "UnsupportedData"),
+        ({"mode": "append_only"}, "UnsupportedData"),
+    ],
+)
+def test_what_waits_for_a_word_or_has_a_gap_is_not_loaded_by_itself(options: dict[str, str], error: str) -> None:
+    table = TableName("shop", "t")
+    record = TableRecord(table, "shop.t", "parked", options=options, error={"class": error})
+    store = InSinkStore(None, "shop/pg")  # nobody asks it when there is nothing to load
+    assert AutoReload(store, [record], Recovery(loads_per_day=3), SystemClock()).due() == []
 
 
 @pytest.mark.parametrize("name", ["shop/pg", lane_name("shop/pg", 2), side_name("shop/pg", 3), poller_name("shop/pg")])
