@@ -566,7 +566,12 @@ class _Session:
         changed: list[TableRecord] = []
         tables = TableRegistry(self._p._routing, self._sink.kind, (), ignored)
         # What an earlier instance began comes next: a name that is new may be one that it has given to a target.
-        is_begun = any(record.step.startswith(INTENT) for record in records.values())
+        is_begun = any(
+            record.state == "ready"
+            and record.step.startswith(INTENT)
+            and self._p._routing.matches(record.source.database, record.source.table)
+            for record in records.values()
+        )
         for name in sorted((set(present) | set(records) | versioned) - (ignored - set(records))):
             before = records.get(name)
             if is_begun and (before is None or before.state == "dropped"):
@@ -611,7 +616,8 @@ class _Session:
             return known or TableRecord(source=name, target=target, state="pending")
         if not self._p._routing.matches(name.database, name.table):
             # Not wanted any more. Should it be wanted again, it has missed changes: `dropped` makes it load anew.
-            return replace(record, state="dropped", loaded_from=None, ready_at=None, ready_server=None, error=None)
+            gone = replace(record, state="dropped", loaded_from=None, ready_at=None, ready_server=None, error=None)
+            return replace(gone, step="")
         if record.state == "dropped" and is_present:
             return replace(record, state="pending", loaded_from=None, error=None)
         if record.state == "dropped":
@@ -979,7 +985,7 @@ class _Session:
         if record is None:
             raise error
         fields = error.to_dict(since=iso_time(self._clock.now_us()))
-        record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None)
+        record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None, step="")
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)
             RejectStore(self._store).put(tx, name, fields)

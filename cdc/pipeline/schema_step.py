@@ -104,8 +104,10 @@ class SchemaStep:
             done = self._followed(tables, change, checkpoint, prepared, is_approved=is_approved)
         except _Held as held:
             return self._hold(tables, change, checkpoint, str(held))
-        except SinkRefused:
-            raise
+        except SinkRefused as error:
+            if any(str(record.source) == error.table for record in tables.records()):
+                raise
+            return self._leave(change, str(error))  # a table that is new: there is nothing to park before its load
         except (Unproven, UnsupportedData) as error:
             if not is_approved and (policy := self._type_policy(tables, change)):
                 return self._hold(tables, change, checkpoint, policy)

@@ -140,6 +140,8 @@ class TableSteps:
             spelled=self._facts.spelled,
             find=lambda table: _ready_definition(tables, table),
             defaults=lambda: self._facts.defaults(change.tables[0].database),
+            # One that a load did not find may be hidden from this user only.
+            is_absent=record is not None and record.loaded_from is None,
         )
         return None if definition is None else [self._create(tables, definition, record, checkpoint)]
 

@@ -60,17 +60,20 @@ def created_definition(
     spelled: Callable[[TableName], TableName],
     find: Callable[[TableName], TableDefinition | None],
     defaults: Callable[[], Defaults],
+    is_absent: bool = True,
 ) -> TableDefinition | None:
     """The definition of the table `name` that the statement makes; None where it is no CREATE TABLE.
 
     `find` gives the definition that a table has at this place in the stream, `spelled` makes of a name in the
     statement the one that the server knows it by. `defaults` is asked where the statement leaves something unsaid.
+    `is_absent`: the stream has shown that no such table is there; else IF NOT EXISTS may have found one, with rows.
     Raises Unproven.
     """
     reader = reader_of(statement)
     if not reader.take("CREATE", "TABLE"):
         return None  # OR REPLACE, of a table that may be there
-    reader.take("IF", "NOT", "EXISTS")
+    if reader.take("IF", "NOT", "EXISTS") and not is_absent:
+        raise Unproven("the table may have been there before, unseen (IF NOT EXISTS)")
     try:
         if spelled(reader.table()) != name:
             raise Unproven("it is about another table")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from cdc.demo.servers import Server
 from tests.support import wait_until
+from tests.support.databases import unique_name
 from tests.support.ddl_targets import PAIRS, mark, on_sink, on_source, targets, unmarked
 from tests.support.deployment import Deployment, deployment
 
@@ -66,6 +68,11 @@ def _wait_for_stream(made: Deployment) -> None:
     number = made.source.execute("SELECT UUID_SHORT()")[0][0] % 1_000_000_000
     on_source(made, f"INSERT INTO other (id) VALUES ({number})")
     wait_until(lambda: all((number,) in made.sink_rows(sink, "other", ["id"]) for sink in made.sinks))
+
+
+def _state(made: Deployment, sink: str, table: str) -> str:
+    name = f"{made.source_database}.{table}"
+    return next(str(row["state"]) for row in made.status()["tables"] if (row["sink"], row["table"]) == (sink, name))
 
 
 def _begin(made: Deployment, *tables: str) -> None:
@@ -149,6 +156,67 @@ def test_a_table_that_is_dropped_and_made_again_begins_empty(pair: Deployment) -
     pair.assert_equal("t", "u")
     for sink in pair.sinks:
         assert unmarked(pair, sink, "t") == 1, "the target stayed, with the column that somebody added"
+
+
+def test_a_new_table_that_the_sink_refuses_is_parked(one_pair: Deployment) -> None:
+    """All else goes on."""
+    _begin(one_pair, "other")
+    on_sink(one_pair, "pg", "CREATE TYPE {}big AS ENUM ('a table of that name would be such a type, too')")
+    log = _while_running(one_pair, ["CREATE TABLE big (id INT PRIMARY KEY)", "INSERT INTO big VALUES (1)"])
+    assert not _events(log, "pipeline_failed"), _events(log, "pipeline_failed")
+    assert (_state(one_pair, "pg", "big"), _state(one_pair, "my", "big")) == ("parked", "ready")
+    assert one_pair.sink_rows("my", "big") == [(1,)]
+    one_pair.assert_equal("other")
+
+
+def test_a_table_that_comes_into_sight_is_loaded(one_pair: Deployment) -> None:
+    """CREATE TABLE IF NOT EXISTS is logged of a table that is there, too, with its rows."""
+    _begin(one_pair, "other")
+    on_source(one_pair, "CREATE TABLE hidden (id INT PRIMARY KEY)")
+    on_source(one_pair, "INSERT INTO hidden VALUES (1), (2)")
+    user = unique_name("sees").lower()
+    root, database = one_pair.source, one_pair.source_database
+    root.execute(f"CREATE USER `{user}`@'%' IDENTIFIED BY 'Secret-1'")
+    try:
+        root.execute(f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `{user}`@'%'")
+        root.execute(f"GRANT SELECT ON `{database}`.other TO `{user}`@'%'")
+        one_pair.config["source"]["url"] = f"mysql://{user}:Secret-1@127.0.0.1:{root.port}"
+        one_pair.start()
+        _wait_for_stream(one_pair)
+        root.execute(f"GRANT SELECT ON `{database}`.* TO `{user}`@'%'")
+        on_source(one_pair, "CREATE TABLE IF NOT EXISTS hidden (id INT PRIMARY KEY)")
+        on_source(one_pair, "INSERT INTO hidden VALUES (3)")
+        _wait_for_stream(one_pair)
+        wait_until(lambda: all("hidden" in targets(one_pair, sink) for sink in one_pair.sinks))
+        assert one_pair.stop() == 0
+        one_pair.assert_equal("hidden")
+    finally:
+        root.execute(f"DROP USER `{user}`@'%'")
+
+
+@pytest.mark.parametrize("is_excluded", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_a_statement_that_was_begun_and_refused_holds_up_no_new_tables(one_pair: Deployment, is_excluded: bool) -> None:
+    """Neither where its table is parked, nor where it is not wanted any more."""
+    made = one_pair
+    _begin(made, "t", "other")
+    if is_excluded:
+        process = made.start(crash_at="schema_intent")
+        on_source(made, "ALTER TABLE t ADD COLUMN c INT")
+        assert process.wait(120) == -signal.SIGKILL
+        made.process = None
+        made.config["tables"]["exclude"] = [f"{made.source_database}.t"]
+    else:
+        on_sink(made, "my", "ALTER TABLE t ADD INDEX (a)")
+        on_sink(made, "my", "CREATE TABLE child (a INT, FOREIGN KEY (a) REFERENCES t (a))")
+        on_source(made, "ALTER TABLE t DROP COLUMN a")
+        result = made.run("run", "--until-caught-up")
+        assert result.returncode == 1, result.stderr
+        assert _state(made, "my", "t") == "parked"
+    on_source(made, "CREATE TABLE n (id INT PRIMARY KEY)")
+    on_source(made, "INSERT INTO n VALUES (1)")
+    result = made.run("run", "--until-caught-up")
+    assert result.returncode == (0 if is_excluded else 1), result.stderr
+    made.assert_equal("n", "other")
 
 
 # ---------------------------------------------------------------- RENAME

@@ -83,3 +83,26 @@ def test_what_is_not_proven(text: str) -> None:
 @pytest.mark.parametrize("text", ["CREATE OR REPLACE TABLE t (id INT)", "DROP TABLE t", "ALTER TABLE t ADD b INT"])
 def test_other_statements_are_none_of_these(text: str) -> None:
     assert _created(text) is None
+
+
+def test_if_not_exists_is_proven_only_where_the_table_is_known_to_be_absent() -> None:
+    for words, is_proven in (("IF NOT EXISTS t", False), ("t", True)):
+        statement = StatementText(f"CREATE TABLE {words} (id INT PRIMARY KEY)", "d")
+
+        def made(statement: StatementText = statement) -> TableDefinition | None:
+            return created_definition(
+                statement,
+                NAME,
+                flavor="mysql",
+                server_version=(8, 4, 0),
+                spelled=lambda table: table,
+                find=lambda _table: None,
+                defaults=lambda: Defaults("utf8mb4_0900_ai_ci", "InnoDB"),
+                is_absent=False,
+            )
+
+        if is_proven:
+            assert made() is not None
+        else:
+            with pytest.raises(Unproven, match="IF NOT EXISTS"):
+                made()
