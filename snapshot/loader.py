@@ -184,6 +184,7 @@ class TableLoader:
         is_sink_away: Callable[[SinkUnavailable], bool] = lambda _error: False,
         server_id: int | None = None,
         spool_dir: Path | None = None,
+        may_remake: Callable[[TableName], bool] = lambda _table: True,
     ) -> None:
         """`options` says what the rows of a table with that key depend on.
 
@@ -193,6 +194,8 @@ class TableLoader:
         `is_sink_away` is asked, after the error that says so, for how long a load reads on into files; it may raise.
 
         `server_id`, for a look at the log: no other stream uses it now. `spool_dir`: where large files may lie.
+
+        `may_remake`: may a target with a whole version of the table be made anew where its columns differ?
         """
         self._source = source
         self._server_id = source.settings.server_id if server_id is None else server_id
@@ -213,6 +216,7 @@ class TableLoader:
         self._on_search = on_search
         self._make_writer = make_writer
         self._is_sink_away = is_sink_away
+        self._may_remake = may_remake
         self._written: TableRecord | None = None
         self._load_id = ""
         self.shared = SharedTargets(
@@ -515,6 +519,12 @@ class TableLoader:
         return existing.has_rows
 
     def _drop(self, record: TableRecord, target: TargetTable) -> None:
+        if record.is_complete and not self._may_remake(record.source):
+            raise SinkRefused(
+                f"{record.source} has other columns now, and its target {target} is not changed (ddl: log)",
+                table=str(record.source),
+                hint=f"alter the target, or have it follow (ddl: apply); then `cdc snapshot {record.source}`",
+            )
         try:
             self._sink.drop_table(target)
         except SinkRefused as error:

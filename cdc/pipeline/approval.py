@@ -10,6 +10,7 @@ The two commands wait in the metadata with who gave them and what the statement 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -19,7 +20,7 @@ import orjson
 from cdc.errors import SinkRefused, UnsupportedData
 from cdc.log import Logger
 from cdc.model import SchemaChange, TableDefinition, TableName
-from cdc.pipeline.held import held_change
+from cdc.pipeline.held import held_change, is_up_to_statement
 from cdc.pipeline.schema_step import SchemaStep
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.column_text import Unproven
@@ -73,7 +74,7 @@ class Approvals:
                 continue
             # What is done now is done where the stream stands, and to this table.
             here = replace(change, tables=(name,), is_dropped=change.is_dropped & {name}, end=checkpoint.position)
-            is_at = encode_position(change.end) == encode_position(checkpoint.position)
+            is_at = encode_position(change.end) == encode_position(checkpoint.position) and is_up_to_statement(record)
             decide = self._apply if command.name == "ddl_apply" else self._skip
             try:
                 checkpoint = decide(record, here, checkpoint, is_at=is_at)
@@ -116,8 +117,10 @@ class Approvals:
             return checkpoint
         if is_at and change.is_exact:
             self._tables.put(ready)
-            self._step.skip(self._tables, change, checkpoint)
-            return checkpoint.next(change.end)
+            # What cannot be told from the statement's words can be told from the source's definition.
+            with contextlib.suppress(Unproven, UnsupportedData):
+                self._step.skip(self._tables, change, checkpoint, may_hold=False)
+                return checkpoint.next(change.end)
         definition = self._read_definition(record.source)
         if definition is None:
             self._save(replace(ready, state="dropped", step=""))

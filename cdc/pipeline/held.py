@@ -15,7 +15,7 @@ from cdc.model import SchemaChange, TableName
 from checkpoints.checkpoint import decode_position, encode_position
 from checkpoints.store import TableRecord
 
-__all__ = ["StatementHeld", "held_change", "held_record"]
+__all__ = ["StatementHeld", "held_change", "held_record", "is_up_to_statement"]
 
 
 class StatementHeld(UnsupportedData):
@@ -45,9 +45,15 @@ def held_record(record: TableRecord, change: SchemaChange, reason: str, *, since
             "has_ansi_quotes": change.has_ansi_quotes,
             "has_backslash_escapes": change.has_backslash_escapes,
             "reason": reason,
+            "was_ready": record.state == "ready",
         },
     }
     return replace(record, state="parked", error=said, ready_at=None, ready_server=None, loaded_from=None, step="")
+
+
+def is_up_to_statement(record: TableRecord) -> bool:
+    """Had the table all rows up to the statement that it is parked at? (It may have been catching up with a load.)"""
+    return bool((record.error or {}).get("statement", {}).get("was_ready"))
 
 
 def held_change(record: TableRecord) -> SchemaChange | None:

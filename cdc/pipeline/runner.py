@@ -8,6 +8,7 @@ starts from the sink's state again. There is no other way back.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import random
 import threading
@@ -65,6 +66,8 @@ from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
 from cdc.pipeline.upkeep import TargetMemory, TargetUpkeep
+from cdc.schema.column_text import Unproven
+from cdc.schema.ddl import Effect
 from cdc.schema.keys import choose_key
 from cdc.schema.modes import keeps_rows
 from cdc.schema.sharing import conflict
@@ -696,6 +699,8 @@ class _Session:
                     continue
                 if _sets_back(command, record):
                     record = replace(record, state="pending", error=None, ready_at=None, loaded_from=None)
+                    if command.name == "snapshot" and tables.ddl_policies(name).ddl == "apply":
+                        record = replace(record, left_out=())  # the target follows
                     tables.put(record)
                     changed[:] = [r for r in changed if r.source != name] + [record]
                 if command.name == "snapshot" and _is_to_load(record):
@@ -875,12 +880,14 @@ class _Session:
             make_writer=functools.partial(self._load_writer, source),
             server_id=self._settings.server_id,
             spool_dir=_spool_dir(self._settings),
+            may_remake=lambda table: tables.ddl_policies(table).ddl != "log",
         )
         loader.sweep(tables.records())
         has_reset = False
         for one in waiting:
             name = one.source
             record = tables.record(name) or one  # it may have lost its rows with a target that it shares
+            record = self._beside_target(source, tables, record)
             began = self._clock.monotonic()
             try:
                 loaded = loader.load(record, may_replace=name in self._p._forced)
@@ -914,6 +921,18 @@ class _Session:
         self._finish_commands(tables)
         if has_reset:  # tables that share a target which was made anew
             raise _SessionEnd
+
+    def _beside_target(self, source: SourceConnection, tables: TableRegistry, record: TableRecord) -> TableRecord:
+        """With `ddl: log` a load brings the columns that both sides have; the loader refuses what does not fit."""
+        if tables.ddl_policies(record.source).ddl != "log" or not record.is_complete or record.definition is None:
+            return record
+        with contextlib.suppress(Unproven, UnsupportedData):
+            definition = read_definition(source, record.source)
+            if definition is not None and definition != record.definition:
+                beside = self._schema_step(source).beside_target(tables, record, Effect(definition))
+                record = replace(beside, step=record.step)
+                tables.put(record)
+        return record
 
     def _finish_commands(self, tables: TableRegistry) -> None:
         """Say what became of the commands whose tables are on their way no more."""

@@ -208,14 +208,19 @@ class SchemaStep:
             )
         return True
 
-    def skip(self, tables: TableRegistry, change: SchemaChange, checkpoint: Checkpoint) -> bool:
+    def skip(
+        self, tables: TableRegistry, change: SchemaChange, checkpoint: Checkpoint, *, may_hold: bool = True
+    ) -> bool:
         """Go on behind the statement with the targets as they are, and with the columns that both sides have.
 
-        What cannot go on so is parked at the statement. Raises SinkUnavailable, LeaseLost.
+        What cannot go on so is parked at the statement; without `may_hold` raises Unproven, UnsupportedData. Raises
+        SinkUnavailable, LeaseLost.
         """
         try:
             records = self._skipped(tables, change)
         except (Unproven, UnsupportedData) as error:
+            if not may_hold:
+                raise
             return self._hold(tables, change, checkpoint, f"the target cannot stay as it is: {error}")
         self._record(records, checkpoint.next(change.end))
         self._take_over(tables, records)
@@ -423,9 +428,11 @@ def _has_other_types(record: TableRecord, effect: Effect) -> bool:
 
 
 def _with_dropped_kept(made: TargetAlteration) -> TargetAlteration:
-    """Columns that the source drops stay, and take the rows to come, which have nothing for them."""
-    loose = tuple((column, replace(column, is_nullable=True)) for column in made.dropped if not column.is_nullable)
-    return replace(made, dropped=(), retyped=(*made.retyped, *loose))
+    """Columns that the source drops stay, and take the rows to come, which have nothing for them: NULL, no default."""
+    pairs = [(column, replace(column, is_nullable=True, default=None)) for column in made.dropped]
+    loose = tuple((column, kept) for column, kept in pairs if not column.is_nullable)
+    plain = tuple((column, kept) for column, kept in pairs if column.default is not None)
+    return replace(made, dropped=(), retyped=(*made.retyped, *loose), described=(*made.described, *plain))
 
 
 # Who is to be asked for a lock, by kind of sink.

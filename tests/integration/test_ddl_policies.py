@@ -270,6 +270,51 @@ def test_a_drop_that_was_approved_later_is_done(made: Deployment) -> None:
         assert len(targets(made, sink)) == 2
 
 
+def test_what_cannot_be_skipped_by_its_words_is_skipped_by_a_load(made: Deployment) -> None:
+    """Nothing was committed behind the statement; a decision that comes to nothing is no `done`."""
+    _begin(made, "t", "u", ddl="approve")
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT AS (a + 1)")
+    on_source(made, "ALTER TABLE u DROP COLUMN a")
+    _run(made, 1)
+    result = made.run("ddl", "skip", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    assert {row["table"] for row in _pending(made)} == {f"{made.source_database}.u"}
+    for sink in made.sinks:
+        assert _state(made, sink, "t")["state"] == "ready"
+    assert made.run("ddl", "skip", f"{made.source_database}.u").returncode == 1, "a is NOT NULL on the sinks"
+    assert {row["table"] for row in _pending(made)} == {f"{made.source_database}.u"}
+    settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    assert {row["state"] for row in settled if row["tables"][0][1] == "u"} == {"failed"}
+
+
+def test_a_load_leaves_a_target_alone_whose_statements_are_only_logged(made: Deployment) -> None:
+    """Also where the table was parked meanwhile, so that a statement passed unseen."""
+    _begin(made, "t", "u", ddl="log")
+    for table in ("t", "u"):
+        mark(made, table)
+        for sink in made.sinks:
+            on_sink(made, sink, f"ALTER TABLE {{}}{table} ADD CONSTRAINT no_nines CHECK (a <> 99)")
+        on_source(made, f"INSERT INTO {table} VALUES (3, 99, 'refused')")
+    _run(made, 1)
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT DEFAULT 5")
+    on_source(made, "ALTER TABLE u MODIFY id VARCHAR(20)")
+    for table in ("t", "u"):
+        on_source(made, f"UPDATE {table} SET a = 98 WHERE a = 99")
+    made.run("snapshot", f"{made.source_database}.t", f"{made.source_database}.u")
+    for sink in made.sinks:
+        assert _state(made, sink, "t")["state"] == "ready"
+        assert made.sink_rows(sink, "t", ["id", "a"]) == [(1, 10), (2, 20), (3, 98)]
+        on_sink(made, sink, "SELECT mine FROM {}t")  # it was not made anew
+        row = _state(made, sink, "u")
+        assert row["state"] == "parked"
+        assert "ddl: log" in row["error"]["message"]
+        assert made.sink_rows(sink, "u", ["id", "mine"]) == [(1, "1"), (2, "2")]
+    made.config["policies"]["ddl"] = "apply"
+    result = made.run("snapshot", f"{made.source_database}.t", f"{made.source_database}.u")
+    assert result.returncode == 0, result.stderr
+    made.assert_equal("t", "u")
+
+
 # ---------------------------------------------------------------- kills
 
 
