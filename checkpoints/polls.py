@@ -36,7 +36,8 @@ class PollState:
         strategy: what is done, `incremental` or `full_refresh`, and why; `modifier` is the column that it goes by.
         edge: the modifier's highest value when the last run began, not beyond the source's clock.
         marks: whole numbers say nothing of time, so what the highest was at which time, oldest first.
-        is_settled: False until all rows have been read once after the time that a transaction may be open.
+        is_settled: of whole numbers: False until all rows have been read once after the time that a transaction may be
+            open, counted from the first run that found a number.
         runs: how many have ended well; `since_comparison` of them since keys were compared.
         rows_before, rows_after: in the target, exact or (`is_estimate`) the sink's guess; None where nobody counted.
         undated, ahead: rows that have no modifier, and rows whose modifier lies in the future.
@@ -69,7 +70,7 @@ class PollState:
 
     def forgotten(self) -> PollState:
         """The table is going to be read from its beginning."""
-        return replace(self, edge=None, marks=(), is_settled=True, since_comparison=0)
+        return replace(self, edge=None, marks=(), is_settled=False, since_comparison=0)
 
 
 _FORMAT = 1

@@ -114,7 +114,7 @@ class LeaseRow:
 
     @property
     def sessions(self) -> list[str]:
-        """The holder's sessions on the sink: the lease keeper's, then the applier's."""
+        """The holder's sessions on the sink: the lease keeper's, then those that write."""
         try:
             return [str(item) for item in orjson.loads(self.session)]
         except orjson.JSONDecodeError:
@@ -390,6 +390,20 @@ class InSinkStore:
         return LeaseHeld(
             f"{self.pipeline} was taken by {holder} on sink {self.sink.name} at the same moment",
             hint="one of two instances that started together goes on; stop the other",
+        )
+
+    def add_session(self, tx: Any, session: str, *, instead_of: str = "") -> None:
+        """Name one more session of ours in the lease, so that who takes it over ends it; `instead_of` is closed.
+
+        Raises LeaseLost.
+        """
+        lease = self._read_lease(tx, " FOR UPDATE")
+        if lease is None or lease.epoch != self.epoch:
+            raise self.lost()
+        sessions = [*(one for one in lease.sessions if one != instead_of), session]
+        tx.execute_count(
+            f"UPDATE {self._table('lease')} SET session = %s WHERE pipeline = %s AND epoch = %s",
+            (orjson.dumps(sessions).decode(), self.pipeline, self.epoch),
         )
 
     def renew_lease(self, epoch: int, *, seconds: float, status: Mapping[str, Any]) -> None:

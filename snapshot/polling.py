@@ -28,7 +28,7 @@ from typing import IO
 
 import pyarrow as pa
 
-from cdc.errors import SourceUnavailable, TransientError, UnsupportedData
+from cdc.errors import SinkUnavailable, SourceUnavailable, TransientError, UnsupportedData
 from cdc.model import ChangeBatch, ColumnDefinition, Operation, RowBatch, TableDefinition, TableName, ValueKind
 from cdc.schema.mapping import map_table
 from cdc.schema.strategy import Choice, TablePolling, choose, problems
@@ -44,6 +44,7 @@ from cdc.source.resultset import column_expression, literal, quote, quote_table,
 from checkpoints.polls import PollState, PollStore
 from checkpoints.store import InSinkStore, TableRecord
 from snapshot.chunks import BATCH_BYTES_MAX, BATCH_ROWS_MAX, Border, KeyRange, Pace, _beyond, border_sql, range_sql
+from snapshot.guards import SourceGuard
 from snapshot.loader import LoadPlan, RowWriter, TableLoader
 
 __all__ = ["COUNT_ROWS_MAX", "RunTools", "TableRun", "window_begin"]
@@ -73,6 +74,7 @@ class RunTools:
         left_out: the keys of the rows that the filter leaves out, as the target has them.
         options: what the rows of a table with that key depend on.
         pause: called between two batches; raises what ends the run.
+        guard: asked before each batch, as by all that loads; `sleep` is how a batch waits for it, and may raise.
         on_rows: told how many rows have been read; may raise.
     """
 
@@ -85,6 +87,8 @@ class RunTools:
     pause: Callable[[], None]
     on_rows: Callable[[TableName, int], None]
     hook: Callable[[str], None]
+    sleep: Callable[[float], None] = time.sleep
+    guard: SourceGuard = field(default_factory=SourceGuard)
     spool_dir: Path | None = None
 
 
@@ -289,7 +293,8 @@ class TableRun:
                 "binlog (`cdc check`) and start again",
             )
         _require_mode(target, choice)
-        if (choice.strategy, choice.modifier) != (state.strategy, state.modifier):
+        has_changed = (choice.strategy, choice.modifier) != (state.strategy, state.modifier)
+        if has_changed:
             state = state.forgotten()
         state = replace(
             state,
@@ -298,7 +303,8 @@ class TableRun:
             modifier=choice.modifier,
             problems=tuple(problem for problem, _ in problems(choice, polling, offer)),
         )
-        is_new = self._is_to_load(record, target)
+        # What a whole refresh replaces at every run, a window only adds to: rows that are gone would stay.
+        is_new = self._is_to_load(record, target) or (has_changed and choice.strategy == "incremental")
         plan = None
         if is_new:
             plan = self._loader.begin(record, target, may_replace=may_replace)
@@ -419,6 +425,7 @@ class TableRun:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         place = None if directory is None else str(directory)
         with tempfile.SpooledTemporaryFile(max_size=_SPOOL_MEMORY_MAX, dir=place) as spool:
+            self._tools.guard.wait(self._source, self._tools.sleep)
             with connect(self._source.settings) as view:
                 self._spool(view, definition, spool)
             spool.seek(0)
@@ -437,6 +444,7 @@ class TableRun:
                 for batch in ResultReader(view, definition).read(sql, rows_max=rows_max, bytes_max=BATCH_BYTES_MAX):
                     writer.write_batch(batch)
                     self._tools.on_rows(definition.name, 0)
+                    self._tools.guard.throttle(rows=batch.num_rows, byte_count=batch.nbytes, sleep=self._tools.sleep)
         except OSError as error:
             raise TransientError(
                 f"{definition.name}: the file that holds its rows on their way cannot be written: {error}",
@@ -466,7 +474,7 @@ class TableRun:
             state,
             edge=now.highest,
             marks=((now.time_us, now.highest),) if now.highest is not None else (),
-            is_settled=column.kind in _TIMES or lookback == 0 or now.highest is None,
+            is_settled=column.kind in _TIMES or lookback == 0,
             rows_before=before,
             rows_after=after,
             is_estimate=is_estimate,
@@ -494,7 +502,7 @@ class TableRun:
         counts = _Counts()
         every = polling.detect_deletes_every
         is_comparing = bool(every) and state.since_comparison + 1 >= every
-        staged = self._stage_keys(target, counts) if is_comparing else None
+        staged, keys_count = self._stage_keys(target, counts) if is_comparing else (None, 0)
         now = _look(self._source, definition.name, column, is_indexed=is_indexed)
         begin = window_begin(column, state, lookback_seconds=lookback, now_us=now.time_us)
         before: int | None = state.rows_after
@@ -503,7 +511,7 @@ class TableRun:
             before, is_estimate = self._count(target)
         # Before the window is read: what it brings may be younger than the keys.
         if staged is not None:
-            self._remove_gone(target, staged, now.time_us, counts)
+            self._remove_gone(target, staged, keys_count, now.time_us, counts)
         for window in _windows(target.source_key, column, begin):
             self._read_window(target, window, counts)
         if staged is not None:
@@ -551,7 +559,7 @@ class TableRun:
             new,
             edge=_later(state.edge, now.highest, column.kind),
             marks=_marked(state, now, lookback),
-            is_settled=state.is_settled or begin is None,
+            is_settled=state.is_settled or (begin is None and bool(state.marks)),
             since_comparison=0 if is_comparing else state.since_comparison + 1,
             ahead=now.ahead,
         )
@@ -570,6 +578,7 @@ class TableRun:
         after: Border | None = None
         while True:
             rest = _batch_sql(definition, window, after, None)
+            admission = self._tools.guard.admit(self._source, pace.rows, self._tools.sleep)
             border = self._source.query(f"SELECT {columns} {rest} LIMIT 1 OFFSET {pace.rows - 1}")
             upto = border[0] if border else None
             sql = f"SELECT {select_list(definition)} {_batch_sql(definition, window, after, upto)}"
@@ -578,6 +587,7 @@ class TableRun:
             batches = list(reader.read(sql, rows_max=BATCH_ROWS_MAX, bytes_max=BATCH_BYTES_MAX))
             rows, size = sum(batch.num_rows for batch in batches), sum(batch.nbytes for batch in batches)
             pace.measured(rows=rows, byte_count=size, seconds=time.monotonic() - began)
+            self._tools.guard.settle(admission, rows=rows, byte_count=size)
             counts.held = batches
             counts.undated += rows if window.is_undated else 0
             self._count_read(counts, target, rows)
@@ -616,8 +626,8 @@ class TableRun:
 
     # ------------------------------------------------------------ keys
 
-    def _stage_keys(self, target: TargetTable, counts: _Counts) -> TargetTable:
-        """All keys that the source has now, in a table beside the target."""
+    def _stage_keys(self, target: TargetTable, counts: _Counts) -> tuple[TargetTable, int]:
+        """All keys that the source has now, in a table beside the target that is this holder's alone; how many."""
         definition, kind = target.definition, self._sink.kind
         needed = {*target.source_key, *(target.row_filter.columns if target.row_filter is not None else ())}
         narrow = replace(definition, columns=tuple(c for c in definition.columns if c.name in needed), unique_keys=())
@@ -631,29 +641,46 @@ class TableRun:
             key=target.source_key,
             policies=target.policies,
         )
-        staged = replace(staged, name=f"_cdc_keys_{digest}")  # a name that no table of the source may have there
-        self._sink.drop_table(staged)  # what a run that was killed has left
+        # A name that no table of the source may have there, and no other holder of the lease: one that wakes up makes
+        # and drops its own.
+        staged = self._own_stage(staged, f"_cdc_keys_{digest}_")
         self._sink.create_table(staged)
+        keys_count = 0
         rows_max = self._tools.batch_rows(definition.name.database, definition.name.table)
         reader = ResultReader(self._source, narrow)
         filtered = replace(target, definition=narrow)
         after: Border | None = None
         while True:
+            admission, rows, size = self._tools.guard.admit(self._source, rows_max, self._tools.sleep), 0, 0
             found = self._source.query(border_sql(narrow, target.source_key, KeyRange(after), rows=rows_max))
             upto = found[0] if found else None
             sql = range_sql(narrow, target.source_key, KeyRange(after, upto))
             with self._sink.transaction() as tx:
                 for batch in reader.read(sql, rows_max=BATCH_ROWS_MAX, bytes_max=BATCH_BYTES_MAX):
+                    rows, size = rows + batch.num_rows, size + batch.nbytes
                     kept = self._kept_keys(batch, filtered)
                     if kept.num_rows:
                         tx.load(kept, staged)
+                    keys_count += kept.num_rows
                     self._tools.on_rows(definition.name, counts.read)
                 self._store.fence(tx)
                 tx.commit()
+            self._tools.guard.settle(admission, rows=rows, byte_count=size)
             if upto is None:
-                return staged
+                return staged, keys_count
             after = upto
             self._tools.pause()
+
+    def _own_stage(self, staged: TargetTable, prefix: str) -> TargetTable:
+        """The table by our epoch; what runs that were killed have left is dropped, of earlier holders, too."""
+        sql, parameters = key_sets.tables_with_prefix(staged.namespace, prefix)
+        with self._sink.transaction() as tx:
+            names = [str(name) for (name,) in tx.execute(sql, parameters)]
+        for name in names:
+            epoch = name.removeprefix(prefix)
+            if epoch.isdigit() and int(epoch) <= self._store.epoch:
+                self._sink.drop_table(replace(staged, name=name))
+        return replace(staged, name=f"{prefix}{self._store.epoch}")
 
     def _kept_keys(self, batch: pa.RecordBatch, target: TargetTable) -> pa.RecordBatch:
         if target.row_filter is not None:
@@ -664,10 +691,19 @@ class TableRun:
                 batch = self._tools.transform(batch, _bare(target))
         return batch.select(list(target.source_key))
 
-    def _remove_gone(self, target: TargetTable, staged: TargetTable, time_us: int, counts: _Counts) -> None:
+    def _remove_gone(
+        self, target: TargetTable, staged: TargetTable, keys_count: int, time_us: int, counts: _Counts
+    ) -> None:
+        """Delete, or mark, what has no key in `staged`, which must have all of them when that is done."""
         sql, parameters = key_sets.remove_gone(target, staged, self._sink.kind, time_us)
         with self._sink.transaction() as tx:
             self._tools.hook("before_statement")
+            ((count,),) = tx.execute(key_sets.count_rows(staged, self._sink.kind))
+            if int(count) != keys_count:
+                raise SinkUnavailable(
+                    f"{target.definition.name}: {staged} has {count} keys, and {keys_count} were put there",
+                    hint="somebody else has changed that table: nothing was deleted, and the run begins again",
+                )
             counts.deleted += tx.execute_count(sql, parameters)
             self._tools.hook("after_statement")
             self._store.fence(tx)

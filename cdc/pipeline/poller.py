@@ -14,7 +14,7 @@ import math
 import queue
 import random
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,7 @@ from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
 from cdc.source.connection import SourceConnection, SourceSettings, TableDenied, connect
 from cdc.source.definitions import list_tables
+from cdc.source.resultset import quote_table
 from checkpoints.polls import PollState, PollStore, adopted
 from checkpoints.rejects import RejectStore
 from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
@@ -419,18 +420,20 @@ class _Session:
 
     def _discover(self) -> None:
         """Every table's record: what the metadata have, what is new on the source, what has gone."""
-        with connect(self._p._source_settings) as source:
-            present, others = list_tables(source, self._p._routing.matches)
         if not self._has_begun:
             self._records = self._store.load_tables()
+        with connect(self._p._source_settings) as source:
+            listed, others = list_tables(source, self._p._routing.matches)
+            present = {*listed, *self._denied(source, set(self._records) - set(listed))}
+        if not self._has_begun:
             for name, kind in others:
                 self._log.info("table_not_captured", table=str(name), reason=kind)
         changed = []
-        for name in sorted(set(present) | set(self._records)):
+        for name in sorted(present | set(self._records)):
             if name in self._running:
                 continue
             before = self._records.get(name)
-            after = self._found(name, before, is_present=name in set(present))
+            after = self._found(name, before, is_present=name in present)
             if after is None:
                 continue
             self._records[name] = after
@@ -452,6 +455,20 @@ class _Session:
                 self._store.fence(tx)
                 tx.commit()
         self._has_begun = True
+
+    def _denied(self, source: SourceConnection, missing: set[TableName]) -> Iterator[TableName]:
+        """Those of them that we may not see any more: whether they have gone nobody says, and their run parks them."""
+        for name in missing:
+            if self._records[name].state in ("dropped", "parked"):
+                continue
+            try:
+                source.query(f"SELECT * FROM {quote_table(name)} LIMIT 0")
+            except TableDenied:
+                yield name
+            except TransientError:
+                raise
+            except CdcError:  # no such table, or no such database
+                continue
 
     def _found(self, name: TableName, record: TableRecord | None, *, is_present: bool) -> TableRecord | None:
         target = ".".join(self._registry.place(name))
@@ -567,6 +584,7 @@ class _Session:
         store = InSinkStore(sink, self._settings.name)
         store.epoch = self._store.epoch
         source: SourceConnection | None = None
+        named = ""
         sessions = SessionPool(functools.partial(connect, self._p._source_settings))
         self._p._sinks = [*self._p._sinks, sink]
         try:
@@ -579,6 +597,7 @@ class _Session:
                         source = connect(self._p._source_settings)
                     if not sink.is_open():
                         sink.open()
+                        named = self._name_session(sink, store, instead_of=named)
                     run = self._table_run(source, sink, store, sessions)
                     record, state = run.run(
                         task.record,
@@ -602,6 +621,13 @@ class _Session:
             sink.close()
             if source is not None:
                 source.close()
+
+    def _name_session(self, sink: Sink, store: InSinkStore, *, instead_of: str) -> str:
+        """Who takes the lease over ends it, whatever it holds locks on; its name."""
+        with sink.transaction() as tx:
+            store.add_session(tx, sink.session(), instead_of=instead_of)
+            tx.commit()
+        return sink.session()
 
     def _table_run(self, source: SourceConnection, sink: Sink, store: InSinkStore, sessions: SessionPool) -> TableRun:
         registry = TableRegistry(self._p._routing, sink.kind, ())
@@ -642,6 +668,8 @@ class _Session:
             make_writer=writer,
             batch_rows=batch_rows,
             pause=self._pause_worker,
+            guard=self._settings.load.guard,
+            sleep=self._sleep_worker,
             on_rows=lambda table, rows: progress(table, rows=rows, rows_estimate=None),
             hook=self._p._hooks,
             spool_dir=self._settings.var_dir,
@@ -656,6 +684,11 @@ class _Session:
     def _pause_worker(self) -> None:
         self._check_worker()
         self._p.pause()
+
+    def _sleep_worker(self, seconds: float) -> None:
+        self._check_worker()
+        self._clock.wait(self._p._is_stopping, seconds)
+        self._check_worker()
 
     # ------------------------------------------------------------ what came of it
 

@@ -12,12 +12,20 @@ from cdc.schema.target import SinkKind, TargetTable
 from cdc.sinks import sql_mysql, sql_postgres
 from cdc.sinks.versions import _doubled, _quote, _table, _unchanged, time_literal
 
-__all__ = ["count_missing", "count_rows", "remove_gone"]
+__all__ = ["count_missing", "count_rows", "remove_gone", "tables_with_prefix"]
 
 
 def count_rows(target: TargetTable, kind: SinkKind) -> str:
     """How many rows there are in it."""
     return _doubled(f"SELECT count(*) FROM {_table(target, kind)}")
+
+
+def tables_with_prefix(namespace: str, prefix: str) -> tuple[str, tuple[Any, ...]]:
+    """The names of the namespace's tables that begin so; the statement and its parameters."""
+    return (
+        "SELECT table_name FROM information_schema.tables WHERE table_schema = %s AND left(table_name, %s) = %s",
+        (namespace, len(prefix), prefix),
+    )
 
 
 def remove_gone(target: TargetTable, staged: TargetTable, kind: SinkKind, time_us: int) -> tuple[str, tuple[Any, ...]]:

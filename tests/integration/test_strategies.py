@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 import psycopg2.errors
 import pytest
 
+from cdc.app import make_sink
+from cdc.config import load_config
 from cdc.demo.servers import Server
 from tests.support import wait_until
 from tests.support.deployment import Deployment, deployment
@@ -164,6 +168,39 @@ def test_what_was_open_during_the_first_load_is_seen_by_number(shop: Deployment)
 
 
 @pytest.mark.full
+def test_what_was_open_while_the_first_number_was_found_is_seen(shop: Deployment) -> None:
+    """The table was empty when it was loaded: the first numbers are found by the run that follows."""
+    create(shop, "inc", rows=0, stamp="BIGINT NOT NULL")
+    overrides(shop, inc=incremental(lookback_seconds=1))
+    shop.catch_up()
+    with session(shop) as late:
+        late.execute("INSERT INTO inc VALUES (1, 'late', 1)")
+        execute(shop, "INSERT INTO inc VALUES (2, 'there', 2)")
+        shop.catch_up()
+        assert {row[0] for row in shop.sink_rows("pg", "inc")} == {2}
+        late.execute("COMMIT")
+    shop.start()
+    wait_until(lambda: len(shop.sink_rows("pg", "inc")) == len(shop.sink_rows("maria", "inc")) == 2, 60)
+    assert shop.stop() == 0
+    shop.assert_equal("inc")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("before", [{"sync_strategy": "full_refresh"}, incremental(modifier="other")])
+def test_a_table_that_becomes_incremental_is_loaded_again(shop: Deployment, before: dict[str, Any]) -> None:
+    """Rows that went before are not brought back by a window, nor taken away."""
+    create(shop, "t", rows=5)
+    execute(shop, "ALTER TABLE t ADD other BIGINT NOT NULL DEFAULT 1")
+    overrides(shop, t=before)
+    shop.catch_up()
+    execute(shop, "DELETE FROM t WHERE id = 1")
+    overrides(shop, t=incremental())
+    shop.catch_up()
+    shop.assert_equal("t")
+    assert {one["polling"]["what"] for one in polled(shop, "t")} == {"load"}
+
+
+@pytest.mark.full
 def test_time_zones_of_server_and_session_do_not_matter(
     tmp_path: Path, start_server: Callable[..., Server], pg15: Server
 ) -> None:
@@ -237,6 +274,53 @@ def test_deleted_rows_go_and_rows_that_no_run_saw_come_when_keys_are_compared(sh
         assert one["polling"]["rows_before"] == 20
     tables = shop.sinks["maria"][0].execute(f"SHOW TABLES FROM `{shop.sinks['maria'][1]}` LIKE '\\_cdc\\_keys%'")
     assert not tables
+
+
+def staged_keys(made: Deployment) -> list[str]:
+    """The tables of keys that are beside the target on PostgreSQL."""
+    server, database = made.sinks["pg"]
+    sql = "SELECT quote_ident(table_schema) || '.' || table_name FROM information_schema.tables"
+    return [str(name) for (name,) in server.execute(f"{sql} WHERE table_name LIKE '\\_cdc\\_keys%'", database=database)]
+
+
+@pytest.mark.full
+def test_nothing_is_deleted_by_keys_that_somebody_has_taken_away(
+    tmp_path: Path, source_server: Server, pg15: Server
+) -> None:
+    with deployment(tmp_path, source_server, pg=pg15) as made:
+        made.config["polling"] = {**POLLING, "batch_delay_seconds": 0.1}
+        create(made, "inc", rows=20)
+        overrides(made, inc=incremental(detect_deletes_every=1, batch_size=1))
+        made.start()
+        server, database = made.sinks["pg"]
+
+        def has_noticed() -> bool:
+            for table in staged_keys(made):
+                with contextlib.suppress(psycopg2.errors.UndefinedTable):
+                    server.execute(f"DELETE FROM {table}", database=database)
+            return "nothing was deleted" in made.log()
+
+        wait_until(has_noticed, 120)
+        assert made.stop() == 0
+        made.assert_equal("inc")
+
+
+@pytest.mark.full
+@pytest.mark.crash
+def test_each_holder_of_the_lease_stages_keys_for_itself(tmp_path: Path, source_server: Server, pg15: Server) -> None:
+    """One that wakes up behind its time drops and makes a table that the new holder has nothing to do with."""
+    with deployment(tmp_path, source_server, pg=pg15) as made:
+        create(made, "inc", rows=3)
+        overrides(made, inc=incremental(detect_deletes_every=1))
+        made.catch_up()
+        left = []
+        for _ in range(2):
+            assert made.run("run", "--until-caught-up", crash_at="before_statement").returncode == -9
+            left += staged_keys(made)
+        assert len(left) == len(set(left)) == 2  # the first was dropped by the second, under its own name
+        made.catch_up()
+        assert staged_keys(made) == []
+        made.assert_equal("inc")
 
 
 @pytest.mark.full
@@ -346,21 +430,26 @@ def test_a_table_that_cannot_be_read_now_is_tried_again_while_the_others_go_on(s
 
 
 @pytest.mark.full
-def test_only_the_holder_of_the_lease_writes(shop: Deployment) -> None:
-    """Another instance has raised the epoch, and the lease's keeper has not heard of it yet."""
+@pytest.mark.parametrize("sink, other", [("pg", "maria"), ("maria", "pg")])
+def test_only_the_holder_of_the_lease_writes(shop: Deployment, sink: str, other: str) -> None:
+    """Another instance has raised the epoch, and the lease's keeper has not heard of it yet. The sink's lane ends."""
     create(shop, "inc", rows=5)
     overrides(shop, inc=incremental(interval_seconds=0.1))
+    shop.catch_up()  # so that both sinks are there
     shop.start()
     shop.wait_for_log("table_polled", count=4)
-    server, database = shop.sinks["pg"]
+    server, database = shop.sinks[sink]
+    metadata = "_cdc." if sink == "pg" else "_cdc_"
     with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
-        cursor.execute("UPDATE _cdc.checkpoint SET epoch = epoch + 1 WHERE pipeline LIKE '%#polled'")
+        cursor.execute(f"UPDATE {metadata}checkpoint SET epoch = epoch + 1 WHERE pipeline LIKE '%#polled'")
         connection.commit()
     execute(shop, "UPDATE inc SET v = 'lost'")
     shop.wait_for_log("poller_failed")
-    wait_until(lambda: {row[1] for row in shop.sink_rows("maria", "inc")} == {"lost"}, 60)
+    wait_until(lambda: {row[1] for row in shop.sink_rows(other, "inc")} == {"lost"}, 60)
     assert '"error_class": "LeaseLost"' in shop.log()
-    assert {row[1] for row in shop.sink_rows("pg", "inc")} == {"v"}
+    assert {row[1] for row in shop.sink_rows(sink, "inc")} == {"v"}
+    released = f"SELECT COUNT(*) FROM {metadata}lease WHERE expires_us = 0 AND pipeline NOT LIKE '%#polled'"
+    wait_until(lambda: server.execute(released, database=database)[0][0] == 1, 60, "the lane to end")
     assert shop.stop() != 0
 
 
@@ -454,6 +543,75 @@ def test_a_user_without_the_right_to_replicate(shop: Deployment) -> None:
 
 
 @pytest.mark.full
+def test_a_table_whose_right_to_be_read_is_gone_is_parked(shop: Deployment) -> None:
+    """It looks as if it had been dropped, and nobody may say so."""
+    create(shop, "inc", "gone", "closed", rows=5)
+    user = f"poll_{shop.source_database}"[:30]
+    execute(
+        shop,
+        f"CREATE USER `{user}`@`%` IDENTIFIED BY 'Secret-1'",
+        f"GRANT REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO `{user}`@`%`",
+        *(f"GRANT SELECT ON `{shop.source_database}`.{name} TO `{user}`@`%`" for name in ("inc", "gone", "closed")),
+    )
+    try:
+        shop.config["source"]["url"] = f"mysql://{user}:Secret-1@{shop.source.host}:{shop.source.port}"
+        overrides(shop, inc=incremental(), gone=incremental(), closed=incremental())
+        shop.catch_up()
+        execute(shop, f"REVOKE SELECT ON `{shop.source_database}`.closed FROM `{user}`@`%`", "DROP TABLE gone")
+        assert shop.run("run", "--until-caught-up").returncode == 1
+        assert {one["state"] for one in polled(shop, "gone")} == {"dropped"}
+        for one in polled(shop, "closed"):
+            assert one["state"] == "parked"
+            assert "may not be read" in one["error"]["message"]
+        shop.assert_equal("inc")
+    finally:
+        execute(shop, f"DROP USER `{user}`@`%`")
+
+
+@pytest.mark.full
+def test_who_takes_over_ends_the_sessions_that_write(shop: Deployment) -> None:
+    create(shop, "inc", rows=5)
+    overrides(shop, inc=incremental())
+    shop.config["lease"] = {"seconds": 5}
+    shop.catch_up()
+    process = shop.start()
+    shop.wait_for_log("table_polled", count=4)
+    server, database = shop.sinks["pg"]
+    held = "SELECT session FROM _cdc.lease WHERE pipeline LIKE '%#polled'"
+
+    def sessions() -> list[str]:
+        return list(json.loads(server.execute(held, database=database)[0][0]))
+
+    wait_until(lambda: len(sessions()) > 2, 60, "more than the lease's own and the poller's: those of its workers")
+    process.send_signal(signal.SIGSTOP)
+    named = sessions()
+    try:
+        execute(shop, "UPDATE inc SET v = 'taken'")
+        shop.catch_up()
+        shop.assert_equal("inc")
+        with contextlib.closing(make_sink(load_config(shop.write_config(), environ={}).sinks[0])) as sink:
+            sink.open()
+            assert [sink.is_session_alive(one) for one in named] == [False] * len(named)
+    finally:
+        process.send_signal(signal.SIGCONT)
+    assert shop.stop() != 0
+
+
+@pytest.mark.full
+def test_reads_of_polled_tables_keep_to_the_limits_of_loads(
+    tmp_path: Path, source_server: Server, pg15: Server
+) -> None:
+    with deployment(tmp_path, source_server, pg=pg15) as made:
+        create(made, "inc", "whole", rows=150)
+        overrides(made, inc=incremental(detect_deletes_every=1), whole={"sync_strategy": "full_refresh"})
+        made.catch_up()
+        made.config["snapshot"] = {"rows_per_second": 50}
+        began = time.monotonic()
+        made.catch_up()
+        assert time.monotonic() - began > 6  # 450 rows: all of one table, and the keys and the window of the other
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("is_followed_first", [True, False], ids=["followed first", "polled first"])
 def test_a_table_keeps_its_target_when_its_strategy_changes(shop: Deployment, is_followed_first: bool) -> None:
     create(shop, "t", rows=5)
@@ -465,6 +623,45 @@ def test_a_table_keeps_its_target_when_its_strategy_changes(shop: Deployment, is
         shop.catch_up()
         shop.assert_equal("t")
         assert {one["state"] for one in polled(shop, "t")} == {"ready"}
+
+
+@pytest.mark.full
+def test_commands_know_who_has_a_table_that_has_changed_over(shop: Deployment) -> None:
+    create(shop, "t", "inc", rows=5)
+    overrides(shop, t=incremental(), inc=incremental())
+    shop.catch_up()
+    for said in ({"inc": incremental()}, {}):  # the poller has another table, then none at all
+        overrides(shop, **said)
+        shop.catch_up()
+        verified = shop.run("verify", f"{shop.source_database}.t")
+        assert verified.returncode == 0, verified.stdout
+        loaded = shop.run("snapshot", f"{shop.source_database}.t")
+        assert loaded.returncode == 0, loaded.stderr
+        server, database = shop.sinks["pg"]
+        asked = "SELECT COUNT(*) FROM _cdc.commands WHERE pipeline LIKE '%#polled'"
+        assert server.execute(asked, database=database) == [(0,)]
+
+
+@pytest.mark.full
+def test_a_reset_forgets_polled_tables_and_is_refused_while_they_are_polled(
+    tmp_path: Path, start_server: Callable[..., Server], pg15: Server
+) -> None:
+    source = start_server("mariadb1011", options=NO_LOG)
+    with deployment(tmp_path, source, pg=pg15) as made:
+        create(made, "inc", rows=5)
+        made.config["tables"]["sync_strategy"] = "auto"
+        overrides(made, inc=incremental())
+        made.start()
+        made.wait_for_log("table_polled", count=2)
+        beside = made.run("checkpoint", "reset", "--yes")
+        assert beside.returncode == 2
+        assert "is being run by" in beside.stderr
+        assert made.stop() == 0
+        execute(made, "DELETE FROM inc WHERE id = 1")
+        assert made.run("checkpoint", "reset", "--yes").returncode == 0
+        made.catch_up()
+        made.assert_equal("inc")
+        assert [one["polling"]["what"] for one in polled(made, "inc")] == ["load"]
 
 
 @pytest.mark.full
