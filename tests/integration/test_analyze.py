@@ -167,6 +167,7 @@ def size_is_known(rows: int) -> bool:
     return ROWS / 2 < rows < ROWS * 2
 
 
+@pytest.mark.any_server
 def test_a_second_run_tells_what_has_changed(
     tmp_path: Path, source_server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
