@@ -66,8 +66,8 @@ def _of_sink(config: Config, settings: SinkSettings, sink: Sink, source: SourceC
     stores = lane_stores(sink, pipeline_name(config, settings))
     if not stores[1].exists():
         return
-    tables = TableRegistry(routing(config, settings), sink.kind, ())
     records = [record for store in stores.values() for record in store.load_tables().values()]
+    tables = TableRegistry(routing(config, settings), sink.kind, records)  # they say what a target lacks
     for record in sorted(records, key=lambda one: one.source):
         if record.state == "ready" and record.definition is not None:
             found = tuple(_of_table(record, tables, sink, source))

@@ -386,6 +386,33 @@ def test_a_geometry_needs_postgis(pair: Deployment) -> None:
     assert "CREATE EXTENSION postgis" in by_sink["pg"]["error"]["hint"]
 
 
+# ---------------------------------------------------------------- columns that only one side has
+
+
+def test_a_column_that_is_kept_is_null_from_then_on_whatever_its_default(pair: Deployment) -> None:
+    pair.config["policies"] = {"on_drop_column": "keep"}
+    _source(
+        pair,
+        "CREATE TABLE t (id INT PRIMARY KEY, a INT NOT NULL DEFAULT 7, b VARCHAR(9) DEFAULT 'new', c INT)",
+        "INSERT INTO t (id) VALUES (1)",
+    )
+    pair.catch_up()
+    _source(pair, "ALTER TABLE t DROP COLUMN a, DROP COLUMN b", "INSERT INTO t (id) VALUES (2)")
+    pair.catch_up()
+    for sink in pair.sinks:
+        assert pair.sink_rows(sink, "t", ["id", "a", "b"]) == [(1, 7, "new"), (2, None, None)], sink
+
+
+def test_columns_that_were_left_out_are_no_drift(pair: Deployment) -> None:
+    pair.config["policies"] = {"ddl": "log"}
+    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY)", "INSERT INTO t VALUES (1)")
+    pair.catch_up()
+    _source(pair, "ALTER TABLE t ADD COLUMN c INT", "INSERT INTO t VALUES (2, 2)")
+    pair.catch_up()
+    for found in _drift(pair).values():
+        assert not [text for text in found if text.startswith(("broken", "lost"))]
+
+
 # ---------------------------------------------------------------- names
 
 
