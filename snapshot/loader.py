@@ -343,7 +343,8 @@ class TableLoader:
     ) -> LoadPlan:
         """A load from its start, recorded as such, into a target that fits."""
         was_complete = self._prepare_target(record, target, may_replace=may_replace)
-        drop_unique(self._sink, target)  # chunks are of different moments: rows may be two that never were at once
+        # Chunks are of different moments: rows may be two that never were at once.
+        drop_unique(self._sink, target, self._store.fence)
         begun = replace(
             self._intent(record, target),
             is_complete=was_complete,

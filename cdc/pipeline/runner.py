@@ -1144,7 +1144,7 @@ class _Session:
         record = next((r for r in tables.records() if str(r.source) == error.table), None)
         if not isinstance(error, SinkRefused) or record is None or tables.find(record.source) is None:
             return False
-        dropped = drop_unique(self._sink, tables.target(record.source))
+        dropped = drop_unique(self._sink, tables.target(record.source), self._store.fence)
         if dropped:
             self._log.warning("unique_index_dropped", table=error.table, indexes=dropped, message=error.message)
         return bool(dropped)

@@ -26,7 +26,7 @@ from cdc.schema.drift import Drift, TargetFacts, drift
 from cdc.schema.indexes import SourceIndex, TargetIndex, free_name, is_served, target_indexes
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
-from cdc.sinks.target_facts import create_index, drop_index, names_taken, read_facts, restart_numbering
+from cdc.sinks.target_facts import create_index, define_fenced, drop_index, names_taken, read_facts, restart_numbering
 from cdc.source.connection import SourceConnection
 from cdc.source.indexes import read_indexes
 from cdc.source.positions import written_file_pos
@@ -115,10 +115,11 @@ class TargetUpkeep:
         return wants or bool(self._waiting)
 
     def touched(self, tables: Iterable[TableName]) -> None:
-        """DDL has been done on them, which may have been about indexes."""
+        """DDL has been done on them, which may have been about indexes: what was read of the source is of before."""
         for table in tables:
             if self._tables.options(table).attributes.indexes != "none":
                 self._memory.looked.pop(table, None)
+                self._due.pop(table, None)
         self._revision = -1
 
     def step(self, position: SourcePosition | None) -> None:
@@ -179,8 +180,11 @@ class TargetUpkeep:
         facts = read_facts(self._sink, target)
         wanted: list[TargetIndex] = []
         words: list[str] = []
-        if self._source is not None and facts is not None and target.attributes.indexes != "none":
-            wanted, words = target_indexes(self._source.indexes.get(table, []), target, self._sink.kind)
+        self._waiting.pop(table, None)
+        # What the source has no more is dropped or renamed by the stream, and what becomes of the target is said there.
+        at_source = self._source.indexes.get(table) if self._source is not None else None
+        if self._source is not None and at_source is not None and facts is not None:
+            wanted, words = target_indexes(at_source, target, self._sink.kind)
             words += self._make(target, facts, [index for index in wanted if not index.is_unique])
             words += self._drop_others(target, facts, wanted)
             if any(index.is_unique and not is_served(index, facts.indexes) for index in wanted):
@@ -258,6 +262,11 @@ class TargetUpkeep:
             except SinkRefused as error:
                 refused.append(f"the index {index.name} stays: {error.message}")
                 continue
+            except SinkUnavailable as error:
+                if not self._sink.has_waited_for_lock(error):
+                    raise
+                refused.append(f"the index {index.name} stays, it waits for a lock: {error.message}")
+                continue
             self._log.info("index_dropped", target=str(target), index=index.name)
         return refused
 
@@ -276,14 +285,7 @@ class TargetUpkeep:
         self._say(target, read_facts(self._sink, target), wanted, words)
 
     def _define(self, target: TargetTable, statements: list[str]) -> None:
-        """Only while the lease is ours: on PostgreSQL in the transaction that says so, elsewhere right behind it."""
-        with self._sink.transaction() as tx:
-            if self._sink.kind == "postgresql":
-                self._sink.define(target, statements)
-            self._store.fence(tx)
-            tx.commit()
-        if self._sink.kind != "postgresql":
-            self._sink.define(target, statements)
+        define_fenced(self._sink, target, statements, self._store.fence)
 
 
 def _is_loaded(record: TableRecord) -> bool:

@@ -5,17 +5,19 @@ Works through an open sink's transactions; changes nothing by itself.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
+from cdc.errors import SinkUnavailable
 from cdc.schema.drift import ColumnFacts, TargetFacts
 from cdc.schema.indexes import IndexPart, SinkIndex, TargetIndex, marker
 from cdc.schema.target import SinkKind, TargetTable
 from cdc.sinks import sql_mysql, sql_postgres
-from cdc.sinks.base import Sink
+from cdc.sinks.base import Sink, SinkTransaction
 
 __all__ = [
     "create_index",
+    "define_fenced",
     "drop_index",
     "drop_unique",
     "folds_table_names",
@@ -48,13 +50,36 @@ def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def drop_unique(sink: Sink, target: TargetTable) -> list[str]:
-    """Drop the unique indexes of ours, for rows that may be two to them for a while; their names."""
+def define_fenced(
+    sink: Sink, target: TargetTable, statements: list[str], fence: Callable[[SinkTransaction], None]
+) -> None:
+    """Only while the lease is ours: on PostgreSQL in the transaction that says so, elsewhere right behind it."""
+    with sink.transaction() as tx:
+        if sink.kind == "postgresql":
+            sink.define(target, statements)
+        fence(tx)
+        tx.commit()
+    if sink.kind != "postgresql":
+        sink.define(target, statements)
+
+
+def drop_unique(sink: Sink, target: TargetTable, fence: Callable[[SinkTransaction], None]) -> list[str]:
+    """Drop the unique indexes of ours, for rows that may be two to them for a while; the names of those that went.
+
+    One that waits for a lock in vain stays, with those behind it: should it refuse a row, that table stops, not all.
+    """
     facts = read_facts(sink, target) if target.attributes.indexes != "none" else None
     unique = [index for index in facts.indexes if index.is_unique and index.source is not None] if facts else []
-    if unique:
-        sink.define(target, [drop_index(index, target, sink.kind) for index in unique])
-    return [index.name for index in unique]
+    dropped: list[str] = []
+    for index in unique:
+        try:
+            define_fenced(sink, target, [drop_index(index, target, sink.kind)], fence)
+        except SinkUnavailable as error:
+            if not sink.has_waited_for_lock(error):
+                raise
+            break
+        dropped.append(index.name)
+    return dropped
 
 
 def folds_table_names(sink: Sink) -> bool:

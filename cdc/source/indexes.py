@@ -22,17 +22,25 @@ def read_indexes(connection: SourceConnection, tables: Iterable[TableName]) -> M
     for database, names in by_database.items():
         for start in range(0, len(names), _TABLES_IN_ONE_QUERY):
             _read(connection, database, names[start : start + _TABLES_IN_ONE_QUERY], found)
+        bare = [name for name in names if TableName(database, name) not in found]
+        for start in range(0, len(bare), _TABLES_IN_ONE_QUERY):
+            part = bare[start : start + _TABLES_IN_ONE_QUERY]
+            for (name,) in connection.query_text(
+                "SELECT TABLE_NAME FROM information_schema.TABLES "
+                f"WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN ({_holders(part)})",
+                (database, *part),
+            ):
+                found[TableName(database, name or "")] = []
     return found
 
 
 def _read(
     connection: SourceConnection, database: str, names: list[str], found: dict[TableName, list[SourceIndex]]
 ) -> None:
-    holders = ", ".join(["%s"] * len(names))
     rows: dict[tuple[str, str], list[tuple[str | None, ...]]] = {}
     for table, index, *described in connection.query_text(
         "SELECT TABLE_NAME, INDEX_NAME, NON_UNIQUE, COLUMN_NAME, SUB_PART, COLLATION, INDEX_TYPE "
-        f"FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN ({holders}) "
+        f"FROM information_schema.STATISTICS WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN ({_holders(names)}) "
         "ORDER BY TABLE_NAME, INDEX_NAME, SEQ_IN_INDEX",
         (database, *names),
     ):
@@ -52,3 +60,7 @@ def _read(
                 has_expression=any(column is None for _, column, *_ in parts),
             )
         )
+
+
+def _holders(names: list[str]) -> str:
+    return ", ".join(["%s"] * len(names))

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import json
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -298,6 +299,60 @@ def test_a_unique_index_of_ours_goes_before_it_parks_a_table(pair: Deployment) -
     pair.wait_for_log("unique_index_dropped", count=2)
     pair.stop()
     assert '"event": "table_parked"' not in pair.log()
+
+
+# How long the service waits for a lock is not for configuration: the one of these tests is less patient.
+_IMPATIENT = """
+from cdc.cli import main
+from cdc.sinks import mysql, postgres
+assert postgres.LOCK_TIMEOUT_SECONDS > 1 and "lock_wait_timeout" in mysql._SESSION
+postgres.LOCK_TIMEOUT_SECONDS = 1
+mysql._SESSION["lock_wait_timeout"] = "1"
+main()
+"""
+
+
+def test_an_index_that_cannot_be_dropped_for_a_reader_stays_and_all_tables_go_on(pair: Deployment) -> None:
+    pair.config["targets"] = {"indexes": "all"}
+    _source(pair, INDEXED, "CREATE TABLE u (id INT PRIMARY KEY)")
+    pair.start()
+    _wait_for_indexes(pair, "t", ALL)
+    pair.stop()
+    command = pair.command
+    pair.command = lambda *words: [sys.executable, "-c", _IMPATIENT, *command(*words)[3:]]  # type: ignore[method-assign]
+    with contextlib.ExitStack() as stack:
+        for server, database in pair.sinks.values():
+            namespace = f'"{pair.source_database}".' if server.family == "postgresql" else ""
+            cursor = stack.enter_context(contextlib.closing(server.connect(database))).cursor()
+            cursor.execute("BEGIN")
+            cursor.execute(f"SELECT * FROM {namespace}t")
+            cursor.fetchall()
+        _source(pair, "ALTER TABLE t DROP INDEX by_b", "INSERT INTO u VALUES (1)", "INSERT INTO t (id) VALUES (1)")
+        result = pair.run("run", "--until-caught-up")
+        assert result.returncode == 0, result.stderr
+        assert "sink_unavailable" not in result.stderr
+        pair.assert_equal("t", "u")
+        for sink in pair.sinks:
+            assert _indexes(pair, sink, "t") == ALL, sink
+    pair.command = command  # type: ignore[method-assign]
+    pair.start()
+    _wait_for_indexes(pair, "t", {("a", False), ("a,b", False)})
+    pair.stop()
+
+
+def test_the_indexes_of_a_table_that_the_source_has_dropped_meanwhile_stay_until_the_stream_says_so(
+    pair: Deployment,
+) -> None:
+    pair.config["targets"] = {"indexes": "all"}
+    pair.config["policies"] = {**pair.config.get("policies", {}), "on_drop_table": "keep"}
+    _source(pair, INDEXED)
+    pair.start()
+    _wait_for_indexes(pair, "t", ALL)
+    pair.stop()
+    _source(pair, "INSERT INTO t (id) VALUES (1)", "CREATE TABLE u (id INT PRIMARY KEY)", "DROP TABLE t")
+    pair.run("run", "--until-caught-up")
+    for sink in pair.sinks:
+        assert _indexes(pair, sink, "t") == ALL, sink
 
 
 # ---------------------------------------------------------------- asked types
