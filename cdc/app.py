@@ -1070,21 +1070,25 @@ class Application:
     def _state(self, lanes: SinkLanes | PolledSink) -> str:
         sides = [side.pipeline for side in lanes.beside.sides if isinstance(side.pipeline, Pipeline)]
         states = [self._shown_state(pipeline) for pipeline in _running(lanes)]
+        if any(self._lag(pipeline) != 0 for pipeline in _behind(lanes)):
+            states = ["streaming" if state == "caught_up" else state for state in states]
         return worst_state([*states, *side_states(map(self._shown_state, sides))])
 
     def _on_tick(self) -> None:
         for name, lanes in self._pipelines.items():
             sink = self.metrics.sink(name)
             lags = {lane: self._lag(pipeline) for lane, pipeline in lanes.lanes.items()}
-            known = [lag for lag in lags.values() if lag is not None]
+            every = [*lags.values(), *map(self._lag, _behind(lanes))]
+            known = [lag for lag in every if lag is not None]
             sink.state(self._state(lanes))
-            sink.lag(max(known) if known and len(known) == len(lags) else None)
+            sink.lag(max(known) if known and len(known) == len(every) else None)
             sink.lane_lags(lags if len(lags) > 1 else {})
             sink.queued(lanes.queue_bytes())
             sink.tables(Counter(record.state for record in lanes.tables))
             sink.targets_drifted(sum(pipeline.targets_seen.drifted_count for pipeline in lanes.lanes.values()))
             sink.prepared(sum(pipeline.status.prepared["count"] for pipeline in lanes.lanes.values()))
             if name in self._staging:
+                self._staging[name].expire()
                 sink.staging(self._staging[name].use.byte_count)
         self._show_loads()
 
@@ -1112,6 +1116,11 @@ class Application:
     def loads(self) -> dict[str, dict[str, Any]]:
         """The `progress` of each load under way."""
         return {f"{sink}: {table}": rate.to_dict() for (sink, table), rate in self._loads().items()}
+
+
+def _behind(group: SinkLanes | PolledSink) -> list[Pipeline]:
+    """The sides that have complete tables which nobody else keeps current."""
+    return [s.pipeline for s in group.beside.sides if s.has_complete and isinstance(s.pipeline, Pipeline)]
 
 
 def _running(group: SinkLanes | PolledSink) -> list[Pipeline | Poller]:
@@ -1169,7 +1178,8 @@ def _read_sink(config: Config, settings: SinkSettings, source: _SourceState) -> 
         lanes = [_read_lane(config, settings, source, lane, store) for lane, store in stores.items()]
         sides = side_stores(sink, pipeline_name(config, settings)).values()
         found = [_read_lane(config, settings, source, 1, store) for store in sides]
-        report = merged([beside(lanes[0], found), *lanes[1:]])
+        elsewhere = {record.source for lane in lanes[1:] for record in lane.tables}
+        report = merged([beside(lanes[0], found, elsewhere), *lanes[1:]])
         return _with_polled(config, settings, source, report, poller_stores(sink, pipeline_name(config, settings)))
     except CdcError as error:
         return merged([SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())])

@@ -20,6 +20,7 @@ __all__ = [
     "hand_over",
     "pipelines_in_use",
     "retire",
+    "set_command_message",
     "set_command_tables",
     "tables_of_tables",
 ]
@@ -90,6 +91,12 @@ def retire(store: InSinkStore, tx: Any) -> None:
 def forget_prepared(store: InSinkStore, tx: Any) -> None:
     """Nothing is kept of the prepared XA transactions that the pipeline has seen."""
     tx.execute_count(f"DELETE FROM {store.sink.metadata_table('prepared')} WHERE pipeline = %s", (store.pipeline,))
+
+
+def set_command_message(store: InSinkStore, tx: Any, command: Command, message: str) -> None:
+    """Say of a command how it goes on."""
+    table = store.sink.metadata_table("commands")
+    tx.execute_count(f"UPDATE {table} SET message = %s WHERE id = %s", (message, command.id))
 
 
 def set_command_tables(store: InSinkStore, tx: Any, command: Command, tables: Iterable[TableName]) -> None:

@@ -178,10 +178,10 @@ class StagingArea:
                     self._moved(directory, over)
                     continue
             self._remove(directory)
-        self._expire()
+        self.expire()
 
-    def _expire(self) -> None:
-        """Remove what has been kept for long enough."""
+    def expire(self) -> None:
+        """Remove what has been kept for long enough. Any thread."""
         now = self._clock.now_us() / 1e6
         for over in self.directory.glob(f"*{_DONE}"):
             with contextlib.suppress(FileNotFoundError):

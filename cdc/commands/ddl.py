@@ -22,7 +22,7 @@ from cdc.errors import CdcError, SinkUnavailable
 from cdc.log import configure_logging
 from cdc.model import TableName
 from cdc.pipeline.approval import COMMANDS, pending
-from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.text import iso_time
 from checkpoints.store import InSinkStore
 
@@ -39,7 +39,8 @@ def show_pending(config: Config, *, only_sinks: list[str], as_json: bool, is_set
         sink = make_sink(settings)
         try:
             sink.open()
-            for store in lane_stores(sink, pipeline_name(config, settings)).values():
+            pipeline = pipeline_name(config, settings)
+            for store in (*lane_stores(sink, pipeline).values(), *side_stores(sink, pipeline).values()):
                 if store.exists():
                     found = _settled(store) if is_settled else _waiting(store)
                     rows += [{"sink": settings.name, **row} for row in found]

@@ -17,9 +17,10 @@ from cdc.app import make_sink, pipeline_name, routing, source_settings
 from cdc.config import Config, SinkSettings
 from cdc.errors import UnsupportedData
 from cdc.model import TableDefinition
-from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.drift import Drift, drift
+from cdc.schema.identifiers import is_shadow
 from cdc.schema.indexes import target_indexes
 from cdc.sinks.base import Sink
 from cdc.sinks.target_facts import read_facts
@@ -66,9 +67,11 @@ def _of_sink(config: Config, settings: SinkSettings, sink: Sink, source: SourceC
     stores = lane_stores(sink, pipeline_name(config, settings))
     if not stores[1].exists():
         return
-    records = [record for store in stores.values() for record in store.load_tables().values()]
-    tables = TableRegistry(routing(config, settings), sink.kind, records)  # they say what a target lacks
-    for record in sorted(records, key=lambda one: one.source):
+    sides = side_stores(sink, pipeline_name(config, settings)).values()
+    every = (record for store in (*sides, *stores.values()) for record in store.load_tables().values())
+    records = {record.source: record for record in every if not is_shadow(record.target)}
+    tables = TableRegistry(routing(config, settings), sink.kind, records.values())  # they say what a target lacks
+    for record in sorted(records.values(), key=lambda one: one.source):
         if record.state == "ready" and record.definition is not None:
             found = tuple(_of_table(record, tables, sink, source))
             yield TableDrift(settings.name, str(record.source), record.target, found)

@@ -49,7 +49,7 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
                 hint="add it to tables.include (or take it out of tables.exclude)",
             )
     exit_code = 0
-    alone: dict[str, tuple[SinkSettings, list[TableName]]] = {}
+    alone: dict[str, tuple[SinkSettings, list[TableName], dict[int, int]]] = {}
     for settings in sinks_named(config, only_sinks):
         sink = make_sink(settings)
         try:
@@ -66,7 +66,7 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
             if any(map(_is_live, stores.values())):
                 exit_code |= _follow(settings.name, stores, asked, wanted)
             else:
-                alone[settings.name] = (settings, wanted)
+                alone[settings.name] = (settings, wanted, asked)
         finally:
             sink.close()
     if alone:
@@ -147,13 +147,20 @@ def _follow(name: str, stores: Mapping[int, InSinkStore], asked: Mapping[int, in
             error = _follow_one(name, stores, lane, command_id, bars, deadline)
             if error is not None:
                 return _say_gone(name, error)
-    return _report(name, stores, wanted)
+    return _report(name, stores, wanted, _failures(stores, asked, wanted))
+
+
+def _failures(stores: Mapping[int, InSinkStore], asked: Mapping[int, int], wanted: list[TableName]) -> list[str]:
+    """What the commands that failed say, except where all were asked and the tables are another one's."""
+    concerned = [lane for lane in asked if lane in stores and not stores[lane].load_tables().keys().isdisjoint(wanted)]
+    commands = [stores[lane].read_command(asked[lane]) for lane in concerned]
+    return [command.message for command in commands if command is not None and command.state == "failed"]
 
 
 def _follow_one(
     name: str, stores: Mapping[int, InSinkStore], lane: int, command_id: int, bars: LoadBars, deadline: float
 ) -> Mapping[str, Any] | None:
-    """None once the command is done; what the pipeline said last ({}: nothing) when it is gone."""
+    """None once the command is done or has failed; what the pipeline said last ({}: nothing) when it is gone."""
     well_at = time.monotonic()
     while True:
         command = stores[lane].read_command(command_id)
@@ -194,9 +201,10 @@ def _say_gone(name: str, error: Mapping[str, Any]) -> int:
     return 1
 
 
-def _report(name: str, stores: Mapping[int, InSinkStore], wanted: list[TableName]) -> int:
+def _report(name: str, stores: Mapping[int, InSinkStore], wanted: list[TableName], failures: list[str]) -> int:
+    """What became of the tables; 1 where one was not loaded. A table whose reload failed is as ready as before."""
     records = _records(stores)
-    code = 0
+    code, is_unsaid = 0, False
     for table in wanted or list(records):
         record = records.get(table)
         if record is None or record.state in ("pending", "parked", "dropped"):
@@ -209,16 +217,20 @@ def _report(name: str, stores: Mapping[int, InSinkStore], wanted: list[TableName
                 hint = hint or "it is loaded once the stream has passed what happened to it: `cdc status` shows it"
             if hint:
                 sys.stderr.write(f"  hint: {hint}\n")
+        elif any(f"{table}: " in failure for failure in failures):
+            is_unsaid = True  # of it the record says nothing
         else:
             sys.stdout.write(f"{name}: {table} loaded, {record.rows_loaded:,} rows\n")
-    return code
+    if failures and (is_unsaid or not code):
+        sys.stderr.writelines(f"cdc: {name}: {failure}\n" for failure in failures)
+    return 1 if failures else code
 
 
-def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]]]) -> int:
+def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName], dict[int, int]]]) -> int:
     """No service runs: run one here, for these sinks, until it has caught up."""
     own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
-    only = {settings.name for settings, _ in wishes}
+    only = {settings.name for settings, _, _ in wishes}
     service = Application(own, log=log, environ=dict(os.environ), only_sinks=only, logs_progress=False)
     service.start(until_caught_up=True)
     with LoadBars() as bars:
@@ -232,11 +244,12 @@ def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]
         code = error.exit_code if isinstance(error, CdcError) else 1
     if code:
         return code
-    for settings, wanted in wishes:
+    for settings, wanted, asked in wishes:
         sink = make_sink(settings)
         try:
             sink.open()
-            code |= _report(settings.name, _stores(config, sink, pipeline_name(config, settings)), wanted)
+            stores = _stores(config, sink, pipeline_name(config, settings))
+            code |= _report(settings.name, stores, wanted, _failures(stores, asked, wanted))
         finally:
             sink.close()
     return code

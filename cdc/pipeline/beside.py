@@ -29,6 +29,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import orjson
+
 from cdc.clock import Clock
 from cdc.errors import BinlogPurged, CdcError, UnsupportedData
 from cdc.log import Logger
@@ -41,8 +43,8 @@ from cdc.schema.identifiers import is_shadow, shadow_name
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import SinkTransaction
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.lanes import forget_prepared, forget_table, hand_over, retire, tables_of_tables
-from checkpoints.store import InSinkStore, TableRecord
+from checkpoints.lanes import forget_prepared, forget_table, hand_over, retire, set_command_message, tables_of_tables
+from checkpoints.store import Command, InSinkStore, TableRecord
 
 __all__ = ["Beside", "LaneBeside", "Side", "SideLink", "SidePipeline"]
 
@@ -57,7 +59,7 @@ _GROUP_BYTES_MAX = 2 << 30
 # A table that does not join by then does not by the next one either.
 _ROUNDS_MAX = 5
 
-_Columns = tuple[frozenset[str], frozenset[str]]
+_Columns = tuple[frozenset[tuple[str, str, bool]], frozenset[str]]
 _State = Literal["loading", "offered", "awaited", "resting", "over"]
 
 
@@ -172,6 +174,12 @@ class Side:
     def wants_lane(self) -> bool:
         """Is it near enough, or at its end? Any thread."""
         return self._state in ("offered", "resting") or (self.error is not None and self._state != "over")
+
+    @property
+    def has_complete(self) -> bool:
+        """Has it tables that readers see as ready, and that only its own stream keeps current? Any thread."""
+        ours = self.tables - self.live
+        return any(r.state == "ready" and r.source in ours for r in self.pipeline.tables) and not self.is_over
 
     @property
     def is_over(self) -> bool:
@@ -372,6 +380,10 @@ class Beside:
                 if is_shadow(record.target):
                     forget_table(store, tx, record.source, kept_in=kept_in)
                     if record.source in known:
+                        self.failed[record.source] = (
+                            f"{record.source}: its reload was given up at a start, as its side may not be run any more "
+                            "(snapshot.beside, lanes)"
+                        )
                         continue
                     to.save_table(tx, _anew(self._without_shadow(record)))
                     continue
@@ -423,6 +435,8 @@ class Beside:
             self._remove(side)
             raise
         self._hooks("beside_given")
+        for name in names:
+            self.failed.pop(name, None)  # of an earlier reload
         self._rounds.update(names)
         side.pipeline.tables = given
         side.pipeline.force(name for name in names if name in forced)
@@ -591,6 +605,9 @@ class Beside:
             self._require_passed(side, unseen, at, there)
         failed |= altered  # the lane has seen it, and does not follow it: the shadow is of no use to that target
         given = side.live - failed
+        reasons = {table: self._why_failed(records.get(table), table, altered, unseen) for table in failed}
+        why = {table: reason for table, reason in reasons.items() if reason is not None}
+        asked = _commands_about(store, why)
         for table in failed:
             self._drop_shadow(store, table)
         with store.sink.transaction() as tx:
@@ -603,29 +620,40 @@ class Beside:
                     store.save_table(tx, replace(before, state="parked", error=error))
                 forget_table(side_store, tx, table, kept_in=kept_in)
             store.fence(tx)
-            if len(failed) == len(records):
+            for command, tables in asked:
+                set_command_message(store, tx, command, _with_failures(command, [why[table] for table in tables]))
+            if not records.keys() - failed:
                 _leave(side_store, tx)
             else:
                 side_store.fence(tx)
             self._hooks("beside_giving_up")
             tx.commit()
         self._hooks("beside_given_up")
-        for table in failed:
-            error = records[table].error if table in records else None
-            if table not in altered:
-                self.failed[table] = str((error or {}).get("message", "the source does not have it any more"))
-            elif table in unseen:
-                self.failed[table] = f"{table} was altered meanwhile, and its target was not"
-            else:
-                continue  # its lane has it loaded anew, or says why not
-            if error is not None or table in unseen:
+        for table, message in why.items():
+            self.failed[table] = message
+            if table in unseen or (table in records and records[table].error is not None):
                 self._rounds.pop(table, None)
-            self._log.error("reload_failed", table=str(table), message=self.failed[table])
+            self._log.error("reload_failed", table=str(table), message=message)
         side.give_up(given, failed)
         if side.tables:
             side.go_on(is_soon=True)
         else:
             side.finish()
+
+    def _why_failed(
+        self,
+        record: TableRecord | None,
+        table: TableName,
+        altered: Collection[TableName],
+        unseen: Collection[TableName],
+    ) -> str | None:
+        """Why its lane keeps the table as it is; None: the lane has it loaded anew, or says why not."""
+        if table in unseen:
+            return f"{table}: it was altered meanwhile, and its target was not"
+        if table in altered:
+            return None
+        error = record.error if record is not None else None
+        return f"{table}: {(error or {}).get('message', 'the source does not have it any more')}"
 
     def _require_passed(
         self, side: Side, unseen: Mapping[TableName, _Columns], at: SourcePosition, there: SourcePosition
@@ -668,7 +696,7 @@ class Beside:
             records.append(record)
         self._move(side_store, store, records)
         for table in side.live:
-            self.failed[table] = error.message
+            self.failed[table] = f"{table}: {error.message}"
         side.finish()
 
     def _without_shadow(self, record: TableRecord) -> TableRecord:
@@ -702,10 +730,26 @@ def _anew(record: TableRecord) -> TableRecord:
     return replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None)
 
 
+def _commands_about(store: InSinkStore, tables: Collection[TableName]) -> list[tuple[Command, list[TableName]]]:
+    """The loads under way that name one of the tables, with those that they name."""
+    found = []
+    for command in store.queued_commands() if tables else []:
+        if command.name == "snapshot" and command.state == "running":
+            named = [name for pair in orjson.loads(command.argument) if (name := TableName(*pair)) in tables]
+            found += [(command, named)] if named else []
+    return found
+
+
+def _with_failures(command: Command, messages: Sequence[str]) -> str:
+    """Its message, with more; that it waits for another table stays in it."""
+    said = [] if command.message in ("", "loading") else [command.message]
+    return "; ".join([*said, *messages])
+
+
 def _columns(record: TableRecord) -> _Columns:
-    """The names of its columns, and of those that its target lacks."""
+    """Its columns with their types, and the names of those that its target lacks."""
     columns = record.definition.columns if record.definition is not None else ()
-    return frozenset(column.name for column in columns), frozenset(record.left_out)
+    return frozenset((c.name, c.column_type, c.is_nullable) for c in columns), frozenset(record.left_out)
 
 
 def _leave(store: InSinkStore, tx: SinkTransaction) -> None:
@@ -778,6 +822,16 @@ class LaneBeside:
         """Reload a table that is ready, by a shadow."""
         self._wishes.add(table)
 
+    def keep(self, table: TableName) -> None:
+        """It is not to be reloaded by a shadow (any more)."""
+        self._wishes.discard(table)
+
+    def is_place_free(self, table: TableName, records: Iterable[TableRecord]) -> bool:
+        """Does none of the lane's other tables (its `records`), and no side's, go to the table's target?"""
+        place = self._beside.place(table)
+        others = (r.source for r in records if r.state != "dropped" and r.source != table)
+        return not self._beside.has_place(place) and all(self._beside.place(other) != place for other in others)
+
     def take_endless(self, table: TableName) -> UnsupportedData | None:
         """Why the table is to be parked rather than given to a side once more; once."""
         return None if self.is_under_way(table) else self._beside.take_endless(table)
@@ -844,7 +898,7 @@ class LaneBeside:
     def pass_on(self, store: InSinkStore, name: str, table: TableName, argument: str) -> None:
         """Ask the side that has the table, or its shadow."""
         for side in self._beside.sides:
-            if table in side.tables and not side.is_over:
+            if side.lane == self._lane and table in side.tables and not side.is_over:
                 self._beside.ask(side, store, name, argument)
 
 

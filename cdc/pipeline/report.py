@@ -6,7 +6,7 @@ renamed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -79,18 +79,29 @@ def side_states(states: Iterable[str]) -> list[str]:
     return [state for state in states if state in ("failed", "retrying", "snapshotting")]
 
 
-def beside(lane: SinkReport, sides: Sequence[SinkReport]) -> SinkReport:
-    """A lane with its sides: their tables are the lane's, and so is their trouble. Position and lag are its own."""
+def beside(lane: SinkReport, sides: Sequence[SinkReport], elsewhere: Collection[TableName] = ()) -> SinkReport:
+    """A lane with its sides: their tables are the lane's, and so is their trouble. The position is its own.
+
+    The lag is the largest of all that have complete tables that only they keep current. `elsewhere`: other lanes'.
+    """
     sides = [side for side in sides if side.tables]
     if not sides:
         return lane
-    state = worst_state([lane.state, *side_states(side.state for side in sides)])
+    known = {*elsewhere, *(record.source for record in lane.tables)}
+    behind = [s for s in sides if any(r.state == "ready" and r.source not in known for r in s.tables)]
+    states = [lane.state, *side_states(side.state for side in sides)]
+    if any(side.lag_seconds != 0 for side in behind) and lane.state == "caught_up":
+        states[0] = "streaming"
+    state = worst_state(states)
+    lags = [one.lag_seconds for one in (lane, *behind)]
     errors = [one.error for one in (lane, *sides) if one.error and (one.state == state or one is lane)]
-    tables = {record.source: record for one in (*sides, lane) for record in one.tables}  # reloads: as the lane has them
+    found = (record for one in (*sides, lane) for record in one.tables if one is lane or record.source not in elsewhere)
+    tables = {record.source: record for record in found}  # reloads: as the lane has them
     recent = sorted((error for one in (lane, *sides) for error in one.recent_errors), key=lambda e: str(e["since"]))
     return replace(
         lane,
         state=state,
+        lag_seconds=None if None in lags else max(lag for lag in lags if lag is not None),
         last_commit=max((one.last_commit for one in (lane, *sides) if one.last_commit), default=None),
         error=errors[-1] if errors else None,
         tables=sorted(tables.values(), key=lambda record: record.source),

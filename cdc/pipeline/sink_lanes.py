@@ -16,7 +16,16 @@ from cdc.errors import ConfigError, ResyncRequired
 from cdc.log import Logger
 from cdc.model import SourcePosition, TableName
 from cdc.pipeline.beside import Beside, LaneBeside, SideLink
-from cdc.pipeline.dealing import CannotDeal, Dealing, LaneState, carry_out, lane_stores, plan_dealing, read_lane
+from cdc.pipeline.dealing import (
+    CannotDeal,
+    Dealing,
+    LaneState,
+    carry_out,
+    lane_stores,
+    plan_dealing,
+    read_lane,
+    side_stores,
+)
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import LaneMap, LaneRule, Placed, choose_lanes, lane_name, sink_of
 from cdc.pipeline.runner import Pipeline
@@ -191,6 +200,7 @@ class SinkLanes:
         lanes: Mapping[TableName, int] = {}
         if len(stores) > 1:
             lanes = self._deal(source, {lane: read_lane(stores[lane]) for lane in sorted(stores)})
+            lanes = self._with_sides(store, lanes)
         dealt = LaneMap(self._rule, self._place, lanes)
         self.beside.adopt(stores, dealt.lane)
         self._map = dealt
@@ -233,14 +243,39 @@ class SinkLanes:
         """Every table that is recorded, or that the source has and the configuration wants."""
         present = list_tables(source, self._captures)[0]
         weights = self._weights(source, present)
+        together = self._places_of_sides(states[1].store)
         found: dict[TableName, Placed] = {}
+
+        def place(table: TableName) -> str:
+            here = self._place(table)
+            return together.get(here, here)
+
         for table in present:
-            found[table] = Placed(table, self._place(table), None, weights.get(table, 0))
+            found[table] = Placed(table, place(table), None, weights.get(table, 0))
         for lane, state in states.items():
             for table, record in state.records.items():
                 is_idle = record.state == "dropped" or not self._captures(table.database, table.table)
-                found[table] = Placed(table, self._place(table), lane, weights.get(table, 0), is_idle)
+                found[table] = Placed(table, place(table), lane, weights.get(table, 0), is_idle)
         return list(found.values())
+
+    def _places_of_sides(self, store: InSinkStore) -> dict[str, str]:
+        """For the targets of each side's tables, one of them: all of the side go to one lane, that goes on with it."""
+        found: dict[str, str] = {}
+        for side in side_stores(store.sink, self._pipeline).values():
+            places = [self._place(table) for table in sorted(side.load_tables())]
+            first = next((found[place] for place in places if place in found), places[0] if places else "")
+            found.update(dict.fromkeys(places, first))
+        return found
+
+    def _with_sides(self, store: InSinkStore, lanes: Mapping[TableName, int]) -> dict[TableName, int]:
+        """What else a side has (gone at the source, or not dealt) is of the lane that the side is of."""
+        found = dict(lanes)
+        places = {self._place(table) for table in lanes}
+        for side in side_stores(store.sink, self._pipeline).values():
+            tables = sorted(side.load_tables())
+            lane = next((lanes[table] for table in tables if table in lanes), 1)
+            found |= {table: lane for table in tables if table not in found and self._place(table) not in places}
+        return found
 
     def _weights(self, source: SourceConnection, present: Collection[TableName]) -> dict[TableName, int]:
         """The tables' bytes by the source's own estimate: what is large is mostly changed much, too."""

@@ -294,6 +294,20 @@ def _staging(made: Deployment) -> list[Any]:
     return [sink["staging"] for sink in made.status()["sinks"]]
 
 
+def test_what_was_kept_goes_in_time_while_nothing_is_loaded(tmp_path: Path, mysql97: Server, pg15: Server) -> None:
+    with deployment(tmp_path, mysql97, sink=pg15) as made:
+        made.config["staging"] = {"dir": str(tmp_path / "staging"), "retention_hours": 1}
+        made.source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=made.source_database)
+        made.source.execute("INSERT INTO a VALUES (1), (2)", database=made.source_database)
+        made.start()
+        wait_until(lambda: [one["state"] for one in made.status()["tables"]] == ["ready"], 120, "the load")
+        kept = {path.parent for path in (tmp_path / "staging").rglob("*.parquet")}
+        assert kept
+        for directory in kept:
+            os.utime(directory, (0, 0))
+        wait_until(lambda: not any(directory.exists() for directory in kept), 60, "the files to go")
+
+
 def test_loads_and_reloads_go_through_files(made: Deployment, tmp_path: Path) -> None:
     """Of tables with a key and without, into an empty target and into one that is complete."""
     made.source.execute("CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(50))", database=made.source_database)

@@ -9,7 +9,7 @@ import pytest
 
 from cdc.metrics import SINK_STATES
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
-from cdc.pipeline.report import SinkReport, SourceReport, merged, status_document, worst_state
+from cdc.pipeline.report import SinkReport, SourceReport, beside, merged, status_document, worst_state
 from checkpoints.store import TableRecord
 
 HERE = ServerIdentity("mariadb", "here")
@@ -61,6 +61,17 @@ def test_every_state_has_its_rank() -> None:
 def test_a_sink_is_where_its_last_lane_is_and_behind_by_its_largest_lag() -> None:
     sink = merged([lane(2, lag_seconds=0.0), lane(1, lag_seconds=7.5), lane(3, lag_seconds=1.0)])
     assert (sink.position, sink.lag_seconds) == (at(10), 7.5)
+
+
+def test_a_lane_is_behind_by_the_lag_of_a_side_that_alone_has_a_complete_table() -> None:
+    first = lane(1, "caught_up", lag_seconds=0.0, tables=[table("a")])
+    other = lane(1, "streaming", lag_seconds=9.0, tables=[table("b")])
+    assert (beside(first, [other]).lag_seconds, beside(first, [other]).state) == (9.0, "streaming")
+    reload = lane(1, "streaming", lag_seconds=9.0, tables=[table("a")])
+    assert (beside(first, [reload]).lag_seconds, beside(first, [reload]).state) == (0.0, "caught_up")
+    elsewhere = {TableName("shop", "b")}
+    shown = beside(first, [other], elsewhere)
+    assert (shown.lag_seconds, [one.source.table for one in shown.tables]) == (0.0, ["a"])
 
 
 def test_what_one_lane_does_not_know_the_sink_does_not() -> None:
