@@ -68,6 +68,7 @@ from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
 from cdc.pipeline.upkeep import TargetMemory, TargetUpkeep
 from cdc.schema.column_text import Unproven
 from cdc.schema.ddl import Effect
+from cdc.schema.identifiers import is_shadow
 from cdc.schema.keys import choose_key
 from cdc.schema.modes import keeps_rows
 from cdc.schema.sharing import conflict
@@ -401,6 +402,11 @@ def _has_shadow(record: TableRecord, tables: TableRegistry) -> bool:
     return options.mode == "mirror" and options.source_column is None and not keeps_rows(record.options)
 
 
+def _types(definition: TableDefinition | None) -> set[tuple[str, str, bool]]:
+    columns = definition.columns if definition is not None else ()
+    return {(column.name, column.column_type, column.is_nullable) for column in columns}
+
+
 def _column_names(definition: TableDefinition | None) -> set[str]:
     return {column.name for column in definition.columns} if definition is not None else set()
 
@@ -414,6 +420,12 @@ def _sets_back(command: Command, record: TableRecord) -> bool:
         return False
     is_colliding = (record.error or {}).get("class") == TargetConflict.__name__  # found so when this session began
     return command.name == "snapshot" or (record.state == "parked" and not is_colliding)
+
+
+def _failures_said(command: Command) -> list[str]:
+    """What was said of reloads that it asked for, and that were given up (`beside`)."""
+    said = command.message.removeprefix(_WAITS).removeprefix("; ")
+    return [said] if command.state == "running" and said not in ("", "loading") else []
 
 
 def _error_fields(error: BaseException) -> dict[str, Any]:
@@ -559,6 +571,10 @@ class _Session:
     def _tables(self, source: SourceConnection) -> TableRegistry:
         """Every table's state: what the metadata knows, what is new on the source, what commands ask for."""
         records = self._store.load_tables()
+        if self._p._side is not None:
+            for record in records.values():
+                if not is_shadow(record.target):  # perhaps by a commit that was not answered
+                    self._p._side.has_joined_target(record.source)
         self._polled = polled_before(self._store)
         identity = source.identity()
         present, others = list_tables(source, self._p._routing.matches)
@@ -686,6 +702,8 @@ class _Session:
 
     def _take_commands(self, tables: TableRegistry, changed: list[TableRecord]) -> list[Command]:
         commands = [command for command in self._store.queued_commands() if command.name in ("snapshot", "retry")]
+        # What waited for a side when another instance ended waits for one still.
+        waited = {one.id for one in commands if one.message.startswith(_WAITS)} - self._p._taken_up
         self._p._taken_up.update(command.id for command in commands)
         self._p.take_commands([])
         for command in commands:
@@ -695,9 +713,10 @@ class _Session:
                 if record is None:
                     self._ask_side(command, name)
                     continue
-                if self._is_reloaded_beside(command, record, tables):
+                is_due = command.name == "snapshot" and (command.id in waited or self._is_wished(name))
+                if self._is_reloaded_beside(command, record, tables, is_due=is_due):
                     continue
-                if _sets_back(command, record):
+                if _sets_back(command, record) or (is_due and record.state == "ready"):
                     record = replace(record, state="pending", error=None, ready_at=None, loaded_from=None)
                     if command.name == "snapshot" and tables.ddl_policies(name).ddl == "apply":
                         record = replace(record, left_out=())  # the target follows
@@ -721,28 +740,38 @@ class _Session:
         self._p.tables = tables.records()
         return checkpoint
 
-    def _is_reloaded_beside(self, command: Command, record: TableRecord, tables: TableRegistry) -> bool:
-        """Is the table left as it is, while a side loads its shadow?"""
+    def _is_wished(self, name: TableName) -> bool:
+        return self._p._beside is not None and self._p._beside.has_wishes([name])
+
+    def _is_reloaded_beside(
+        self, command: Command, record: TableRecord, tables: TableRegistry, *, is_due: bool
+    ) -> bool:
+        """Is the table left as it is, while a side loads its shadow?
+
+        `is_due`: the command was taken up, and the table still waits for that.
+        """
         beside, name = self._p._beside, record.source
         if beside is None:
             return False
         if beside.is_reloading(name):
             self._ask_side(command, name)
             return True
-        is_begun = command.state != "queued" and command.message != _WAITS
+        is_begun = command.state != "queued" and not is_due
         if command.name != "snapshot" or record.state != "ready" or is_begun:
             return False
-        if not beside.is_on or not _has_shadow(record, tables):
-            return False
-        beside.wish(name)
-        return True
+        if beside.is_on and _has_shadow(record, tables) and beside.is_place_free(name, tables.records()):
+            beside.wish(name)
+            return True
+        beside.keep(name)
+        return False
 
     def _say_running(self) -> None:
         """The commands are under way, or wait for a side."""
         for command in self._running_commands:
             names = [TableName(database, table) for database, table in orjson.loads(command.argument)]
             waits = self._p._beside is not None and self._p._beside.has_wishes(names)
-            self._store.set_command(command.id, "running", _WAITS if waits else "loading")
+            said = [*([_WAITS] if waits else []), *_failures_said(command)]
+            self._store.set_command(command.id, "running", "; ".join(said) or "loading")
 
     def _ask_side(self, command: Command, name: TableName) -> None:
         """A table that a side has is its, and so is what is asked of it."""
@@ -787,6 +816,8 @@ class _Session:
             return False
         existing = self._sink.inspect(target) if target is not None else None
         if target is None or existing is None or not existing.has_rows or target.source_key != record.key:
+            return False
+        if _types(definition) != _types(record.definition):
             return False
         if _column_names(target.definition) != _column_names(record.definition):
             return False  # nobody takes a shadow with other columns (`beside`)
@@ -890,7 +921,7 @@ class _Session:
             record = self._beside_target(source, tables, record)
             began = self._clock.monotonic()
             try:
-                loaded = loader.load(record, may_replace=name in self._p._forced)
+                loaded = loader.load(record, may_replace=name in self._p._forced or is_shadow(record.target))
             except UnsupportedData as error:
                 begun = self._store.load_tables().get(name)
                 if begun is not None and begun.loaded_from is not None:
@@ -937,19 +968,21 @@ class _Session:
     def _finish_commands(self, tables: TableRegistry) -> None:
         """Say what became of the commands whose tables are on their way no more."""
         for command in self._running_commands:
-            messages = []
+            messages = _failures_said(command)
             names = [TableName(database, table) for database, table in orjson.loads(command.argument)]
             if any(self._is_under_way(tables, name) for name in names):
                 continue
             for name in names:
                 record = tables.record(name)
                 if record is None:
-                    messages.append(f"{name} is not captured by this configuration")
+                    # Else another lane's, which has been asked, too.
+                    if self._p._routing.matches(name.database, name.table):
+                        messages.append(f"{name} is not at the source")
                 elif record.state == "parked":
                     messages.append(str((record.error or {}).get("message", "parked")))
                 elif self._p._beside is not None and (failure := self._p._beside.take_failure(name)) is not None:
                     messages.append(failure)
-            self._store.set_command(command.id, "failed" if messages else "done", "; ".join(messages))
+            self._store.set_command(command.id, "failed" if messages else "done", "; ".join(dict.fromkeys(messages)))
         self._running_commands = []
 
     def _is_under_way(self, tables: TableRegistry, name: TableName) -> bool:
