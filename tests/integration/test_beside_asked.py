@@ -51,7 +51,7 @@ def _until_ready(one: Deployment, *names: str) -> None:
 def test_a_reload_that_failed_is_no_table_that_was_loaded(made: Deployment) -> None:
     made.config["policies"] = {"ddl": "log"}
     made.start()
-    _until_ready(made, "a")
+    made.wait_for_log("side_joined")
     with ThreadPoolExecutor(1) as pool:
         with contextlib.ExitStack() as stack:
             cursor = stack.enter_context(contextlib.closing(made.source.connect(made.source_database))).cursor()
@@ -69,13 +69,13 @@ def test_a_reload_that_failed_is_no_table_that_was_loaded(made: Deployment) -> N
 def test_a_reload_that_failed_before_a_kill_has_failed(made: Deployment) -> None:
     made.config["policies"] = {"ddl": "log"}
     made.start()
-    _until_ready(made, "a")
+    made.wait_for_log("side_joined")  # one that goes on with its first load would be no reload
     made.stop()
     process = made.start(crash_at="beside_given_up")
     with contextlib.closing(made.source.connect(made.source_database)) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLES a WRITE")
         ask_to_load(made, "a")
-        made.wait_for_log("snapshot_begun")
+        made.wait_for_log("snapshot_begun", count=2)
         cursor.execute("ALTER TABLE a ADD COLUMN c INT NOT NULL DEFAULT 5")
         cursor.execute("UNLOCK TABLES")
     process.wait(120)
@@ -86,7 +86,7 @@ def test_a_reload_that_failed_before_a_kill_has_failed(made: Deployment) -> None
 
 def test_a_reload_that_a_start_throws_away_has_failed(made: Deployment) -> None:
     made.start()
-    _until_ready(made, "a")
+    made.wait_for_log("side_joined")
     with _held(made, "a"):
         ask_to_load(made, "a")
         made.wait_for_log("snapshot_begun", count=2)
