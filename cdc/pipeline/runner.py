@@ -1112,7 +1112,9 @@ class _Session:
         for table, seconds in again.spent.items():
             self._log.warning("parked_table_waits", table=str(table), seconds=round(seconds))
         try:
-            self._keep_up(tables, None)  # what is due by what was seen before, before anything is written there
+            self._keep_up(
+                applier, tables, None
+            )  # what is due by what was seen before, before anything is written there
             while True:
                 self._check_alive()
                 if not applier.is_inside_transaction and (names := again.due()):
@@ -1154,14 +1156,14 @@ class _Session:
                 elif isinstance(item, Failure):
                     self._on_reader_failure(applier, tables, item.error)
                 if not applier.is_inside_transaction:
-                    self._keep_up(tables, item)
+                    self._keep_up(applier, tables, item)
                 self._check_meeting(applier, tables, is_at_end=item is None or isinstance(item, Progress))
                 self._check_finished(tables)
         finally:
             reader.stop()
             applier.close()
 
-    def _keep_up(self, tables: TableRegistry, item: Any) -> None:
+    def _keep_up(self, applier: Applier, tables: TableRegistry, item: Any) -> None:
         """Look after one target. One that cannot hold its rows any more parks its table."""
         assert self._upkeep is not None, "the stream has begun"
         position = item.end if isinstance(item, TransactionRun) else None
@@ -1170,6 +1172,7 @@ class _Session:
         try:
             self._upkeep.step(position)
         except UnsupportedData as error:
+            error.position = error.position or str(applier.checkpoint.position)
             self._park_and_restart(tables, error)
 
     def _drop_refusing_index(self, tables: TableRegistry, error: UnsupportedData) -> bool:

@@ -144,12 +144,17 @@ def parked(
     with deployment(tmp_path_factory.mktemp("refused"), source, sink=sink_server) as made:
         for table in (*REFUSALS, "fine"):
             source.execute(
-                f"CREATE TABLE {table} (id INT PRIMARY KEY, v VARCHAR(20) NULL, n INT NULL)",
+                f"CREATE TABLE {table} (id INT PRIMARY KEY, v VARCHAR(20) NULL, n INT NULL, KEY (id, n))",
                 database=made.source_database,
             )
             source.execute(f"INSERT INTO {table} VALUES (1, '1', 0)", database=made.source_database)
-        made.catch_up()
+        made.config["targets"] = {"indexes": "all"}
+        made.start()
         sink = Beside(made)
+        # Each target has been looked at when its index is made: what is altered now is met by the rows themselves.
+        made.wait_for_log("index_made", count=len(REFUSALS) + 1)
+        source.execute("INSERT INTO fine VALUES (10, 'after the looks', 10)", database=made.source_database)
+        wait_until(lambda: sink.count("fine") == 2, 60, "the row behind the looks")
         for table, refusal in REFUSALS.items():
             for statement in refusal.postgresql if sink.is_postgresql else refusal.mysql:
                 _execute(sink, table, statement)
@@ -160,10 +165,18 @@ def parked(
                     cursor.execute(f"INSERT INTO {table} VALUES {refusal.values}")
                 cursor.execute("INSERT INTO fine VALUES (3, 'last', 3)")
             connection.commit()
+        wait_until(lambda: len(_errors(made)) == len(REFUSALS), 120, lambda: f"all to be parked: {_errors(made)}")
+        wait_until(lambda: sink.count("fine") == 4, 60, "the rows of the other table")
+        assert made.stop() == 0
         result = made.run("run", "--until-caught-up")
-        tables = made.status()["tables"]
-        errors = {t["table"].partition(".")[2]: t["error"] for t in tables if t["state"] == "parked"}
+        errors = _errors(made)
         yield Parked(made, sink, result.returncode, result.stderr, errors)
+
+
+def _errors(made: Deployment) -> dict[str, Any]:
+    """Those of the tables that are parked."""
+    tables = made.status()["tables"]
+    return {one["table"].partition(".")[2]: one["error"] for one in tables if one["state"] == "parked"}
 
 
 def _execute(sink: Beside, table: str, statement: str) -> None:

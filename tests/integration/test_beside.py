@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -132,6 +133,12 @@ def test_a_reload_shows_the_old_rows_until_it_shows_the_new_ones_and_removes_wha
     _ends_equal(made, "a", "b")
 
 
+def _lane_file(made: Deployment) -> str:
+    """Where the lane itself is: the status shows that of whichever is furthest behind, sides among them."""
+    rows = Beside(made).execute("SELECT position FROM _cdc_checkpoint WHERE pipeline NOT LIKE '%~%'")
+    return str(json.loads(rows[0][0])["file"])
+
+
 def test_a_log_that_was_rotated_while_nobody_writes_keeps_no_side_from_its_lane(
     tmp_path: Path, mariadb118: Server, mariadb1011: Server
 ) -> None:
@@ -143,9 +150,16 @@ def test_a_log_that_was_rotated_while_nobody_writes_keeps_no_side_from_its_lane(
         with _held(made, "a"):
             ask_to_load(made, "a")
             made.wait_for_log("snapshot_begun", count=2)
-            made.source.execute("FLUSH BINARY LOGS")
-            file = made.source.execute("SHOW MASTER STATUS")[0][0]
-            wait_until(lambda: made.status()["sinks"][0]["position"]["file"] == file, 60, f"the lane in {file}")
+            before = _lane_file(made)
+
+            def is_rotated() -> bool:
+                # A dump that begins behind a rotation is not told of it either: perhaps the lane's was only beginning.
+                if _lane_file(made) != before:
+                    return True
+                made.source.execute("FLUSH BINARY LOGS")
+                return False
+
+            wait_until(is_rotated, 60, "the lane in another file", poll_seconds=1)
         made.wait_for_log("side_joined", count=2)
         wait_until(lambda: asked(made) == [("done", "")], 60, lambda: str(asked(made)))
         _ends_equal(made, "a")

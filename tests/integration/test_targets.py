@@ -555,6 +555,7 @@ def test_a_target_that_was_altered_by_hand_parks_its_table_and_no_other(
     for one in pair.status()["tables"]:
         if one["state"] == "parked":
             assert said in one["error"]["message"]
+            assert one["error"]["position"]
             assert "cdc snapshot" in one["error"]["hint"]
     assert pair.run("snapshot", f"{pair.source_database}.t").returncode == 0
     wait_until(lambda: set(states().values()) == {"ready"}, 120, "the table is back")
