@@ -26,7 +26,7 @@ __all__ = [
 ]
 
 # What is kept by pipeline and source table. Older metadata may lack some of them.
-_BY_TABLE = ("tables", "chunks", "marks", "loads")
+_BY_TABLE = ("tables", "chunks", "marks", "loads", "history")
 
 
 def pipelines_in_use(sink: MetadataSink, *, or_leased: bool = False) -> list[str]:
@@ -67,10 +67,19 @@ def hand_over(store: InSinkStore, to: InSinkStore, tx: Any, table: TableName, *,
         )
 
 
-def forget_table(store: InSinkStore, tx: Any, table: TableName, *, kept_in: Iterable[str]) -> None:
-    """The pipeline knows nothing of the table any more. `kept_in`: what `tables_of_tables` says."""
+def forget_table(
+    store: InSinkStore, tx: Any, table: TableName, *, kept_in: Iterable[str], heir: InSinkStore | None = None
+) -> None:
+    """The pipeline knows nothing of the table any more.
+
+    `kept_in`: what `tables_of_tables` says. `heir`: the pipeline that has a record of its own of the table, and takes
+    over what is known of its definitions.
+    """
     source = orjson.dumps([table.database, table.table]).decode()
     for name in kept_in:
+        if name == "history" and heir is not None:
+            hand_over(store, heir, tx, table, kept_in=[name])
+            continue
         tx.execute_count(
             f"DELETE FROM {store.sink.metadata_table(name)} WHERE pipeline = %s AND source_table = %s",
             (store.pipeline, source),

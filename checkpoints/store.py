@@ -10,7 +10,6 @@ MariaDB share; what differs is in `_Dialect`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -22,8 +21,10 @@ from cdc.model import FilePos, ServerIdentity, SourcePosition, TableDefinition, 
 from cdc.schema.history import decode_definition, encode_definition
 from checkpoints import loads
 from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint, decode_position, encode_position
+from checkpoints.history import SchemaHistory, TableHistory
+from checkpoints.history import as_ascii as _ascii
 
-__all__ = ["Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "TableRecord"]
+__all__ = ["WORKED_OUT", "Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "TableRecord"]
 
 
 # A sink and its transaction, as far as they are used here (`cdc.sinks.base`); typed loosely so that this package, which
@@ -32,7 +33,9 @@ MetadataSink = Any
 
 
 # Metadata that an older version made is complete once it has these tables, too.
-_NEWER_TABLES = ("prepared", "chunks", "marks", "loads", "rejects", "skips", "polls")
+_NEWER_TABLES = ("prepared", "chunks", "marks", "loads", "rejects", "skips", "polls", "history")
+WORKED_OUT = "worked out"
+"""`TableRecord.step`: the definition is that of a statement's words, and not compared with the source's yet."""
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -136,11 +139,6 @@ class Command:
     message: str
 
 
-def _ascii(text: str) -> str:
-    """The same JSON in ASCII: a sink's database may not have other characters."""
-    return text if text.isascii() else json.dumps(orjson.loads(text), separators=(",", ":"))
-
-
 def _encode_loaded(record: TableRecord) -> str | None:
     """The column `key_columns`: the key's columns, or (where there is more to be said) an object with all."""
     said = {name: value for name, value in (("step", record.step), ("left_out", record.left_out)) if value}
@@ -191,7 +189,10 @@ _MYSQL = _Dialect(
 
 
 class InSinkStore:
-    """The metadata of one pipeline in one sink. Stateless but for the lease's epoch."""
+    """The metadata of one pipeline in one sink. Stateless but for the lease's epoch, and what a transaction has noted.
+
+    A transaction with `save_table` ends with `save` or `fence`, which write what it changes in the tables' history.
+    """
 
     def __init__(self, sink: MetadataSink, pipeline: str) -> None:
         self.sink = sink
@@ -200,6 +201,7 @@ class InSinkStore:
         # Whose the epoch is. Where the COMMIT of one never came, the lease has the one before, or the next holder has
         # the same number.
         self._holder = ""
+        self.history = SchemaHistory(sink, pipeline)
 
     @property
     def _dialect(self) -> _Dialect:
@@ -294,6 +296,11 @@ class InSinkStore:
             # Of tables that are not followed by the binlog: how far they are (checkpoints/polls.py).
             "polls": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, content {text} NOT NULL, "
             f"PRIMARY KEY (pipeline, source_table)",
+            # Which definition a table had from which position on (checkpoints/history.py).
+            "history": f"pipeline {key} NOT NULL, source_table {key} NOT NULL, number bigint NOT NULL, "
+            f"since {text} NOT NULL, known varchar(20) NOT NULL, digest varchar(64), has_text smallint NOT NULL, "
+            f"definition {text}, "
+            f"PRIMARY KEY (pipeline, source_table, number)",
             "checkpoint": f"pipeline {key} NOT NULL PRIMARY KEY, format integer NOT NULL, sequence bigint NOT NULL, "
             f"position {text} NOT NULL, epoch bigint NOT NULL, committed_us bigint NOT NULL",
         }
@@ -462,6 +469,24 @@ class InSinkStore:
             )
         return Checkpoint(decode_position(position), sequence), committed_us
 
+    def histories(self) -> dict[TableName, TableHistory]:
+        """The definitions that each table has had, as far as they are known here."""
+        upto = self.load_checkpoint()[0]
+        with self.sink.transaction() as tx:
+            entries = self.history.entries(tx)
+        position = upto.position if upto is not None else None
+        return {table: TableHistory(found, position) for table, found in entries.items()}
+
+    def prune_history(self, oldest: SourcePosition) -> int:
+        """Forget definitions that ended before the oldest place in the source's log; how many. Raises LeaseLost."""
+        with self.sink.transaction() as tx:
+            if not self.history.is_prunable(tx, oldest):
+                return 0
+            count = self.history.prune(tx, oldest)
+            self.fence(tx)
+            tx.commit()
+        return count
+
     def last_sequence(self) -> int:
         """The sequence to go on from (0 before the first checkpoint and after a reset)."""
         with self.sink.transaction() as tx:
@@ -473,6 +498,7 @@ class InSinkStore:
 
         Hits its row only while this instance holds the lease and nobody has moved the checkpoint. Raises LeaseLost.
         """
+        self.history.write(tx, lambda: (encode_position(checkpoint.position), self._position(tx)[1]))
         count = tx.execute_count(
             f"UPDATE {self._table('checkpoint')} SET format = %s, sequence = %s, position = %s, "
             f"committed_us = {self._dialect.now_us} WHERE pipeline = %s AND epoch = %s AND sequence = %s",
@@ -490,12 +516,21 @@ class InSinkStore:
 
     def fence(self, tx: Any) -> None:
         """For transactions that move no checkpoint (loads): still none may commit without the lease."""
+        self.history.write(tx, lambda: self._position(tx))
         count = tx.execute_count(
             f"UPDATE {self._table('checkpoint')} SET epoch = %s WHERE pipeline = %s AND epoch = %s",
             (self.epoch, self.pipeline, self.epoch),
         )
         if count != 1:
             raise self.lost()
+
+    def _position(self, tx: Any) -> tuple[str, int]:
+        """Where the checkpoint is, as it is encoded, and the time."""
+        rows = tx.execute(
+            f"SELECT position, {self._dialect.now_us} FROM {self._table('checkpoint')} WHERE pipeline = %s",
+            (self.pipeline,),
+        )
+        return (str(rows[0][0]), int(rows[0][1])) if rows else ("", 0)
 
     def reset(self, tx: Any) -> None:
         """Forget the checkpoint, the tables' states and the rows that wait (the target tables stay as they are)."""
@@ -512,6 +547,8 @@ class InSinkStore:
         if self._exists(tx, "prepared"):
             # What ends between here and the next checkpoint would wait for ever, or meet another one of its name.
             tx.execute_count(f"DELETE FROM {self._table('prepared')} WHERE pipeline = %s", (self.pipeline,))
+        if self._exists(tx, "history"):
+            self.history.forget(tx)
 
     # -- the tables' states
 
@@ -562,6 +599,14 @@ class InSinkStore:
 
     def save_table(self, tx: Any, record: TableRecord) -> None:
         """Write one table's state as part of a sink transaction."""
+        is_loaded = record.state == "snapshotting" and record.ready_at is not None
+        self.history.note(
+            tx,
+            record.source,
+            record.definition if is_loaded or record.state == "ready" else None,
+            is_worked_out=record.step == WORKED_OUT,
+            loaded_from=record.loaded_from if is_loaded else None,
+        )
         # Names as a JSON list: a database or table name may contain dots.
         source = orjson.dumps([record.source.database, record.source.table]).decode()
         ready_at = None

@@ -612,7 +612,7 @@ class Beside:
             self._drop_shadow(store, table)
         with store.sink.transaction() as tx:
             for table in given:
-                forget_table(store, tx, table, kept_in=kept_in)
+                forget_table(store, tx, table, kept_in=kept_in, heir=side_store)
             for table in failed:
                 error = records[table].error if table in records else None
                 before = known.get(table)

@@ -24,7 +24,7 @@ from cdc.log import Logger
 from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableDefinition, TableName
 from cdc.pipeline.held import held_record
 from cdc.pipeline.hooks import Hooks
-from cdc.pipeline.table_steps import INTENT, WORKED_OUT, SourceFacts, TableSteps
+from cdc.pipeline.table_steps import INTENT, SourceFacts, TableSteps
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.alteration import TargetAlteration, alteration, require_mirror
 from cdc.schema.column_text import Unproven
@@ -36,7 +36,7 @@ from cdc.source.connection import SourceConnection
 from cdc.source.definitions import read_definition
 from cdc.source.positions import written_file_pos
 from checkpoints.checkpoint import Checkpoint, encode_position
-from checkpoints.store import InSinkStore, TableRecord
+from checkpoints.store import WORKED_OUT, InSinkStore, TableRecord
 
 __all__ = ["DefinitionAudit", "SchemaStep"]
 
@@ -529,11 +529,14 @@ class DefinitionAudit:
             source=_shown(found),
             hint="the table is loaded again; please report the last DDL on it",
         )
-        self._save(replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None, step=""))
+        again = replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None, step="")
+        self._save(again, is_wrong=True)
 
-    def _save(self, record: TableRecord) -> None:
+    def _save(self, record: TableRecord, *, is_wrong: bool = False) -> None:
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)
+            if is_wrong:
+                self._store.history.note_wrong(record.source)
             self._store.fence(tx)
             tx.commit()
         self._tables.put(record)

@@ -28,13 +28,11 @@ from cdc.sinks.base import ExistingTable, Sink
 from cdc.source.connection import SourceConnection
 from cdc.source.definitions import read_definition
 from checkpoints.checkpoint import Checkpoint, encode_position
-from checkpoints.store import InSinkStore, TableRecord
+from checkpoints.store import WORKED_OUT, InSinkStore, TableRecord
 
-__all__ = ["INTENT", "WORKED_OUT", "SourceFacts", "TableSteps"]
+__all__ = ["INTENT", "SourceFacts", "TableSteps"]
 
-# In TableRecord.step: the definition was worked out, and not yet compared with the source's.
-WORKED_OUT = "worked out"
-INTENT = "begun "
+INTENT = "begun "  # in TableRecord.step
 # PostgreSQL's limit in bytes is the lowest.
 _NAME_BYTES_MAX = 63
 
