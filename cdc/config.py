@@ -8,6 +8,7 @@ descriptions below (`python -m cdc.config > docs/configuration.md`); config.yaml
 from __future__ import annotations
 
 import difflib
+import functools
 import ipaddress
 import re
 import sys
@@ -37,6 +38,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
+from cdc.credentials import Password
 from cdc.errors import ConfigError
 from cdc.rowfilter import RowFilter, parse_filter
 from cdc.table_file import TableEntry, parse_table_file
@@ -669,7 +671,21 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
 
-class SourceSettings(Section):
+class Server(Section):
+    """A server that is logged in to."""
+
+    _password: Password = PrivateAttr(default_factory=lambda: Password(""))
+
+    def model_post_init(self, _context: Any) -> None:
+        self._password = Password(self.url.password.reveal())  # type: ignore[attr-defined]  # of each kind its own
+
+    @property
+    def password(self) -> Password:
+        """That of the URL, which may be another one later on."""
+        return self._password
+
+
+class SourceSettings(Server):
     """The server to follow. Rights needed: SELECT, REPLICATION SLAVE, REPLICATION CLIENT (MariaDB: BINLOG MONITOR)."""
 
     url: SourceUrl = Field(
@@ -738,7 +754,7 @@ class SourceSettings(Section):
         return range(self.server_id, self.server_id + self.server_id_count)
 
 
-class SinkSettings(Section):
+class SinkSettings(Server):
     """One target. Each sink has a pipeline of its own: a sink that is down does not hold up the others."""
 
     name: str = Field(
@@ -1830,15 +1846,15 @@ def load_config(path: Path | None, *, environ: Mapping[str, str], env_file: Path
     Raises:
         ConfigError: one line for each problem; none quotes a URL, nor a value that came from a variable.
     """
-    loader = _Loader(dict(environ))
-    return loader.checked(loader.load(path, env_file))
+    loader = _Loader(dict(environ), env_file)
+    return loader.checked(loader.load(path))
 
 
 def load_source_config(path: Path | None, *, environ: Mapping[str, str], env_file: Path | None = None) -> SourceConfig:
     """As `load_config`, for a command that opens no sink: there may be none, and what is wrong with them, or with their
     variables, is no problem."""
-    loader = _Loader(dict(environ))
-    return loader.checked(loader.load_source(path, env_file))
+    loader = _Loader(dict(environ), env_file)
+    return loader.checked(loader.load_source(path))
 
 
 _HINT: Final = "correct these; docs/configuration.md and `cdc config schema` say every key, its range and its reason."
@@ -1878,6 +1894,7 @@ class _Node:
         str, ...
     ] = ()  # names of the variables that the value was made of, or of the file it was read from
     is_broken: bool = False  # its problem is already reported
+    reread: Callable[[_Loader], _Node] | None = None  # makes it anew, where what it is made of may change
 
 
 class _Refusal(Exception):
@@ -1911,19 +1928,23 @@ _AnyConfig = TypeVar("_AnyConfig", bound=Config)
 class _Loader:
     """One run of `load_config`: the variables, and the problems found so far."""
 
-    def __init__(self, variables: dict[str, str]) -> None:
-        self.variables = variables
+    def __init__(self, variables: dict[str, str], env_file: Path | None = None) -> None:
+        self.environ = variables
+        self.env_file = env_file
+        self.variables = dict(variables)
         self.problems: list[_Problem] = []
         self.hint = _HINT
+        if env_file is not None:
+            self.read_env_file(env_file)
 
-    def load(self, path: Path | None, env_file: Path | None) -> Config | None:
+    def load(self, path: Path | None) -> Config | None:
         """The configuration, or None with at least one problem noted."""
-        root = self.read(path, env_file)
+        root = self.read(path)
         return None if root is None else self.checked_tree(root, Config)
 
-    def load_source(self, path: Path | None, env_file: Path | None) -> SourceConfig | None:
+    def load_source(self, path: Path | None) -> SourceConfig | None:
         """The configuration without its sinks; their lanes are counted, and nothing else is looked at."""
-        root = self.read(path, env_file)
+        root = self.read(path)
         if root is None:
             return None
         stream_count = sum(_lane_count(sink) for sink in _list_at(root, ("sinks",)))
@@ -1935,10 +1956,8 @@ class _Loader:
             config._stream_count = stream_count
         return config
 
-    def read(self, path: Path | None, env_file: Path | None) -> _Node | None:
+    def read(self, path: Path | None) -> _Node | None:
         """File and environment as one tree, variables put in; None when there is none, with a problem noted."""
-        if env_file is not None:
-            self.read_env_file(env_file)
         root = self.read_yaml_file(path) if path is not None else None
         if path is not None and root is None:
             return None
@@ -1950,6 +1969,7 @@ class _Loader:
         config = self.validated(root, model)
         if config is not None:
             self.check_server_ids(root, config)
+            self.keep_readers(root, config)
         self.check_lists(root)
         self.check_files(root)
         return None if self.problems else config
@@ -2118,9 +2138,51 @@ class _Loader:
         for problem in template.problems:
             self.note(origin, path, problem)
         variables = tuple(dict.fromkeys(template.variables))
+        reread: Callable[[_Loader], _Node] | None = None
+        if any(name not in self.environ and self.is_of_file(name) for name in variables):
+
+            def reread(again: _Loader) -> _Node:
+                return again.substituted(text, origin, path, empty_is_null=empty_is_null)
+
         if empty_is_null and not result:
-            return _Node(origin, None, variables, is_broken=bool(template.problems))
-        return _Node(origin, result, variables, is_broken=bool(template.problems))
+            return _Node(origin, None, variables, is_broken=bool(template.problems), reread=reread)
+        return _Node(origin, result, variables, is_broken=bool(template.problems), reread=reread)
+
+    # -- secrets that may change
+
+    def is_of_file(self, name: str) -> bool:
+        return bool(name in self.variables or self.variables.get(f"{name}_FILE"))
+
+    def keep_readers(self, root: _Node, config: Config) -> None:
+        """Give each section with a secret the way to read it again."""
+        servers: list[tuple[_Path, Server]] = [
+            (("source",), config.source),
+            *((("sinks", index), sink) for index, sink in enumerate(config.sinks)),
+        ]
+        for path, section in servers:
+            url: DatabaseUrl = section.url  # type: ignore[attr-defined]  # of each kind its own
+            if (node := self.rereadable(root, (*path, "url"))) is not None:
+                section._password = Password(url.password.reveal(), functools.partial(self.password_now, node, url))
+
+    def rereadable(self, root: _Node, path: _Path) -> _Node | None:
+        node, found = _deepest(root, path)
+        return node if found and node.reread is not None else None
+
+    def password_now(self, node: _Node, url: DatabaseUrl) -> str:
+        """The password as it stands at its source now. Raises ConfigError; what else has changed takes a new start."""
+        found = parse_database_url(self.text_now(node))
+        if replace(found, password=url.password, database=url.database) != url:
+            raise ConfigError("it now names another server or user: start the service again")
+        return found.password.reveal()
+
+    def text_now(self, node: _Node) -> str:
+        """The text of a node as it stands at its source now. Raises ConfigError."""
+        assert node.reread is not None
+        again = _Loader(self.environ, self.env_file)
+        text = node.reread(again).value
+        if again.problems or not isinstance(text, str):
+            raise ConfigError("; ".join(problem.text for problem in again.problems) or "it is empty")
+        return text
 
     # -- CDC__...
 
@@ -2156,7 +2218,7 @@ class _Loader:
             node = self.parse_yaml(text, lambda _line: origin, path)
             return _Node(origin, None, is_broken=True) if node is None else node
         if is_file:
-            return _Node(origin, text, (name,))
+            return _Node(origin, text, (name,), reread=lambda again: again.environment_node(name, path, is_file=True))
         return self.substituted(text, origin, path, empty_is_null=True) if "${" in text else _Node(origin, text)
 
     def put(self, node: _Node, path: _Path, full_path: _Path, new: _Node) -> _Node:
@@ -2785,6 +2847,9 @@ is in force, with passwords as `***`; `cdc config schema` prints the JSON schema
   be percent-encoded; so must those in a variable that holds a whole URL.
 - Secrets from files: where `NAME` is not set but `NAME_FILE` is, the value is the content of that file without its
   last newline (Docker and Kubernetes secrets).
+- A password out of such a file, or of `--env-file`, is read again when a server refuses it: one that is rotated while
+  the service runs needs no start ([operations](operations.md)). What the process's own environment or the configuration
+  file says stays as it was read.
 - `--env-file FILE` adds variables from lines of `KEY=VALUE` (`#` comments, quotes and `export` are understood); those
   of the process win.
 

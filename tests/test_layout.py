@@ -22,6 +22,7 @@ NOUNS = (
     "cdc.log",
     "cdc.metrics",
     "cdc.tls",
+    "cdc.credentials",
     "cdc.table_file",
 )
 LAYERS: tuple[tuple[str, ...], ...] = (

@@ -19,6 +19,7 @@ __all__ = [
     "ROW_TOO_LARGE",
     "error_number",
     "is_refusal",
+    "is_refused_login",
     "refused_column",
     "translate",
 ]
@@ -61,6 +62,11 @@ def error_number(error: BaseException) -> int:
     """The server's or client's number; 0 where the driver gives none."""
     number = error.args[0] if error.args else 0
     return number if isinstance(number, int) else 0
+
+
+def is_refused_login(error: BaseException) -> bool:
+    """Does the server refuse user and password, or lock the account out that it refuses (MariaDB 4151)?"""
+    return isinstance(error, pymysql.err.MySQLError) and error_number(error) in (1045, 4151)
 
 
 def is_refusal(error: BaseException) -> bool:

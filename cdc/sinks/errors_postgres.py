@@ -11,7 +11,7 @@ import psycopg2
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
 
-__all__ = ["is_integrity_error", "is_refusal", "translate", "translate_connect", "translate_set_up"]
+__all__ = ["is_integrity_error", "is_refusal", "is_refused_login", "translate", "translate_connect", "translate_set_up"]
 
 # Try again later: the connection, the server's state, a lock, a full disk, a read-only server.
 _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
@@ -97,10 +97,19 @@ _BAD_LOGIN = re.compile(
     r"authentication failed|no password supplied|no pg_hba\.conf entry|pg_hba\.conf rejects|role .* does not exist"
     r"|is not permitted to log in|permission denied for database"
 )
+_CLEAR_PASSWORD = re.compile(r"requested a cleartext password")
 _NO_DATABASE = re.compile(r'database "(.*)" does not exist')
 _BAD_TLS = re.compile(r"SSL|certificate|TLS", re.IGNORECASE)
 # Also in the middle of the handshake: what is wrong with TLS is said in an alert.
 _CUT = re.compile(r"server closed the connection|SSL SYSCALL error|unexpected eof|closed unexpectedly", re.IGNORECASE)
+
+
+_REFUSED_LOGIN = re.compile(r"authentication failed|no password supplied")
+
+
+def is_refused_login(error: Exception) -> bool:
+    """Does the server refuse the password?"""
+    return isinstance(error, psycopg2.Error) and _REFUSED_LOGIN.search(str(error)) is not None
 
 
 def translate_connect(error: psycopg2.Error, *, sink: str, where: str, user: str, database: str) -> CdcError:
@@ -110,6 +119,12 @@ def translate_connect(error: psycopg2.Error, *, sink: str, where: str, user: str
     if _NO_DATABASE.search(text):
         quoted = '"' + database.replace('"', '""') + '"'
         return ConfigError(message, hint=f"make it: CREATE DATABASE {quoted};")
+    if _CLEAR_PASSWORD.search(text):
+        return ConfigError(
+            message,
+            hint="the password is shown in the clear only to a server whose certificate is verified: ssl_mode "
+            "verify_identity, or scram-sha-256 instead of password in the server's pg_hba.conf",
+        )
     if _BAD_LOGIN.search(text):
         return ConfigError(message, hint="check user and password of the sink's url, and the server's pg_hba.conf")
     if _BAD_TLS.search(text) and not _CUT.search(text):

@@ -30,6 +30,7 @@ import pymysql.cursors
 from pymysql.constants import CLIENT
 
 from cdc import tls
+from cdc.credentials import Password, log_in
 from cdc.errors import (
     CdcError,
     ConfigError,
@@ -66,6 +67,7 @@ from cdc.sinks.errors_mysql import (
     ROW_TOO_LARGE,
     error_number,
     is_refusal,
+    is_refused_login,
     translate,
 )
 from cdc.sinks.hang_up import shut_down
@@ -120,7 +122,7 @@ class MysqlSettings:
     port: int
     user: str
     database: str | None = None
-    password: str = field(default="", repr=False)
+    password: Password | str = field(default="", repr=False)
     ssl_mode: SslMode = "preferred"
     ssl_ca: str | None = None
     ssl_cert: str | None = None
@@ -187,19 +189,27 @@ class MysqlSink:
         except pymysql.err.MySQLError as error:
             self.close()
             raise self._translated(error, "set up the session") from error
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            self.close()
+            where = f"{self._settings.host}:{self._settings.port}"
+            raise ProtocolError(
+                f"sink {self.name}: the server at {where} answers what no server says",
+                hint="check that the sink's url names a MySQL or MariaDB server, and what lies between",
+            ) from error
 
     def _connect(self, timeout_seconds: float | None = None) -> Connection:
         settings = self._settings
         where = f"connect to {settings.host}:{settings.port} as {settings.user}"
-        try:
-            connection = tls.connect(
+
+        def connect_with(password: str) -> Connection:
+            return tls.connect(
                 self._tls_context(),
                 # With certificates, it was always asked for.
                 is_required=settings.ssl_mode != "preferred" or bool(settings.ssl_ca or settings.ssl_cert),
                 host=settings.host,
                 port=settings.port,
                 user=settings.user,
-                password=cast(str, settings.password.encode()),  # pymysql would encode a str as latin1
+                password=password.encode(errors="surrogateescape"),  # pymysql would encode a str as latin1
                 charset="utf8mb4",
                 # Rows are sent by `load_local` only; the driver's own handler, which opens files, stays off.
                 client_flag=CLIENT.FOUND_ROWS | CLIENT.MULTI_STATEMENTS | CLIENT.LOCAL_FILES,
@@ -210,7 +220,16 @@ class MysqlSink:
                 write_timeout=timeout_seconds,
                 program_name=settings.application_name,
             )
+
+        try:
+            connection = log_in(settings.password, connect_with, is_refused_login)
         except pymysql.err.MySQLError as error:
+            password = settings.password
+            if is_refused_login(error) and isinstance(password, Password) and password.may_be_rotated:
+                raise SinkUnavailable(
+                    f"sink {settings.name}: cannot {where}: {error.args[1]} (error {error.args[0]})",
+                    hint=f"{password.advice()}the sink's url",
+                ) from error
             raise self._translated(error, where) from error
         except (OSError, ValueError, RuntimeError) as error:  # unreadable certificates; a plugin that is not supported
             raise ConfigError(

@@ -17,7 +17,8 @@ from typing import Any, Literal
 import psycopg2
 import psycopg2.extensions
 
-from cdc.errors import CdcError, InvariantBroken, SinkRefused, SinkUnavailable
+from cdc.credentials import Password, log_in
+from cdc.errors import CdcError, InvariantBroken, ProtocolError, SinkRefused, SinkUnavailable
 from cdc.model import ColumnDefinition
 from cdc.schema.alteration import TargetAlteration
 from cdc.schema.column_text import Unproven
@@ -28,7 +29,7 @@ from cdc.sinks.alter_postgres import alter_statements
 from cdc.sinks.apply_postgres import BEGIN, PostgresTransaction, Workspace
 from cdc.sinks.base import ExistingTable, StatementHook, mixed_unique_problem
 from cdc.sinks.canonical import from_postgres
-from cdc.sinks.errors_postgres import translate, translate_connect, translate_set_up
+from cdc.sinks.errors_postgres import is_refused_login, translate, translate_connect, translate_set_up
 from cdc.sinks.hang_up import shut_down
 from cdc.sinks.rename import postgres_statements, taken_over
 
@@ -50,6 +51,7 @@ _DEPENDS_ON_NAME = (
     "FROM pg_class a, pg_class b WHERE a.oid = %s::regclass AND b.oid = %s::regclass"
 )
 CANCEL_SECONDS = 2  # whoever cancels wants to leave
+_HAS_REQUIRE_AUTH = 160000
 
 _SSL_MODES = {
     "disabled": "disable",
@@ -73,7 +75,7 @@ class PostgresSettings:
     port: int
     user: str
     database: str
-    password: str = field(default="", repr=False)
+    password: Password | str = field(default="", repr=False)
     ssl_mode: SslMode = "preferred"
     ssl_ca: str | None = None
     ssl_cert: str | None = None
@@ -114,8 +116,15 @@ class PostgresSink:
         self.close()
         settings = self._settings
         try:
-            connection = psycopg2.connect(**self._connect_parameters())
+            connection = self._log_in()
         except psycopg2.Error as error:
+            password = settings.password
+            if is_refused_login(error) and isinstance(password, Password) and password.may_be_rotated:
+                raise SinkUnavailable(
+                    f"sink {settings.name}: cannot connect to PostgreSQL at {settings.host}:{settings.port} as "
+                    f"{settings.user}: {str(error).strip()}",
+                    hint=f"{password.advice()}the sink's url",
+                ) from error
             raise translate_connect(
                 error,
                 sink=settings.name,
@@ -130,11 +139,27 @@ class PostgresSink:
                 cursor.execute(f"{BEGIN}; {self._session_settings()}")  # which a server in recovery refuses
                 cursor.execute("COMMIT")
                 cursor.execute(_OWN_SESSION)
-                self._session = str(cursor.fetchone()[0])
+                row: Any = cursor.fetchone()
+                self._session = str(row[0])
         except psycopg2.Error as error:
             self.close()
             where = f"{settings.host}:{settings.port}"
             raise translate_set_up(error, sink=settings.name, where=where) from error
+        except (TypeError, ValueError) as error:
+            self.close()
+            raise ProtocolError(
+                f"sink {settings.name}: the server at {settings.host}:{settings.port} answers what no server says",
+                hint="check that the sink's url names a PostgreSQL server, and what lies between",
+            ) from error
+
+    def _log_in(self, **parameters: Any) -> psycopg2.extensions.connection:
+        def connect_with(password: str) -> psycopg2.extensions.connection:
+            made: psycopg2.extensions.connection = psycopg2.connect(
+                **{**self._connect_parameters(), "password": password, **parameters}
+            )
+            return made
+
+        return log_in(self._settings.password, connect_with, is_refused_login)
 
     def _connect_parameters(self) -> dict[str, Any]:
         settings = self._settings
@@ -142,7 +167,6 @@ class PostgresSink:
             "host": settings.host,
             "port": settings.port,
             "user": settings.user,
-            "password": settings.password,
             "dbname": settings.database,
             "sslmode": _SSL_MODES[settings.ssl_mode],
             "gssencmode": "disable",
@@ -154,6 +178,11 @@ class PostgresSink:
             "keepalives_interval": 10,
             "keepalives_count": 3,
         }
+        if (
+            settings.ssl_mode not in ("verify_ca", "verify_identity")
+            and psycopg2.__libpq_version__ >= _HAS_REQUIRE_AUTH
+        ):
+            parameters["require_auth"] = "!password"  # the password in the clear is for a server that is verified
         if settings.ssl_ca:
             parameters["sslrootcert"] = settings.ssl_ca
         elif settings.ssl_mode == "verify_identity":
@@ -224,9 +253,8 @@ class PostgresSink:
 
         def cancel() -> None:
             # Not `connection.cancel()`: libpq's request waits for the server without a time limit.
-            parameters = {**self._connect_parameters(), "connect_timeout": CANCEL_SECONDS}
             with contextlib.suppress(psycopg2.Error):
-                other = psycopg2.connect(**parameters)
+                other = self._log_in(connect_timeout=CANCEL_SECONDS)
                 try:
                     with other.cursor() as cursor:
                         cursor.execute("SELECT pg_cancel_backend(%s)", (int(self._session.partition("/")[0]),))

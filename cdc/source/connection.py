@@ -24,6 +24,7 @@ import pymysql.converters
 import pymysql.cursors
 
 from cdc import tls
+from cdc.credentials import Password, log_in
 from cdc.errors import BinlogPurged, CdcError, ConfigError, ProtocolError, SourceUnavailable
 from cdc.model import Flavor, ServerIdentity
 from cdc.tls import TlsFiles, client_context, unverified_context
@@ -37,6 +38,7 @@ __all__ = [
     "TableGone",
     "connect",
     "hang_up",
+    "open_session",
     "translate_error",
 ]
 
@@ -60,7 +62,7 @@ class SourceSettings:
     host: str
     port: int
     user: str
-    password: str = field(repr=False)
+    password: Password | str = field(repr=False)
     server_id: int
     server_id_count: int = 16
     position: Literal["auto", "gtid", "file"] = "auto"
@@ -134,7 +136,9 @@ class SourceConnection:
 
     def query_text(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[str | None, ...]]:
         """Like `query`, with values decoded as UTF-8: for what the server says of itself."""
-        return [tuple(None if v is None else v.decode() for v in row) for row in self.query(sql, parameters)]
+        rows = self.query(sql, parameters)
+        with self.translated():
+            return [tuple(None if v is None else v.decode() for v in row) for row in rows]
 
     def rows_by_name(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, str | None]]:
         """Like `query_text`, a dictionary a row (SHOW statements differ in columns from version to version)."""
@@ -183,6 +187,8 @@ class SourceConnection:
             yield
         except (pymysql.err.Error, OSError) as error:
             raise translate_error(error, self.settings) from error
+        except UnicodeDecodeError as error:
+            raise _nonsense(self.settings) from error
 
 
 def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = None) -> SourceConnection:
@@ -195,24 +201,13 @@ def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = No
     """
     silence_seconds_max = settings.read_timeout_seconds if read_timeout_seconds is None else read_timeout_seconds
     try:
-        raw = tls.connect(
-            tls_context(settings.ssl),
-            is_required=settings.ssl.mode != "preferred",
-            host=settings.host,
-            port=settings.port,
-            user=settings.user,
-            password=settings.password,
-            charset="utf8mb4",
+        raw = open_session(
+            settings,
             use_unicode=False,
             conv=_ENCODERS_ONLY,
-            autocommit=True,
-            local_infile=False,
-            connect_timeout=max(1, int(settings.connect_timeout_seconds)),
             read_timeout=silence_seconds_max,
-            write_timeout=silence_seconds_max,  # also bounds the TLS handshake
-            program_name="cdc",
+            write_timeout=silence_seconds_max,
         )
-        check_encryption(raw, settings)
         with raw.cursor() as cursor:
             try:
                 cursor.execute(_SESSION_SQL)
@@ -227,7 +222,58 @@ def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = No
             cursor.execute("SET SESSION character_set_results=NULL")
     except (pymysql.err.Error, OSError) as error:
         raise translate_error(error, settings) from error
-    return SourceConnection(settings, raw)
+    try:
+        return SourceConnection(settings, raw)
+    except (IndexError, TypeError, ValueError) as error:
+        raise _nonsense(settings) from error
+
+
+def _nonsense(settings: SourceSettings) -> ProtocolError:
+    return ProtocolError(
+        f"source {settings.address} answers what no server says",
+        hint="check that source.url names a MySQL or MariaDB server, and what lies between",
+    )
+
+
+def open_session(settings: SourceSettings, **arguments: Any) -> pymysql.connections.Connection[Any]:
+    """A session of the driver, logged in, encrypted where that is required. `arguments` are the driver's.
+
+    Raises the driver's errors; ConfigError where TLS is missing; SourceUnavailable for a password that was good and is
+    refused, while another may come.
+    """
+
+    def connect_with(password: str) -> pymysql.connections.Connection[Any]:
+        raw = tls.connect(
+            tls_context(settings.ssl),
+            is_required=settings.ssl.mode != "preferred",
+            host=settings.host,
+            port=settings.port,
+            user=settings.user,
+            password=password.encode(errors="surrogateescape"),  # pymysql would encode a str as latin1
+            charset="utf8mb4",
+            autocommit=True,
+            local_infile=False,
+            connect_timeout=max(1, int(settings.connect_timeout_seconds)),
+            program_name="cdc",
+            **arguments,
+        )
+        check_encryption(raw, settings)
+        return raw
+
+    try:
+        return log_in(settings.password, connect_with, is_refused_login)
+    except pymysql.err.OperationalError as error:
+        if isinstance(settings.password, str) or not is_refused_login(error) or not settings.password.may_be_rotated:
+            raise
+        raise SourceUnavailable(
+            f"source {settings.address} refuses us: {error.args[1]} (error {error.args[0]})",
+            hint=f"{settings.password.advice()}source.url",
+        ) from error
+
+
+def is_refused_login(error: Exception) -> bool:
+    """Does the server refuse user and password (1045), or lock the account out that it refuses (MariaDB 4151)?"""
+    return isinstance(error, pymysql.err.MySQLError) and error.args[:1] in ((1045,), (4151,))
 
 
 def hang_up(raw: pymysql.connections.Connection[Any]) -> None:

@@ -20,11 +20,10 @@ from typing import Any, Protocol
 
 import pymysql
 
-from cdc import tls
 from cdc.errors import CdcError, ConfigError, ProtocolError, SourceUnavailable
 from cdc.gtid import MysqlGtidSet
 from cdc.model import Flavor, SourcePosition
-from cdc.source.connection import SourceSettings, check_encryption, hang_up, tls_context, translate_error
+from cdc.source.connection import SourceSettings, hang_up, open_session, translate_error
 
 __all__ = ["BinlogStream", "Consumer", "PacketReader"]
 
@@ -229,21 +228,7 @@ class BinlogStream:
         """
         settings = self.settings
         try:
-            raw = tls.connect(
-                tls_context(settings.ssl),
-                is_required=settings.ssl.mode != "preferred",
-                host=settings.host,
-                port=settings.port,
-                user=settings.user,
-                password=settings.password,
-                charset="utf8mb4",
-                autocommit=True,
-                local_infile=False,
-                connect_timeout=max(1, int(settings.connect_timeout_seconds)),
-                read_timeout=settings.read_timeout_seconds,
-                program_name="cdc",
-            )
-            check_encryption(raw, settings)
+            raw = open_session(settings, read_timeout=settings.read_timeout_seconds)
         except (pymysql.err.Error, OSError) as error:
             raise translate_error(error, settings, position=str(self.position)) from error
         self._raw = raw
@@ -362,6 +347,8 @@ class BinlogStream:
                 pymysql.err.raise_mysql_exception(payload)
             except pymysql.err.Error as error:
                 return self._translated(error)
+            except (struct.error, UnicodeDecodeError):
+                pass  # no error that a server sends
         if payload[:1] == b"\xfe" and len(payload) < 9:
             return SourceUnavailable(
                 f"source {self.settings.address} ended the stream (EOF)",
