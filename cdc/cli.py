@@ -35,7 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Change data capture from MySQL and MariaDB to PostgreSQL, MySQL and MariaDB.",
 )
-checkpoint_app = typer.Typer(no_args_is_help=True, help="Show or forget where the pipelines are.")
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Show, set back or forget where the pipelines are.")
 config_app = typer.Typer(no_args_is_help=True, help="Show the configuration as it is understood, or its schema.")
 app.add_typer(checkpoint_app, name="checkpoint")
 app.add_typer(config_app, name="config")
@@ -49,6 +49,12 @@ EnvFileOption = Annotated[
     Path | None, typer.Option("--env-file", help="File of KEY=VALUE lines; the environment wins.")
 ]
 SinkOption = Annotated[list[str] | None, typer.Option("--sink", help="Only this sink (may be given several times).")]
+SchemaOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--schema", metavar="FILE", help="Definitions of that time: CREATE TABLE statements, or a history as JSON."
+    ),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TablesArgument = Annotated[list[str] | None, typer.Argument(metavar="[TABLE]...", help="As database.table.")]
 
@@ -129,7 +135,7 @@ def _root(
     # Options given before the command are the defaults of every command's own.
     context.default_map = {
         **dict.fromkeys(("run", "snapshot", "status", "check", "analyze", "skip", "tail", "verify"), given),
-        "checkpoint": {"show": given, "reset": given},
+        "checkpoint": {"show": given, "history": given, "set": given, "reset": given},
         "config": {"show": given},
         "ddl": {"pending": given, "apply": given, "skip": given},
     }
@@ -355,6 +361,7 @@ def tail(
     ] = None,
     columns: Annotated[str | None, typer.Option("--columns", metavar="LIST", help="Print these columns alone.")] = None,
     gtid: Annotated[str | None, typer.Option("--gtid", metavar="GTIDS", help="Only these transactions.")] = None,
+    schema: SchemaOption = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Pass over tables that cannot be decoded; they are named on stderr.")
     ] = False,
@@ -385,6 +392,7 @@ def tail(
         where=where or (),
         columns=columns,
         gtid=gtid,
+        schema=schema,
         skip_bad=skip_bad,
     )
     # Files need no configuration; one that is named is asked for what they do not say.
@@ -403,6 +411,53 @@ def checkpoint_show(config: ConfigOption = None, env_file: EnvFileOption = None,
     from cdc.commands.checkpoint import show
 
     raise typer.Exit(show(_load(config, env_file), as_json=as_json))
+
+
+@checkpoint_app.command("history")
+def checkpoint_history(
+    tables: Annotated[list[str] | None, typer.Argument(metavar="[TABLE]...", help="As database.table.")] = None,
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Print which definition each table had from which position on; with --json as `--schema` reads it."""
+    from cdc.commands.schema_history import show_history
+
+    settings = _load(config, env_file)
+    raise typer.Exit(show_history(settings, tables or (), only_sinks=sink or [], as_json=as_json))
+
+
+@checkpoint_app.command("set")
+def checkpoint_set(
+    position: Annotated[str, typer.Argument(metavar="POSITION", help="A GTID set or list, or FILE:POS.")],
+    config: ConfigOption = None,
+    env_file: EnvFileOption = None,
+    sink: SinkOption = None,
+    schema: SchemaOption = None,
+    restored: Annotated[
+        bool, typer.Option("--restored", help="The targets are as they were there, tables without a key too.")
+    ] = False,
+    reload: Annotated[
+        bool, typer.Option("--reload", help="Load the tables again whose definitions there are not known.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Set the checkpoint back to an older position, with the tables' definitions of that time."""
+    from cdc.commands.set_checkpoint import set_checkpoint
+
+    settings = _load(config, env_file)
+    raise typer.Exit(
+        set_checkpoint(
+            settings,
+            position,
+            only_sinks=sink or [],
+            schema=schema,
+            is_restored=restored,
+            reloads=reload,
+            is_confirmed=yes,
+        )
+    )
 
 
 @checkpoint_app.command("reset")

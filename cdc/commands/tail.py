@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Literal, TypeVar
 
@@ -25,6 +26,7 @@ from cdc.model import FilePos, SourcePosition, TableDefinition, TableName
 from cdc.source.binlog_files import BinlogFiles
 from cdc.source.connection import SourceConnection, connect
 from cdc.source.definitions import list_tables, read_definition
+from cdc.source.schema_file import SchemaFile, read_schema_file
 from cdc.tail.debezium import DebeziumFormat, DebeziumSource
 from cdc.tail.follow import EventSource, Follower, Printer
 from cdc.tail.lines import Format, LineWriter
@@ -59,6 +61,7 @@ class TailOptions:
     where: Sequence[str] = ()
     columns: str | None = None
     gtid: str | None = None
+    schema: Path | None = None
     skip_bad: bool = False
 
 
@@ -245,7 +248,7 @@ def _from_files(options: TailOptions, config: SourceConfig | None, matcher: _Mat
                 return read_definition(connection, table)
 
         matcher.present = _present(config, matcher)
-    tables = FollowedTables(matcher, read=read, warn=_warn, is_history=True)
+    tables = FollowedTables(matcher, read=read, warn=_warn, is_history=True, schema=_schema(options))
     until = _until(options.until) if options.until is not None else None
     _check_gtids_known(until, start)
     return _Parts(files, tables, start, until, server_id)
@@ -265,9 +268,14 @@ def _from_server(options: TailOptions, config: SourceConfig | None, matcher: _Ma
         until = FileUntil(end.file)
     _check_gtids_known(until, start)
     is_history = options.from_start or options.from_position is not None
-    tables = FollowedTables(matcher, read=source.definition, warn=_warn, is_history=is_history)
+    schema = _schema(options)
+    tables = FollowedTables(matcher, read=source.definition, warn=_warn, is_history=is_history, schema=schema)
     matcher.present = _present(config, matcher)
     return _Parts(source, tables, start, until, source.server_id)
+
+
+def _schema(options: TailOptions) -> SchemaFile | None:
+    return read_schema_file(options.schema) if options.schema is not None else None
 
 
 def _live_start(

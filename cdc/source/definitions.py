@@ -14,7 +14,7 @@ from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName, UniqueKey, ValueKind
 from cdc.source.connection import SourceConnection
 
-__all__ = ["SYSTEM_DATABASES", "list_tables", "parse_members", "read_definition", "unescaped"]
+__all__ = ["SYSTEM_DATABASES", "column_of", "list_tables", "parse_members", "read_definition", "unescaped"]
 
 SYSTEM_DATABASES = frozenset({"mysql", "information_schema", "performance_schema", "sys"})
 
@@ -108,7 +108,7 @@ def read_definition(connection: SourceConnection, table: TableName) -> TableDefi
         where,
     )
     json_columns = _mariadb_json_columns(connection, table)
-    columns = tuple(_column(table, row, json_columns) for row in rows)
+    columns = tuple(column_of(table, row, json_columns) for row in rows)
     keys = _unique_keys(connection, table)
     return TableDefinition(
         name=table,
@@ -152,7 +152,8 @@ def _mariadb_json_columns(connection: SourceConnection, table: TableName) -> fro
     return frozenset(match[1].replace("``", "`") for match in found if match)
 
 
-def _column(table: TableName, row: Mapping[str, str | None], json_columns: Iterable[str]) -> ColumnDefinition:
+def column_of(table: TableName, row: Mapping[str, str | None], json_columns: Iterable[str]) -> ColumnDefinition:
+    """A column as a row of information_schema.COLUMNS has it. Raises UnsupportedData for a type that is not known."""
     name, data_type = row["COLUMN_NAME"] or "", (row["DATA_TYPE"] or "").lower()
     column_type = row["COLUMN_TYPE"] or ""
     kind = _KINDS.get(data_type)

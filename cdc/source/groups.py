@@ -16,7 +16,7 @@ from cdc.model import FilePos, SourcePosition
 from cdc.schema.statements import StatementKind, classify_statement
 from cdc.source.connection import SourceConnection
 
-__all__ = ["BinlogEvent", "EventGroup", "groups_from", "shown"]
+__all__ = ["BinlogEvent", "EventGroup", "groups_from", "is_between_groups", "shown"]
 
 _PAGE_ROWS = 5_000
 _FIRST_POSITION = 4
@@ -117,6 +117,22 @@ def groups_from(connection: SourceConnection, position: SourcePosition, upto: Fi
     group = _group(events, position) if events else None
     if group is not None:
         yield group
+
+
+def is_between_groups(connection: SourceConnection, place: FilePos) -> bool:
+    """Is that a place where one group ends and another one begins, or the log ends? By the first event behind it.
+
+    A source that writes no GTID events (before MySQL 5.7) has no such place but the beginnings and ends of its files.
+    """
+    try:
+        rows = connection.rows_by_name(f"SHOW BINLOG EVENTS IN %s FROM {place.pos} LIMIT 1", (place.file,))
+    except CdcError:
+        return False  # in the middle of an event
+    if not rows:
+        sizes = {row["Log_name"]: int(row["File_size"] or 0) for row in connection.rows_by_name("SHOW BINARY LOGS")}
+        return sizes.get(place.file) == place.pos
+    kind = rows[0]["Event_type"] or ""
+    return int(rows[0]["Pos"] or 0) == place.pos and (kind in _BEGINS or kind in _BETWEEN or kind == "Incident")
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from cdc.source.connection import SourceConnection
 __all__ = [
     "VIEWED_ENGINES",
     "is_in_log",
+    "oldest_position",
     "semi_sync_wait_seconds",
     "uses_gtid",
     "visible_position",
@@ -56,6 +57,15 @@ def written_file_pos(connection: SourceConnection) -> FilePos:
             hint="start the server with log_bin=binlog, server_id=<n> and binlog_format=ROW",
         )
     return FilePos.of(rows[0]["File"] or "", int(rows[0]["Position"] or 4))
+
+
+def oldest_position(connection: SourceConnection) -> SourcePosition:
+    """Where the log begins that the server still has."""
+    file = FilePos.of(connection.rows_by_name("SHOW BINARY LOGS")[0]["Log_name"] or "", 4)
+    gtid = None
+    if connection.flavor == "mysql" and (connection.variable("gtid_mode") or "OFF").upper() == "ON":
+        gtid = MysqlGtidSet.parse(connection.query_text("SELECT @@GLOBAL.gtid_purged")[0][0] or "")
+    return SourcePosition(connection.identity(), file, gtid)
 
 
 def semi_sync_wait_seconds(connection: SourceConnection) -> float:

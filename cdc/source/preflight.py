@@ -22,7 +22,7 @@ from cdc.schema.grants import Grants, account_text, grant_pattern, parse_grants,
 from cdc.schema.keys import choose_key
 from cdc.source.cascades import ACTIVE_RULES, ForeignKey, logs_cascades, read_foreign_keys
 from cdc.source.connection import SourceConnection, SourceSettings
-from cdc.source.definitions import SYSTEM_DATABASES, _column
+from cdc.source.definitions import SYSTEM_DATABASES, column_of
 from cdc.source.positions import VIEWED_ENGINES
 
 __all__ = [
@@ -342,7 +342,7 @@ def _read_tables(connection: SourceConnection, captured: Captured) -> _Tables:
         made: list[ColumnDefinition] = []
         for row in rows:
             try:
-                made.append(_column(name, row, json_columns.get(name, frozenset())))
+                made.append(column_of(name, row, json_columns.get(name, frozenset())))
             except UnsupportedData as problem:
                 unsupported.append(problem)
         keys = _unique_keys(indexes.get(name, []))

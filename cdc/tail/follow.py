@@ -100,6 +100,7 @@ class Printer(Output):
         self._until = until
         self._limit = limit
         self._open: OpenTransaction | None = None
+        tables.at = start
 
     # -- Output
 
@@ -144,7 +145,7 @@ class Printer(Output):
     def file_ended(self, following: SourcePosition) -> None:
         """Reading goes on in the next file; a transaction that had not ended is rolled back there."""
         self._take_back()
-        self.done = following
+        self.done = self._tables.at = following
 
     def group_restarts(self) -> None:
         """The group of which parts may have been printed is read again from its beginning."""
@@ -153,7 +154,7 @@ class Printer(Output):
     def heard(self, position: SourcePosition) -> None:
         """The stream is there: of a start by GTID it says the file."""
         if self.done.file is None:
-            self.done = position
+            self.done = self._tables.at = position
 
     @property
     def has_all(self) -> bool:
@@ -177,7 +178,7 @@ class Printer(Output):
             self._print(self._writer.abandoned(opened))
 
     def _reach(self, position: SourcePosition) -> None:
-        self.done = position
+        self.done = self._tables.at = position
         if self._until is not None and self._open is None and self._until.is_reached(position):
             raise _Enough
 

@@ -1,8 +1,8 @@
 """Which tables are followed, and what their columns are called: definitions made as the stream shows each table.
 
-A definition comes from the server, where there is one and its table is still what the event says; else from the table
-map itself, when the server writes names into it (`binlog_row_metadata=FULL`); else there is none, and that is an error:
-nothing is guessed.
+A definition comes from the schema file, where one is given and has the table as the event says; else from the server,
+where there is one and its table is still what the event says; else from the table map itself, when the server writes
+names into it (`binlog_row_metadata=FULL`); else there is none, and that is an error: nothing is guessed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from cdc.binlog.table_map import TableMap
 from cdc.errors import UnsupportedData
 from cdc.model import FilePos, Flavor, SourcePosition, TableDefinition, TableName
 from cdc.source.assembler import CapturedTable, DefiningCapture
+from cdc.source.schema_file import SchemaFile
 
 __all__ = ["FollowedTables", "TableMatcher"]
 
@@ -44,6 +45,7 @@ class FollowedTables(DefiningCapture):
         read: the table's definition now, by the server; None where no server is asked, or it has no such table.
         warn: takes what the user has to know and is no error.
         is_history: may the log be older than what `read` gives?
+        schema: definitions of the time of the log.
     """
 
     def __init__(
@@ -53,11 +55,13 @@ class FollowedTables(DefiningCapture):
         read: Callable[[TableName], TableDefinition | None] | None,
         warn: Callable[[str], None],
         is_history: bool,
+        schema: SchemaFile | None = None,
     ) -> None:
         self._matcher = matcher
         self._read = read
         self._warn = warn
         self._is_history = is_history
+        self._schema = schema
         self._known: dict[TableName, CapturedTable] = {}
         self._skipped: set[TableName] = set()
         self._warned: set[TableName] = set()
@@ -66,6 +70,8 @@ class FollowedTables(DefiningCapture):
         self.flavor: Flavor = "mysql"
         """Of the server that wrote what is being read; its version likewise."""
         self.version: tuple[int, ...] = ()
+        self.at: SourcePosition | None = None
+        """Where what is being read stands; no statement on a followed table lies between."""
         self.revision = 0  # answers change only between assemblers
 
     # -- what the assembler asks
@@ -139,13 +145,21 @@ class FollowedTables(DefiningCapture):
     # -- definitions
 
     def _definition(self, name: TableName, table_map: TableMap) -> TableDefinition:
-        current = self._read(name) if self._read is not None else None
         mismatch = ""
+        of_file = self._schema.find(name, self.flavor, self.at) if self._schema is not None else None
+        if of_file is not None:
+            try:
+                build_layout(table_map, of_file, flavor=self.flavor, server_version=self.version)
+            except LayoutMismatch as error:
+                mismatch = error.message
+            else:
+                return of_file
+        current = self._read(name) if self._read is not None else None
         if current is not None:
             try:
                 build_layout(table_map, current, flavor=self.flavor, server_version=self.version)
             except LayoutMismatch as error:
-                mismatch = error.message
+                mismatch = mismatch or error.message
             else:
                 if self._is_history and not table_map.optional.is_full and name not in self._warned:
                     self._warned.add(name)
@@ -165,7 +179,8 @@ class FollowedTables(DefiningCapture):
         raise UnsupportedData(
             f"{name}: the log does not name its columns, and {why}",
             table=str(name),
-            hint=f"{_METADATA_HINT}; for files written without it, -c CONFIG names the server to ask"
+            hint=f"{_METADATA_HINT}; for files written without it, --schema FILE gives the definitions of that time, "
+            "or -c CONFIG names the server to ask"
             if self._read is None
             else f"{_METADATA_HINT}; begin later (--from), or pass such tables over with --skip-bad",
         )

@@ -1,0 +1,322 @@
+"""`cdc checkpoint set`: have a stream come again from an older position, with the tables' definitions of that time.
+
+For targets that were restored from a backup of that time without the metadata, or that have lost what came since. The
+definitions are taken from the schema history, else from a file; where neither has them and the source's log does not
+name its columns, the command refuses. A table that cannot be brought forward from there is loaded again: one whose
+target is not as it was then, one that was made since, and one whose changes may not be applied twice.
+"""
+
+from __future__ import annotations
+
+import getpass
+import re
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import typer
+
+from cdc.app import make_sink, pipeline_name, routing, sinks_named, source_settings
+from cdc.config import Config, SinkSettings
+from cdc.errors import ConfigError, UnsupportedData
+from cdc.gtid import MariadbGtidList, MysqlGtidSet
+from cdc.model import FilePos, SourcePosition, TableDefinition, TableName
+from cdc.pipeline.dealing import lane_stores, side_stores
+from cdc.pipeline.tables import TableRegistry
+from cdc.schema.modes import keeps_rows
+from cdc.sinks.base import Sink
+from cdc.source.connection import SourceConnection, connect
+from cdc.source.groups import is_between_groups
+from cdc.source.positions import is_in_log, uses_gtid
+from cdc.source.schema_file import SchemaFile, read_schema_file
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.history import TableHistory, has_come_to
+from checkpoints.lanes import forget_prepared
+from checkpoints.skips import put_skip
+from checkpoints.store import InSinkStore, TableRecord
+
+__all__ = ["set_checkpoint"]
+
+_LEASE_SECONDS = 60
+_PLACE = re.compile(r"(?P<file>[^\s:,]+\.\d+):(?P<pos>\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """One lane. `reasons`: of the tables that are loaded again; `unknown`: of those among them whose definition is not
+    known; `changed`: those that go on with other columns."""
+
+    store: InSinkStore
+    before: Checkpoint
+    records: list[TableRecord]
+    reasons: dict[str, str]
+    changed: list[str]
+    unknown: dict[str, str]
+    histories: Mapping[TableName, TableHistory]
+
+
+def set_checkpoint(
+    config: Config,
+    place: str,
+    *,
+    only_sinks: list[str],
+    schema: Path | None,
+    is_restored: bool,
+    reloads: bool,
+    is_confirmed: bool,
+) -> int:
+    """Set the checkpoints of the sinks back to `place`: a GTID set or list, or FILE:POS.
+
+    Args:
+        schema: a file with definitions of that time, for tables whose history does not reach so far.
+        is_restored: the targets are exactly as they were then.
+        reloads: load the tables again whose definitions are not known.
+    Raises ConfigError where that cannot be, with nothing changed.
+    """
+    file = read_schema_file(schema) if schema is not None else None
+    with connect(source_settings(config)) as source:
+        position = _position(source, place)
+        for settings in sinks_named(config, only_sinks):
+            sink = make_sink(settings)
+            try:
+                sink.open()
+                plans = _plans(config, settings, sink, source, position, file, is_restored=is_restored, reloads=reloads)
+                _set_on(settings, position, plans, is_confirmed=is_confirmed)
+            finally:
+                sink.close()
+    return 0
+
+
+def _set_on(settings: SinkSettings, position: SourcePosition, plans: Sequence[_Plan], *, is_confirmed: bool) -> None:
+    _say(settings.name, position, plans)
+    if not is_confirmed:
+        if not sys.stdin.isatty():
+            raise ConfigError("checkpoint set asks for confirmation", hint="give --yes where nobody can answer")
+        typer.confirm("Set it back", abort=True)
+    for plan in plans:
+        _carry_out(plan, position)
+    typer.echo(f"{settings.name}: the checkpoint is {position} now")
+
+
+def _plans(
+    config: Config,
+    settings: SinkSettings,
+    sink: Sink,
+    source: SourceConnection,
+    position: SourcePosition,
+    file: SchemaFile | None,
+    *,
+    is_restored: bool,
+    reloads: bool,
+) -> list[_Plan]:
+    """One for each lane that has a checkpoint. Raises ConfigError."""
+    name = pipeline_name(config, settings)
+    stores = lane_stores(sink, name)
+    if not stores[1].exists():
+        raise ConfigError(f"sink {settings.name} has no checkpoint yet", hint="`cdc run` begins one")
+    stores[1].create()
+    if side_stores(sink, name):
+        raise ConfigError(
+            f"tables are being loaded beside the stream of sink {settings.name}",
+            hint="let `cdc run --until-caught-up` finish that first",
+        )
+    has_names = (source.variable("binlog_row_metadata") or "").upper() == "FULL"
+    plans = []
+    for store in stores.values():
+        lease = store.read_lease()
+        if lease is not None and store.is_holder_alive(lease):
+            raise ConfigError(f"{store.pipeline} is being run by {lease.holder}", hint="stop that instance first")
+        checkpoint, _ = store.load_checkpoint()
+        if checkpoint is None:
+            continue
+        if not has_come_to(checkpoint.position, position):
+            raise ConfigError(
+                f"{position} is not behind the checkpoint of {store.pipeline}, {checkpoint.position}",
+                hint="a checkpoint is only ever set back; `cdc skip` steps over what cannot be passed",
+            )
+        tables = TableRegistry(routing(config, settings), sink.kind, store.load_tables().values())
+        plan = _Plan(store, checkpoint, [], {}, [], {}, store.histories())
+        for record in tables.records():
+            if record.state == "ready" and record.definition is not None:
+                _decide(plan, tables, record, position, file, has_names=has_names, is_restored=is_restored)
+        if plan.unknown and not reloads:
+            raise ConfigError(
+                f"the definitions at {position} are not known, and the source's log does not name columns "
+                f"(binlog_row_metadata is not FULL): {'; '.join(f'{k}: {v}' for k, v in plan.unknown.items())}",
+                hint="give a file with their CREATE TABLE of that time (--schema FILE), or have them loaded again "
+                "(--reload)",
+            )
+        plans.append(plan)
+    return plans
+
+
+# ---------------------------------------------------------------- the place
+
+
+def _position(source: SourceConnection, place: str) -> SourcePosition:
+    """Raises ConfigError for what is no end of a transaction in the log of this source."""
+    identity = source.identity()
+    match = _PLACE.fullmatch(place)
+    if match is None:
+        try:
+            gtid = MysqlGtidSet.parse(place) if source.flavor == "mysql" else MariadbGtidList.parse(place)
+        except ValueError as error:
+            raise ConfigError(
+                f"{place!r} is no position of a {source.flavor} server: {error}",
+                hint="give a GTID set or list, or FILE:POS, as `cdc checkpoint history` prints them",
+            ) from None
+        if not uses_gtid(source):
+            raise ConfigError(f"{place} is a GTID position, and the source is followed by file", hint="give FILE:POS")
+        position = SourcePosition(identity, None, gtid)
+        if source.flavor == "mysql":  # MariaDB says it when it is asked to send
+            _require_in_log(source, position)
+        return position
+    return _file_position(source, FilePos.of(match["file"], int(match["pos"])))
+
+
+def _require_in_log(source: SourceConnection, position: SourcePosition) -> None:
+    if not is_in_log(source, position):
+        raise ConfigError(
+            f"the source {source.settings.address} does not have its log from {position} on",
+            hint="SHOW BINARY LOGS says what it has; load again what it has purged: cdc snapshot",
+        )
+
+
+def _file_position(source: SourceConnection, file: FilePos) -> SourcePosition:
+    if source.flavor == "mysql" and uses_gtid(source):
+        raise ConfigError(
+            f"the source is followed by GTID, and {file} does not say one",
+            hint="give the GTID set; `cdc checkpoint history` and the log name it beside the file",
+        )
+    _require_in_log(source, SourcePosition(source.identity(), file, None))
+    if not is_between_groups(source, file):
+        raise ConfigError(f"no transaction ends at {file}", hint="`mysqlbinlog` says where they do (end_log_pos)")
+    gtid = None
+    if source.flavor == "mariadb" and uses_gtid(source):
+        text = source.query_text("SELECT BINLOG_GTID_POS(%s, %s)", (file.file, file.pos))[0][0]
+        gtid = MariadbGtidList.parse(text) if text is not None else None
+    return SourcePosition(source.identity(), file, gtid)
+
+
+# ---------------------------------------------------------------- what is to be done
+
+
+def _decide(
+    plan: _Plan,
+    tables: TableRegistry,
+    record: TableRecord,
+    position: SourcePosition,
+    file: SchemaFile | None,
+    *,
+    has_names: bool,
+    is_restored: bool,
+) -> None:
+    """How one table goes on from there. Raises ConfigError."""
+    assert record.definition is not None, "it is ready"
+    name = str(record.source)
+    history = plan.histories.get(record.source, TableHistory((), plan.before.position))
+    definition = history.at(position)
+    if definition is None and file is not None:
+        definition = file.find(record.source, record.definition.flavor, position)
+    reason = _why_load(record, history, position, is_restored=is_restored)
+    if reason is None and definition is None and not has_names:
+        reason = plan.unknown[name] = history.why_unknown(position)
+    if reason is None and definition is not None:
+        reason = _misfit(tables, plan.store.sink, record, definition)
+    if reason is not None:
+        plan.reasons[name] = reason
+        again = replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None, step="")
+        plan.records.append(again)
+    elif definition is not None and definition != record.definition:
+        plan.changed.append(name)
+        key = tables.make_target(definition).source_key
+        plan.records.append(replace(record, definition=definition, key=key, step=""))
+    else:
+        plan.records.append(replace(record, step=""))
+
+
+def _why_load(record: TableRecord, history: TableHistory, position: SourcePosition, *, is_restored: bool) -> str | None:
+    """Why its changes cannot come again, None where they can. Raises ConfigError where no load would help, either."""
+    if not is_restored and keeps_rows(record.options):
+        raise ConfigError(
+            f"{record.source} keeps what was (mode: {record.options['mode']}), and would have its changes twice",
+            hint="restore its target as it was at that position, and say so: --restored",
+        )
+    if not is_restored and not record.key:
+        return "it has no key, so that its changes may not be applied twice (--restored, where its target is as it was)"
+    if history.is_created_behind(position):
+        return "it was made later"
+    if record.left_out:
+        return "its target lacks columns"
+    return None
+
+
+def _misfit(tables: TableRegistry, sink: Sink, record: TableRecord, definition: TableDefinition) -> str | None:
+    """Why the table's target cannot be the one of that definition."""
+    try:
+        now, then = tables.target(record.source), tables.make_target(definition)
+    except UnsupportedData as error:
+        return error.message
+    existing = sink.inspect(then)
+    if existing is None:
+        return "its target is gone"
+    differences = sink.differences(then, existing)
+    names = {column.name for column in then.columns}
+    later = [c.name for c in now.columns if c.name not in names and c.name in existing.columns]
+    if later:
+        differences = [*differences, f"it has {', '.join(later)}, which came later"]
+    return f"its target is not as it was: {'; '.join(differences)}" if differences else None
+
+
+def _say(sink: str, position: SourcePosition, plans: Sequence[_Plan]) -> None:
+    for plan in plans:
+        typer.echo(f"{sink}: from {plan.before.position} back to {position}")
+        for table in plan.changed:
+            typer.echo(f"  {table}: with its definition of that time")
+        for table, reason in plan.reasons.items():
+            typer.echo(f"  {table}: loaded again; {reason}")
+
+
+# ---------------------------------------------------------------- doing it
+
+
+def _carry_out(plan: _Plan, position: SourcePosition) -> None:
+    """Raises ConfigError where somebody has moved the checkpoint meanwhile, LeaseHeld, LeaseLost."""
+    store = plan.store
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    lease = store.read_lease()
+    status = dict(lease.status) if lease is not None else {}
+    store.take_lease(
+        holder=f"cdc checkpoint set by {who}",
+        sessions=(store.sink.session(),),
+        seconds=_LEASE_SECONDS,
+        was_renewed=False,
+    )
+    try:
+        checkpoint, _ = store.load_checkpoint()
+        if checkpoint != plan.before:
+            raise ConfigError(
+                f"the checkpoint of {store.pipeline} has moved from {plan.before.position} meanwhile",
+                hint="see where it is (`cdc checkpoint show`), and give the command again",
+            )
+        with store.sink.transaction() as tx:
+            store.history.set_back(tx, position)
+            for record in plan.records:
+                store.save_table(tx, record)
+            forget_prepared(store, tx)
+            put_skip(
+                store,
+                tx,
+                who=who,
+                place=str(position),
+                before=plan.before.position,
+                after=position,
+                tables=[record.source for record in plan.records if record.state == "pending"],
+                content=["cdc checkpoint set"],
+            )
+            store.save(tx, plan.before.next(position))
+            tx.commit()
+    finally:
+        store.release_lease(store.epoch, status=status)
