@@ -23,6 +23,7 @@ from cdc.source.result_reader import ResultReader
 from cdc.source.resultset import column_expression, comparable, literal, quote, quote_table, select_list
 
 __all__ = [
+    "FIRST_ROWS",
     "Border",
     "Chunk",
     "ChunkPlan",
@@ -40,6 +41,9 @@ Border = tuple[bytes | None, ...]
 # How many of the borders before it a chunk names. More chunks than a load has sessions are never read at a time, and
 # hardly one has more than this.
 TRAIL_MAX = 16
+
+FIRST_ROWS = 10_000
+"""Of the first chunk of a table of which nothing is known."""
 
 # A batch of so many rows or bytes costs a sink little more than its rows; a whole chunk at once would only take memory.
 BATCH_ROWS_MAX = 64 * 1024
@@ -156,14 +160,14 @@ class Pace:
     For several threads.
     """
 
-    _FIRST_ROWS = 10_000
     _STEP = 4.0  # from one chunk to the next: the first measure may be of a few rows, or of a cold cache
 
-    def __init__(self, *, rows_max: int, seconds: float, bytes_max: int) -> None:
+    def __init__(self, *, rows_max: int, seconds: float, bytes_max: int, first_rows: int = FIRST_ROWS) -> None:
+        """`first_rows`: of the first chunk, of which nothing is known."""
         self._rows_max = rows_max
         self._seconds = seconds
         self._bytes_max = bytes_max
-        self._rows = float(min(rows_max, self._FIRST_ROWS))
+        self._rows = float(min(rows_max, first_rows))
         self._lock = threading.Lock()
 
     @property

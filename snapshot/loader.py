@@ -45,7 +45,7 @@ from cdc.source.positions import is_in_log, visible_position, written_file_pos
 from cdc.source.resultset import quote, quote_table
 from checkpoints.chunks import ChunkRecord, ChunkStore, Loaded
 from checkpoints.store import InSinkStore, TableRecord
-from snapshot.chunks import Chunk, ChunkPlan, KeyRange, Pace, require_no_null
+from snapshot.chunks import FIRST_ROWS, Chunk, ChunkPlan, KeyRange, Pace, require_no_null
 from snapshot.exact import exact_rows, require_view
 from snapshot.guards import SourceGuard
 from snapshot.kept import fitted, is_kept
@@ -53,7 +53,21 @@ from snapshot.parallel import ChunkReaders, SessionPool
 from snapshot.shared import SharedTargets
 from snapshot.staging import LoadFiles, StagedLoad, StagingArea
 
-__all__ = ["LoadLimits", "LoadPlan", "LoadProgress", "MirrorWriter", "RowWriter", "TableLoader", "stale_columns"]
+__all__ = [
+    "LoadCounter",
+    "LoadLimits",
+    "LoadPlan",
+    "LoadProgress",
+    "LoadTools",
+    "MirrorWriter",
+    "RowWriter",
+    "TableLoader",
+    "added",
+    "is_backed",
+    "keep_chunk",
+    "load_digest",
+    "stale_columns",
+]
 
 
 def stale_columns(record: TableRecord, target: TargetTable, existing: ExistingTable) -> list[str]:
@@ -160,6 +174,73 @@ class MirrorWriter:
         """There is nothing left to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class LoadTools:
+    """What loads work with: the arguments of `TableLoader` of the same names."""
+
+    source: SourceConnection
+    sink: Sink
+    store: InSinkStore
+    make_target: Callable[[TableDefinition], TargetTable]
+    transform: Callable[[pa.RecordBatch, TargetTable], pa.RecordBatch]
+    options: Callable[[TableName, tuple[str, ...]], Mapping[str, Any]]
+    chunk_rows: Callable[[str, str], int]
+    sessions: SessionPool
+    limits: LoadLimits
+    accepts_hidden_cascades: Callable[[str, str], bool]
+    hook: Callable[[str], None]
+    on_progress: LoadProgress
+
+    def pace(self, table: TableName, *, first_rows: int = FIRST_ROWS) -> Pace:
+        """How large the table's chunks are."""
+        limits = self.limits
+        return Pace(
+            rows_max=limits.guard.rows_max(self.chunk_rows(table.database, table.table), limits.chunk_seconds),
+            seconds=limits.chunk_seconds,
+            bytes_max=limits.guard.bytes_max(
+                limits.bytes_max // (limits.workers + 1),  # one more is at the sink
+                limits.chunk_seconds,
+            ),
+            first_rows=first_rows,
+        )
+
+    def put(self, writer: RowWriter, tx: SinkTransaction, batch: pa.RecordBatch, target: TargetTable) -> Loaded:
+        """One batch of a chunk."""
+        changes: Counter[tuple[str, str]] = Counter()
+        kept = self.transform(batch, target)
+        if kept.num_rows:
+            changes.update(writer.put(tx, kept).policy_changes)
+        if kept.num_rows < batch.num_rows:
+            changes["*", "row_filter"] += batch.num_rows - kept.num_rows
+        self.hook("load_chunk")
+        return Loaded(batch.num_rows, kept.num_rows, changes)
+
+    def begun(self, record: TableRecord, target: TargetTable, visible: SourcePosition | None) -> TableRecord:
+        """The record of a load from its start, into a target without rows."""
+        return replace(
+            self.intent(record, target),
+            loaded_from=visible,
+            rows_loaded=0,
+            error=None,
+            step="",
+        )
+
+    def intent(self, record: TableRecord, target: TargetTable) -> TableRecord:
+        """The table is about to be loaded into that target; nothing is there yet."""
+        return replace(
+            record,
+            target=str(target),
+            state="snapshotting",
+            definition=target.definition,
+            key=target.source_key,
+            options=self.options(record.source, target.source_key),
+            is_complete=False,
+            loaded_from=None,
+            ready_at=None,
+            ready_server=None,
+        )
+
+
 class TableLoader:
     """Loads tables into one sink, one after the other, on the applier's thread."""
 
@@ -203,7 +284,6 @@ class TableLoader:
         self._sink = sink
         self._store = store
         self._make_target = make_target
-        self._transform = transform
         self._options = options
         self._chunks = ChunkStore(store)
         self._chunk_rows = chunk_rows
@@ -216,6 +296,20 @@ class TableLoader:
         self._on_search = on_search
         self._make_writer = make_writer
         self._is_sink_away = is_sink_away
+        self.tools = LoadTools(
+            source=source,
+            sink=sink,
+            store=store,
+            make_target=make_target,
+            transform=transform,
+            options=options,
+            chunk_rows=chunk_rows,
+            sessions=sessions,
+            limits=limits,
+            accepts_hidden_cascades=accepts_hidden_cascades,
+            hook=hook,
+            on_progress=on_progress,
+        )
         self._may_remake = may_remake
         self._written: TableRecord | None = None
         self._load_id = ""
@@ -345,16 +439,9 @@ class TableLoader:
         was_complete = self._prepare_target(record, target, may_replace=may_replace)
         # Chunks are of different moments: rows may be two that never were at once.
         drop_unique(self._sink, target, self._store.fence)
-        begun = replace(
-            self._intent(record, target),
-            is_complete=was_complete,
-            loaded_from=visible,
-            rows_loaded=0,
-            error=None,
-            step="",
-        )
+        begun = replace(self.tools.begun(record, target, visible), is_complete=was_complete)
         before, self._load_id = self._begun_before(record.source), secrets.token_hex(16)
-        plan = _digest(target, begun.options)
+        plan = load_digest(target, begun.options)
         self._record(begun, lambda tx: self._chunks.begin(tx, begun.source, plan=plan, load_id=self._load_id))
         if self._limits.staging is not None:
             self._limits.staging.end(before)
@@ -384,7 +471,7 @@ class TableLoader:
         options = self._options(record.source, target.source_key)
         if (record.target, record.key, record.options) != (str(target), target.source_key, options):
             return None
-        chunks = self._chunks.load(record.source, plan=_digest(target, options))
+        chunks = self._chunks.load(record.source, plan=load_digest(target, options))
         plan = self._with_files(LoadPlan(replace(record, error=None), target, chunks=tuple(chunks)))
         if not (plan.loaded or plan.staged_count) or not is_in_log(self._source, record.loaded_from):
             return None
@@ -418,9 +505,7 @@ class TableLoader:
             require_view(definition)
             return
         require_no_null(self._source, definition, key)
-        indexes = [definition.primary_key] if definition.primary_key else []
-        indexes += [index.columns for index in definition.unique_keys if not index.has_prefix]
-        if any(set(index) <= set(key) for index in indexes):
+        if is_backed(definition, key):
             return
         columns = ", ".join(quote(name) for name in key)
         doubled = self._source.query(
@@ -452,28 +537,13 @@ class TableLoader:
         self._written = record
         return record
 
-    def _intent(self, record: TableRecord, target: TargetTable) -> TableRecord:
-        """The table is about to be loaded into that target; nothing is there yet."""
-        return replace(
-            record,
-            target=str(target),
-            state="snapshotting",
-            definition=target.definition,
-            key=target.source_key,
-            options=self._options(record.source, target.source_key),
-            is_complete=False,
-            loaded_from=None,
-            ready_at=None,
-            ready_server=None,
-        )
-
     def _prepare_target(self, record: TableRecord, target: TargetTable, *, may_replace: bool) -> bool:
         """Make the target fit. True when it holds rows that readers must not lose sight of.
 
         Raises SinkRefused when what is there is not ours to change.
         """
         self._sink.create_namespace(target.namespace)
-        intent = self._intent(record, target)
+        intent = self.tools.intent(record, target)
         if target.source_column is not None:
             return self.shared.prepare(record, intent, target, target.source_column, may_replace=may_replace)
         existing = self._sink.inspect(target)
@@ -548,19 +618,12 @@ class TableLoader:
         """All chunks that are not in the target yet; what the whole load brought."""
         limits, table = self._limits, plan.source
         planned = _as_planned(plan.chunks)
-        pace = Pace(
-            rows_max=limits.guard.rows_max(self._chunk_rows(table.database, table.table), limits.chunk_seconds),
-            seconds=limits.chunk_seconds,
-            bytes_max=limits.guard.bytes_max(
-                limits.bytes_max // (limits.workers + 1),  # one more is at the sink
-                limits.chunk_seconds,
-            ),
-        )
+        pace = self.tools.pace(table)
         done = [chunk.number for chunk in plan.chunks if chunk.loaded is not None]
         chunk_plan = ChunkPlan(
             plan.target.definition, plan.target.source_key, pace, planned=planned, done=done, unrecorded=plan.cut
         )
-        counter = _Counter(self._on_progress, table, self._estimate(table))
+        counter = LoadCounter(self._on_progress, table, self._estimate(table))
         for loaded in plan.loaded:
             counter.add(loaded)
         counter.show()
@@ -605,7 +668,7 @@ class TableLoader:
     def _copy_exactly(self, plan: LoadPlan) -> tuple[LoadPlan, Loaded]:
         """All rows of a table without a key, in one transaction; the plan with their exact position."""
         table = plan.source
-        counter = _Counter(self._on_progress, table, self._estimate(table))
+        counter = LoadCounter(self._on_progress, table, self._estimate(table))
         try:
             with exact_rows(
                 self._source,
@@ -625,19 +688,19 @@ class TableLoader:
         record = replace(plan.record, loaded_from=exact.position, ready_at=exact.ready_at)
         return replace(plan, record=record), counter.total
 
-    def _replace(self, plan: LoadPlan, chunks: _Chunks, counter: _Counter) -> None:
+    def _replace(self, plan: LoadPlan, chunks: _Chunks, counter: LoadCounter) -> None:
         """All rows of the target by all chunks, in one transaction."""
         with self._sink.transaction() as tx:
             self._writer.begin(tx)
             for _, batches in chunks:
                 for batch in batches:
-                    counter.add(self._put(tx, batch, plan.target))
+                    counter.add(self.tools.put(self._writer, tx, batch, plan.target))
                     counter.show()
             self._writer.end(tx)
             self._store.fence(tx)
             tx.commit()
 
-    def _fill(self, plan: LoadPlan, chunks: _Chunks, counter: _Counter, chunk_plan: ChunkPlan) -> None:
+    def _fill(self, plan: LoadPlan, chunks: _Chunks, counter: LoadCounter, chunk_plan: ChunkPlan) -> None:
         """Each chunk in a transaction of its own, recorded with its rows."""
         known = {chunk.number for chunk in plan.chunks}
         for chunk, batches in chunks:
@@ -648,30 +711,15 @@ class TableLoader:
             with self._sink.transaction() as tx:
                 batch = first
                 while batch is not None:
-                    loaded = _sum(loaded, self._put(tx, batch, plan.target))
+                    loaded = added(loaded, self.tools.put(self._writer, tx, batch, plan.target))
                     counter.show(loaded.rows_read)
                     batch = next(batches, None)
-                cut = chunk_plan.take_cut()
-                self._chunks.put(tx, plan.source, [_record_of(one, loaded if one == chunk else None) for one in cut])
-                if chunk not in cut:
-                    assert chunk.number in known, "a chunk that nobody cut"
-                    self._chunks.replace(tx, plan.source, _record_of(chunk, loaded))
-                known.update(one.number for one in cut)
+                keep_chunk(self._chunks, tx, chunk_plan, chunk, loaded, known)
                 self._store.fence(tx)
                 tx.commit()
             self._hook("load_chunk_committed")
             counter.add(loaded)
             counter.show()
-
-    def _put(self, tx: SinkTransaction, batch: pa.RecordBatch, target: TargetTable) -> Loaded:
-        changes: Counter[tuple[str, str]] = Counter()
-        kept = self._transform(batch, target)
-        if kept.num_rows:
-            changes.update(self._writer.put(tx, kept).policy_changes)
-        if kept.num_rows < batch.num_rows:
-            changes["*", "row_filter"] += batch.num_rows - kept.num_rows
-        self._hook("load_chunk")
-        return Loaded(batch.num_rows, kept.num_rows, changes)
 
     def _estimate(self, table: TableName) -> int | None:
         rows = self._source.query_text(
@@ -684,7 +732,7 @@ class TableLoader:
 _Chunks = Iterator[tuple[Chunk, Iterator[pa.RecordBatch]]]
 
 
-class _Counter:
+class LoadCounter:
     """What a load has brought so far, shown to `on_progress`, which may raise to end it."""
 
     def __init__(self, on_progress: LoadProgress, table: TableName, estimate: int | None) -> None:
@@ -695,14 +743,28 @@ class _Counter:
 
     def add(self, loaded: Loaded) -> None:
         """These rows, too."""
-        self.total = _sum(self.total, loaded)
+        self.total = added(self.total, loaded)
 
     def show(self, more: int = 0) -> None:
         """Say how far it is; `more` rows are written and not committed."""
         self._on_progress(self._table, rows=self.total.rows_read + more, rows_estimate=self._estimate)
 
 
-def _sum(one: Loaded, other: Loaded) -> Loaded:
+def keep_chunk(
+    chunks: ChunkStore, tx: SinkTransaction, plan: ChunkPlan, chunk: Chunk, loaded: Loaded, known: set[int]
+) -> None:
+    """Record a chunk in the transaction that has its rows, and those that have been cut meanwhile. `known` are the
+    numbers of those that are recorded, these among them afterwards."""
+    table, cut = plan.definition.name, plan.take_cut()
+    chunks.put(tx, table, [_record_of(one, loaded if one == chunk else None) for one in cut])
+    if chunk not in cut:
+        assert chunk.number in known, "a chunk that nobody cut"
+        chunks.replace(tx, table, _record_of(chunk, loaded))
+    known.update(one.number for one in cut)
+
+
+def added(one: Loaded, other: Loaded) -> Loaded:
+    """Both together."""
     changes = Counter(one.policy_changes)
     changes.update(other.policy_changes)
     return Loaded(one.rows_read + other.rows_read, one.rows + other.rows, changes)
@@ -721,7 +783,14 @@ def _as_planned(records: tuple[ChunkRecord, ...]) -> list[Chunk]:
     return chunks
 
 
-def _digest(target: TargetTable, options: Mapping[str, Any]) -> str:
+def is_backed(definition: TableDefinition, key: tuple[str, ...]) -> bool:
+    """Is there an index of the source's that lets no two rows have one key? (NULL aside.)"""
+    indexes = [definition.primary_key] if definition.primary_key else []
+    indexes += [index.columns for index in definition.unique_keys if not index.has_prefix]
+    return any(set(index) <= set(key) for index in indexes)
+
+
+def load_digest(target: TargetTable, options: Mapping[str, Any]) -> str:
     """What the values in the target depend on, beside the definition: how each column is made of its source."""
     said = (__version__, str(target), target.columns, target.key, target.policies, orjson.dumps(options).decode())
     return hashlib.sha256(repr(said).encode()).hexdigest()

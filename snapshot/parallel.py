@@ -1,7 +1,8 @@
 """Chunks read by several connections at a time, for one writer, in bounded memory.
 
-Each reader is a thread with a session of its own: it takes the next chunk from the plan, reads it batch by batch, and
-goes on. The writer takes whole chunks, the lowest number first. Only where a chunk does not fit into the memory that
+Each reader is a thread with a session of its own: it takes the next chunk of a table, reads it batch by batch, and
+goes on; of several tables, it takes one that no other reader is at, as long as there are such. The writer takes whole
+chunks, those of the first table first, the lowest number first. Only where a chunk does not fit into the memory that
 there is, it is handed over while it is still being read, and its read view stays open as long as the sink needs.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
@@ -42,6 +43,7 @@ class _CutShort(Exception):
 class _Read:
     """A chunk on its way from its reader to the writer."""
 
+    plan: ChunkPlan
     chunk: Chunk
     batches: deque[pa.RecordBatch] = field(default_factory=deque)
     is_whole: bool = False
@@ -117,26 +119,28 @@ class SessionPool:
 
 
 class ChunkReaders:
-    """Reads all chunks of a plan, within a `with`: behind it, no session is in use and no thread runs.
+    """Reads all chunks of the plans, within a `with`: behind it, no session is in use and no thread runs.
 
     As many readers as there are chunks to read at a time, `workers` at most, and sessions for them. `bytes_max` is what
     may be held in memory; a single batch is, however large it is. `guard` is asked before each chunk.
 
-    With `files`, chunks go through them as far as there is room on disk: no read waits for the writer then, and the
-    readers go on while there is none (`read_on`).
+    With `files`, the chunks of the only plan go through them as far as there is room on disk: no read waits for the
+    writer then, and the readers go on while there is none (`read_on`).
     """
 
     def __init__(
         self,
-        plan: ChunkPlan,
-        *,
+        *plans: ChunkPlan,
         sessions: SessionPool,
         workers: int,
         bytes_max: int,
         guard: SourceGuard | None = None,
         files: LoadFiles | None = None,
     ) -> None:
-        self._plan = plan
+        assert plans, "nothing to read"
+        assert files is None or len(plans) == 1, "files are one load's"
+        self._plans = plans
+        self._readers_at: Counter[ChunkPlan] = Counter()
         self._files = files
         self._guard = guard or SourceGuard()
         self._sessions = sessions
@@ -175,7 +179,7 @@ class ChunkReaders:
             if self._is_stopping or self._running == self._workers or is_wanted_elsewhere:
                 return
             self._reader_count += 1
-            name = f"load-{self._plan.definition.name}-{self._reader_count}"
+            name = f"load-{self._plans[0].definition.name}-{self._reader_count}"
             thread = threading.Thread(target=self._run, args=(is_first,), name=name, daemon=True)
             self._threads = [one for one in self._threads if one.is_alive()] + [thread]
             self._running += 1
@@ -189,16 +193,22 @@ class ChunkReaders:
         `on_wait` is called while there is nothing to do, a few times a second; it may raise. Raises what a reader
         raised.
         """
-        while (read := self._next(on_wait)) is not None:
+        return ((chunk, batches) for _, chunk, batches in self.parts(on_wait))
+
+    def parts(
+        self, on_wait: Callable[[], None], on_idle: Callable[[], None] = lambda: None
+    ) -> Iterator[tuple[ChunkPlan, Chunk, Iterator[pa.RecordBatch]]]:
+        """Likewise, with the plan that each is of. `on_idle` is called once before a chunk has to be waited for."""
+        while (read := self._next(on_wait, on_idle)) is not None:
             if read.staged is None:
-                yield read.chunk, self._batches(read, on_wait)
+                yield read.plan, read.chunk, self._batches(read, on_wait)
                 continue
             assert self._files is not None, "it was written there"
             if self._files.is_whole(read.staged):
-                yield read.chunk, self._files.read(read.staged)
+                yield read.plan, read.chunk, self._files.read(read.staged)
                 self._files.applied(read.staged)
             else:
-                self._plan.again(read.chunk)
+                read.plan.again(read.chunk)
 
     def read_on(self, is_wanted: Callable[[], bool]) -> None:
         """Go on reading into files for as long as `is_wanted`, which may raise; the writer takes nothing meanwhile."""
@@ -208,7 +218,8 @@ class ChunkReaders:
                     return
                 self._changed.wait(_POLL_SECONDS)
 
-    def _next(self, on_wait: Callable[[], None]) -> _Read | None:
+    def _next(self, on_wait: Callable[[], None], on_idle: Callable[[], None]) -> _Read | None:
+        is_idle = False
         while True:
             with self._changed:
                 self._writing = None
@@ -218,16 +229,21 @@ class ChunkReaders:
                     self._reads.remove(found)
                     self._changed.notify_all()
                     return found
-                if self._error is None and not self._running:
-                    if not self._plan.has_more:
+                if is_idle and self._error is None and not self._running:
+                    if not any(plan.has_more for plan in self._plans):
                         return None
                     self._start_reader()  # a file was damaged: its chunk is to be read again
-                self._raise_or_wait()
-            on_wait()
+                if is_idle:
+                    self._raise_or_wait()
+            if is_idle:
+                on_wait()
+            else:
+                is_idle = True
+                on_idle()
 
     def _choose(self) -> _Read | None:
         """The first whole chunk; else, if a reader has to wait for room, the first of those that do."""
-        reads = sorted(self._reads, key=lambda read: read.chunk.number)
+        reads = sorted(self._reads, key=lambda read: (self._plans.index(read.plan), read.chunk.number))
         whole = next((read for read in reads if read.is_whole), None)
         return whole or next((read for read in reads if read.is_waiting), None)
 
@@ -268,7 +284,7 @@ class ChunkReaders:
                     self._drop_session(connection)
                     raise
                 self._drop_session(connection, is_clean=is_clean)
-                if not is_first or self._is_stopping or not self._plan.has_more:
+                if not is_first or self._is_stopping or not self._has_more():
                     break
         except _Stopped:
             pass
@@ -305,56 +321,85 @@ class ChunkReaders:
             if self._is_stopping:
                 raise _Stopped
 
+    def _in_turn(self) -> list[ChunkPlan]:
+        """Those that no reader is at come first. (Another one's reader may hold its plan for as long as a query.)"""
+        with self._changed:
+            return sorted(self._plans, key=lambda plan: self._readers_at[plan])
+
+    def _has_more(self) -> bool:
+        return any(plan.has_more for plan in self._in_turn())
+
+    @contextlib.contextmanager
+    def _at_next_plan(self) -> Iterator[ChunkPlan | None]:
+        """The plan whose chunk is to be read next; None when all have been given out."""
+        plan = next((plan for plan in self._in_turn() if plan.has_more), None)
+        if plan is None:
+            yield None
+            return
+        with self._changed:
+            self._readers_at[plan] += 1
+        try:
+            yield plan
+        finally:
+            with self._changed:
+                self._readers_at[plan] -= 1
+
     def _read_all(self, connection: SourceConnection) -> None:
         """Chunks until there are no more, or another load wants the session."""
-        reader = ResultReader(connection, self._plan.definition)
-        while not self._is_stopping and self._plan.has_more:
-            admission = self._guard.admit(connection, self._plan.pace.rows, self._sleep)
-            chunk = self._plan.next(connection)
-            rows = byte_count = 0
-            if chunk is not None:
-                if self._plan.has_more:
-                    self._start_reader()
-                rows, byte_count = self._read(reader, chunk)
-            self._guard.settle(admission, rows=rows, byte_count=byte_count)
+        reader = ResultReader(connection, self._plans[0].definition)
+        at = self._plans[0]
+        while not self._is_stopping:
+            with self._at_next_plan() as plan:
+                if plan is None:
+                    return
+                if plan is not at:
+                    at, reader = plan, ResultReader(connection, plan.definition)
+                admission = self._guard.admit(connection, plan.pace.rows, self._sleep)
+                chunk = plan.next(connection)
+                rows = byte_count = 0
+                if chunk is not None:
+                    if self._has_more():
+                        self._start_reader()
+                    rows, byte_count = self._read(reader, plan, chunk)
+                self._guard.settle(admission, rows=rows, byte_count=byte_count)
             if self._sessions.is_wanted:
                 return
 
-    def _read(self, reader: ResultReader, chunk: Chunk) -> tuple[int, int]:
+    def _read(self, reader: ResultReader, plan: ChunkPlan, chunk: Chunk) -> tuple[int, int]:
         """Its rows and bytes."""
         if self._files is not None:
             found = self._files.take_found(chunk)
             if found is not None:
-                self._hand_over(chunk, found)
+                self._hand_over(plan, chunk, found)
                 return 0, 0
-            if reserved := self._reserve(self._files, chunk):
-                return self._stage(self._files, reader, chunk, reserved)
-        read = _Read(chunk)
+            if reserved := self._reserve(self._files, plan, chunk):
+                return self._stage(self._files, reader, plan, chunk, reserved)
+        read = _Read(plan, chunk)
         with self._changed:
             self._reads.append(read)
         rows = byte_count = 0
         waited = 0.0
         began = time.monotonic()
-        for batch in read_chunk(reader, self._plan, chunk):
+        for batch in read_chunk(reader, plan, chunk):
             rows += batch.num_rows
             byte_count += batch.nbytes
             waited += self._put(read, batch)
-        self._plan.pace.measured(rows=rows, byte_count=byte_count, seconds=time.monotonic() - began - waited)
+        plan.pace.measured(rows=rows, byte_count=byte_count, seconds=time.monotonic() - began - waited)
         with self._changed:
             read.is_whole = True
             self._changed.notify_all()
         return rows, byte_count
 
-    def _hand_over(self, chunk: Chunk, staged: StagedChunk) -> None:
+    def _hand_over(self, plan: ChunkPlan, chunk: Chunk, staged: StagedChunk) -> None:
         with self._changed:
-            self._reads.append(_Read(chunk, is_whole=True, staged=staged))
+            self._reads.append(_Read(plan, chunk, is_whole=True, staged=staged))
             self._changed.notify_all()
 
-    def _reserve(self, files: LoadFiles, chunk: Chunk) -> int:
+    def _reserve(self, files: LoadFiles, plan: ChunkPlan, chunk: Chunk) -> int:
         """Room on disk for the chunk, waited for while the writer has others of this load to apply; 0 where there is
         none. Raises _Stopped."""
         while files.takes(chunk):
-            if reserved := files.reserve(chunk, self._plan.pace.bytes_max):
+            if reserved := files.reserve(chunk, plan.pace.bytes_max):
                 return reserved
             with self._changed:
                 held = [*self._reads, self._writing]
@@ -363,13 +408,15 @@ class ChunkReaders:
             self._sleep(_POLL_SECONDS)
         return 0
 
-    def _stage(self, files: LoadFiles, reader: ResultReader, chunk: Chunk, reserved: int) -> tuple[int, int]:
+    def _stage(
+        self, files: LoadFiles, reader: ResultReader, plan: ChunkPlan, chunk: Chunk, reserved: int
+    ) -> tuple[int, int]:
         """Its rows and bytes; it is in a file then. Raises _CutShort where the disk does not take it."""
         rows = byte_count = 0
 
         def counted() -> Generator[pa.RecordBatch, None, None]:
             nonlocal rows, byte_count
-            for batch in read_chunk(reader, self._plan, chunk):
+            for batch in read_chunk(reader, plan, chunk):
                 rows += batch.num_rows
                 byte_count += batch.nbytes
                 yield batch
@@ -380,10 +427,10 @@ class ChunkReaders:
         with contextlib.closing(counted()) as batches:
             staged = files.write(chunk, batches, reserved=reserved)
         if staged is None:
-            self._plan.again(chunk)
+            plan.again(chunk)
             raise _CutShort
-        self._plan.pace.measured(rows=rows, byte_count=byte_count, seconds=time.monotonic() - began)
-        self._hand_over(chunk, staged)
+        plan.pace.measured(rows=rows, byte_count=byte_count, seconds=time.monotonic() - began)
+        self._hand_over(plan, chunk, staged)
         return rows, byte_count
 
     def _put(self, read: _Read, batch: pa.RecordBatch) -> float:

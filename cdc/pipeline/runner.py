@@ -12,7 +12,7 @@ import contextlib
 import functools
 import random
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -78,9 +78,10 @@ from cdc.sinks.target_facts import drop_unique
 from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import list_tables, read_definition
-from cdc.source.positions import semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
+from cdc.source.positions import oldest_position, semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.history import ENTRIES_MAX
 from checkpoints.polls import polled_before
 from checkpoints.rejects import RejectStore
 from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
@@ -88,6 +89,7 @@ from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader, stale_columns
 from snapshot.order import in_load_order
 from snapshot.parallel import SessionPool
+from snapshot.together import TableSize, TablesTogether, in_groups, table_sizes
 
 __all__ = ["Pipeline", "PipelineSettings"]
 
@@ -130,6 +132,7 @@ class PipelineSettings:
     recovery: Recovery = field(default_factory=Recovery)
     side: int | None = None
     """Which of the sink's sides it is (`pipeline.beside`), None for a lane."""
+    history_entries_max: int = ENTRIES_MAX
 
 
 class _SessionEnd(Exception):
@@ -448,6 +451,7 @@ class _Session:
         self._metrics = pipeline._metrics
         self._sink = pipeline._make_sink()
         self._store = InSinkStore(self._sink, self._settings.name)
+        self._store.history.entries_max = self._settings.history_entries_max
         self._keeper = pipeline._keeper
         self._sessions = SessionPool(
             functools.partial(connect, pipeline._source_settings), pipeline.settings.load.guard.slots
@@ -476,6 +480,8 @@ class _Session:
                 if self._p._beside is not None:
                     self._p._beside.join(self._store, checkpoint, source.identity(), self._check_alive)
                 tables = self._tables(source)
+                if pruned := self._store.prune_history(oldest_position(source)):
+                    self._log.info("history_pruned", entries=pruned)
                 checkpoint = self._settle_statements(source, tables, checkpoint)
                 self._merge_shadows(tables)
                 waits = self._load_beside(source, tables)
@@ -914,8 +920,12 @@ class _Session:
             may_remake=lambda table: tables.ddl_policies(table).ddl != "log",
         )
         loader.sweep(tables.records())
+        together = TablesTogether(loader.tools)
+        sizes = table_sizes(source, [r.source for r in waiting]) if len(waiting) > 1 and together.is_possible else {}
+        groups = in_groups(waiting, sizes)
+        alone = (one for group in groups for one in self._load_together(tables, together, group, sizes))
         has_reset = False
-        for one in waiting:
+        for one in alone:
             name = one.source
             record = tables.record(name) or one  # it may have lost its rows with a target that it shares
             record = self._beside_target(source, tables, record)
@@ -934,24 +944,54 @@ class _Session:
                 has_reset = has_reset or bool(reset)
                 for other in reset:
                     tables.put(other)
-            self._p._forced.discard(name)
-            tables.put(loaded)
+            self._is_loaded(tables, loaded, began)
             self._p.tables = tables.records()
-            self._metrics.loaded(rows=loaded.rows_loaded)
-            for counts in loaded.policy_changes.values():
-                for policy, count in counts.items():
-                    self._metrics.policy_changed(policy, count)
-            self._log.info(
-                "table_loaded",
-                table=str(name),
-                rows=loaded.rows_loaded,
-                state=loaded.state,
-                seconds=round(self._clock.monotonic() - began, 2),
-            )
         self._sessions.close()
         self._finish_commands(tables)
         if has_reset:  # tables that share a target which was made anew
             raise _SessionEnd
+
+    def _load_together(
+        self,
+        tables: TableRegistry,
+        together: TablesTogether,
+        group: Sequence[TableRecord],
+        sizes: Mapping[TableName, TableSize],
+    ) -> Iterator[TableRecord]:
+        """Load what can be loaded together of tables that are to be loaded; the others."""
+        if len(group) == 1:
+            yield from group
+            return
+        began = self._clock.monotonic()
+        try:
+            begun = together.load([tables.record(one.source) or one for one in group], sizes)
+        finally:
+            for one in group:
+                self._status.progress_done(str(one.source))
+        loaded = [record for record in begun.values() if record.ready_at is not None]
+        for record in begun.values():
+            tables.put(record)
+        for record in loaded:
+            self._is_loaded(tables, record, began, together=len(loaded))
+        self._p.tables = tables.records()
+        done = {record.source for record in loaded}
+        yield from (one for one in group if one.source not in done)
+
+    def _is_loaded(self, tables: TableRegistry, record: TableRecord, began: float, **more: int) -> None:
+        self._p._forced.discard(record.source)
+        tables.put(record)
+        self._metrics.loaded(rows=record.rows_loaded)
+        for counts in record.policy_changes.values():
+            for policy, count in counts.items():
+                self._metrics.policy_changed(policy, count)
+        self._log.info(
+            "table_loaded",
+            table=str(record.source),
+            rows=record.rows_loaded,
+            state=record.state,
+            seconds=round(self._clock.monotonic() - began, 2),
+            **more,
+        )
 
     def _beside_target(self, source: SourceConnection, tables: TableRegistry, record: TableRecord) -> TableRecord:
         """With `ddl: log` a load brings the columns that both sides have; the loader refuses what does not fit."""

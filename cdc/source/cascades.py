@@ -15,7 +15,14 @@ from cdc.model import TableName
 from cdc.schema.grants import quoted
 from cdc.source.connection import SourceConnection, TableGone
 
-__all__ = ["ACTIVE_RULES", "ForeignKey", "logs_cascades", "read_foreign_keys", "require_visible_changes"]
+__all__ = [
+    "ACTIVE_RULES",
+    "ForeignKey",
+    "logs_cascades",
+    "read_foreign_keys",
+    "read_hidden_keys",
+    "require_visible_changes",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +102,17 @@ def logs_cascades(flavor: str, version: Sequence[int], native_foreign_keys: str)
     return flavor == "mysql" and tuple(version) >= (9, 6, 0) and native_foreign_keys.lower() not in ("on", "1")
 
 
-def require_visible_changes(connection: SourceConnection, table: TableName) -> None:
-    """Raises UnsupportedData when foreign keys may change rows of `table` without any event."""
+def read_hidden_keys(connection: SourceConnection, tables: set[TableName]) -> tuple[ForeignKey, ...]:
+    """The foreign keys that may change rows of the tables without any event."""
     native = connection.variable("innodb_native_foreign_keys") or ""
     if logs_cascades(connection.flavor, connection.version, native):
-        return
-    keys = read_foreign_keys(connection, {table})
+        return ()
+    return read_foreign_keys(connection, tables)
+
+
+def require_visible_changes(connection: SourceConnection, table: TableName) -> None:
+    """Raises UnsupportedData when foreign keys may change rows of `table` without any event."""
+    keys = read_hidden_keys(connection, {table})
     if not keys:
         return
     rules = "; ".join(

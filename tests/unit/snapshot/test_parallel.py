@@ -97,6 +97,34 @@ def test_every_batch_comes_once_with_its_chunk_in_its_order(monkeypatch: pytest.
     assert found == {number: [b"%d.%d" % (number, i) for i in range(number % 5)] for number in range(1, 51)}
 
 
+def test_readers_go_to_tables_that_no_other_reader_is_at_and_no_chunk_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first chunk of each of three tables is held until all three are being read."""
+    arrived = threading.Barrier(3, timeout=10)
+
+    def content(number: int) -> Iterator[None]:
+        if number == 1:
+            arrived.wait()
+        yield None
+
+    reading = Reading(monkeypatch, content)
+    plans = [plan_of(count) for count in (4, 1, 7)]
+    pool = SessionPool(reading.connect)  # type: ignore[arg-type]
+    found: list[tuple[int, int]] = []
+    idle = 0
+
+    def count_idle() -> None:
+        nonlocal idle
+        idle += 1
+
+    with ChunkReaders(*plans, sessions=pool, workers=3, bytes_max=1 << 20) as readers:
+        for plan, chunk, batches in readers.parts(nothing, count_idle):
+            assert len(list(batches)) == 1
+            found.append((plans.index(plan), chunk.number))
+    assert sorted(found) == [*((0, n) for n in range(1, 5)), (1, 1), *((2, n) for n in range(1, 8))]
+    assert len(reading.sessions) == 3
+    assert idle, "the first chunk had to be waited for"
+
+
 @pytest.mark.parametrize("bytes_max", [1, 3 * KIB, 10 * KIB])
 def test_memory_is_bounded_and_chunks_larger_than_it_get_through(
     monkeypatch: pytest.MonkeyPatch, bytes_max: int

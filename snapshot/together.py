@@ -1,0 +1,320 @@
+"""Load several small tables together: what a load of one table waits for is waited for once.
+
+A load of its own (`snapshot.loader`) asks the source some fifteen questions and commits six times on the sink, which a
+table of a few thousand rows takes longer for than for its rows. Here the steps are the same, each for all tables:
+
+    1  W, the visible position before the first read of any of them
+    2  the definitions; the targets, which are not there yet; all recorded as begun, in one transaction
+    3  chunks, read by several sessions at a time from several tables; each is recorded with its rows, and one
+       transaction takes as many as are there
+    4  the definitions again, V, and all recorded as loaded, in one transaction
+
+What the metadata have is what loads of their own would have written. So whatever cuts this off, each table is taken up
+by its own load, with the chunks that it has; and a table that has anything to be said of it is left to its own load
+from the start, which says it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import pyarrow as pa
+
+from cdc.errors import UnsupportedData
+from cdc.model import ServerIdentity, SourcePosition, TableDefinition, TableName
+from cdc.schema.target import TargetTable
+from cdc.sinks.base import SinkTransaction
+from cdc.source.cascades import read_hidden_keys
+from cdc.source.connection import SourceConnection, TableDenied, TableGone
+from cdc.source.definitions import read_definitions
+from cdc.source.positions import visible_position, written_file_pos
+from cdc.source.resultset import quote_table
+from checkpoints.chunks import ChunkStore, Loaded
+from checkpoints.store import TableRecord
+from snapshot.chunks import FIRST_ROWS, Chunk, ChunkPlan, KeyRange
+from snapshot.loader import LoadCounter, LoadTools, MirrorWriter, added, is_backed, keep_chunk, load_digest
+from snapshot.parallel import ChunkReaders
+
+__all__ = ["TABLES_MAX", "TableSize", "TablesTogether", "in_groups", "table_sizes"]
+
+TABLES_MAX = 64
+"""So many at a time: for as long as they take together, none of them is ready."""
+_ROWS_MAX = 50_000
+_BYTES_MAX = 8 << 20
+# One transaction of the sink takes no more, so that its locks and a repeated attempt stay small.
+_COMMIT_BYTES = 8 << 20
+_COMMIT_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class TableSize:
+    """By the source's own estimate, which may be wrong by anything. It decides how a table is loaded, never what."""
+
+    rows: int
+    byte_count: int
+
+    @property
+    def is_small(self) -> bool:
+        """Does a load take longer for its questions than for its rows?"""
+        return self.rows <= _ROWS_MAX and self.byte_count <= _BYTES_MAX
+
+
+def table_sizes(source: SourceConnection, tables: Sequence[TableName]) -> Mapping[TableName, TableSize]:
+    """Of those that the source has an estimate of."""
+    rows = source.query_text(
+        "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS, DATA_LENGTH FROM information_schema.TABLES "
+        "WHERE TABLE_SCHEMA IN %s AND TABLE_ROWS IS NOT NULL",
+        (sorted({table.database for table in tables}),),
+    )
+    found = {TableName(d or "", t or ""): TableSize(int(count or 0), int(size or 0)) for d, t, count, size in rows}
+    return {table: found[table] for table in tables if table in found}
+
+
+def in_groups(records: Sequence[TableRecord], sizes: Mapping[TableName, TableSize]) -> list[list[TableRecord]]:
+    """The tables in the order in which they are to be loaded; those of one group together."""
+    groups: list[list[TableRecord]] = []
+    was_small = False
+    for record in records:
+        size = sizes.get(record.source)
+        is_first = record.state == "pending" and not record.is_complete
+        is_small = is_first and size is not None and size.is_small
+        if groups and is_small and was_small and len(groups[-1]) < TABLES_MAX:
+            groups[-1].append(record)
+        else:
+            groups.append([record])
+        was_small = is_small
+    return groups
+
+
+@dataclass(slots=True, eq=False)
+class _Table:
+    """One table on its way."""
+
+    record: TableRecord
+    target: TargetTable
+    plan: ChunkPlan
+    counter: LoadCounter
+    known: set[int] = field(default_factory=set)
+
+    @property
+    def source(self) -> TableName:
+        return self.record.source
+
+
+class TablesTogether:
+    """Loads groups of small tables into one sink, on the applier's thread."""
+
+    def __init__(self, tools: LoadTools) -> None:
+        self._tools = tools
+        self._chunks = ChunkStore(tools.store)
+        self._records: dict[TableName, TableRecord] = {}
+
+    @property
+    def is_possible(self) -> bool:
+        """May tables be loaded together at all? Files are one load's."""
+        return self._tools.limits.staging is None
+
+    def load(
+        self, records: Sequence[TableRecord], sizes: Mapping[TableName, TableSize]
+    ) -> dict[TableName, TableRecord]:
+        """Load as many of the tables as can be: what the metadata have of those that were begun.
+
+        Those with a `ready_at` are loaded. All others are to be loaded by themselves, from that record, if they have
+        one here. Raises TransientError, and what `on_progress` raises.
+        """
+        self._records = {}
+        with contextlib.suppress(UnsupportedData, TableGone, TableDenied):  # the table's own load meets it, and says so
+            visible = visible_position(self._tools.source)
+            if plain := self._plain(records, sizes):
+                self._begin(plain, visible)
+                self._copy(plain)
+                self._end(plain, visible.server)
+        return dict(self._records)
+
+    # ------------------------------------------------------------ which
+
+    def _plain(self, records: Sequence[TableRecord], sizes: Mapping[TableName, TableSize]) -> list[_Table]:
+        """Those that are loaded as most tables are: whole, by a key, into a target that is to be made."""
+        tools = self._tools
+        there = [record for record in records if self._is_there(record.source)]
+        definitions = read_definitions(tools.source, [record.source for record in there])
+        hidden = self._with_hidden_changes(list(definitions))
+        found: list[_Table] = []
+        taken = set[str]()
+        namespaces = set[str]()
+        for record in there:
+            definition = definitions.get(record.source)
+            target = self._target(definition) if definition is not None and record.source not in hidden else None
+            if target is None or str(target).casefold() in taken:
+                continue  # on a sink that folds names, the second one is not the first one's
+            taken.add(str(target).casefold())
+            if target.namespace not in namespaces:
+                tools.sink.create_namespace(target.namespace)
+                namespaces.add(target.namespace)
+            if tools.sink.inspect(target) is None:
+                found.append(self._planned(record, target, sizes.get(record.source)))
+        return found
+
+    def _is_there(self, table: TableName) -> bool:
+        """Behind any DDL on it that is under way (`TableLoader` waits likewise)."""
+        try:
+            self._tools.source.query(f"SELECT * FROM {quote_table(table)} LIMIT 0")
+        except (TableGone, TableDenied):
+            return False
+        return True
+
+    def _with_hidden_changes(self, tables: Sequence[TableName]) -> set[TableName]:
+        accepts = self._tools.accepts_hidden_cascades
+        asked = {table for table in tables if not accepts(table.database, table.table)}
+        return {key.table for key in read_hidden_keys(self._tools.source, asked)} if asked else set()
+
+    def _target(self, definition: TableDefinition) -> TargetTable | None:
+        """None where its load is another one than most."""
+        try:
+            target = self._tools.make_target(definition)
+        except UnsupportedData:
+            return None
+        key = target.source_key
+        is_plain = target.mode == "mirror" and target.source_column is None and is_backed(definition, key)
+        return target if is_plain and not any(definition.column(name).is_nullable for name in key) else None
+
+    def _planned(self, record: TableRecord, target: TargetTable, size: TableSize | None) -> _Table:
+        rows = size.rows if size is not None else 0
+        pace = self._tools.pace(record.source, first_rows=max(FIRST_ROWS, 2 * rows))
+        plan = ChunkPlan(target.definition, target.source_key, pace)
+        return _Table(record, target, plan, LoadCounter(self._tools.on_progress, record.source, rows))
+
+    # ------------------------------------------------------------ the steps
+
+    def _begin(self, tables: Sequence[_Table], visible: SourcePosition) -> None:
+        """Recorded, and with targets. A target that is made and not recorded would pass for somebody else's."""
+        tools = self._tools
+        has_ddl_inside = tools.sink.kind == "postgresql"
+        for table in tables:
+            table.record = tools.begun(table.record, table.target, visible)
+        with tools.sink.transaction() as tx:
+            for table in tables:
+                tools.store.save_table(tx, table.record)
+                digest = load_digest(table.target, table.record.options)
+                self._chunks.begin(tx, table.source, plan=digest, load_id=secrets.token_hex(16))
+                if has_ddl_inside:
+                    self._make(table)
+            tools.store.fence(tx)
+            tx.commit()
+        self._records |= {table.source: table.record for table in tables}
+        for table in tables if not has_ddl_inside else ():
+            self._make(table)
+        for _ in tables:
+            tools.hook("load_begun")
+
+    def _make(self, table: _Table) -> None:
+        self._tools.sink.create_table(table.target)
+        self._tools.hook("target_made")
+
+    def _copy(self, tables: Sequence[_Table]) -> None:
+        limits = self._tools.limits
+        by_plan = {table.plan: table for table in tables}
+        writing = _Writing(self._tools, self._chunks)
+        showing = tables[0]
+
+        def show() -> None:
+            showing.counter.show()
+
+        with (
+            ChunkReaders(
+                *by_plan,
+                sessions=self._tools.sessions,
+                workers=limits.workers,
+                bytes_max=limits.bytes_max,
+                guard=limits.guard,
+            ) as readers,
+            contextlib.closing(writing),
+        ):
+            for plan, chunk, batches in readers.parts(show, writing.commit):
+                showing = by_plan[plan]
+                writing.write(showing, chunk, batches)
+            writing.commit()
+
+    def _end(self, tables: Sequence[_Table], server: ServerIdentity) -> None:
+        """Those that were not altered meanwhile are loaded."""
+        tools = self._tools
+        for _ in tables:
+            tools.hook("load_done")
+        definitions = read_definitions(tools.source, [table.source for table in tables])
+        ready_at = written_file_pos(tools.source)
+        loaded = {}
+        for table in tables:
+            if definitions.get(table.source) == table.target.definition:
+                total = table.counter.total
+                record = replace(
+                    table.record, ready_at=ready_at, ready_server=server, rows_loaded=total.rows, policy_changes={}
+                )
+                loaded[table.source] = record.with_policy_changes(total.policy_changes)
+        with tools.sink.transaction() as tx:
+            for record in loaded.values():
+                tools.store.save_table(tx, record)
+                self._chunks.forget(tx, record.source)
+            tools.store.fence(tx)
+            tx.commit()
+        self._records |= loaded
+        for _ in loaded:
+            tools.hook("load_recorded")
+
+
+class _Writing:
+    """The sink's transaction that chunks of one table after the other go into, each with its record."""
+
+    def __init__(self, tools: LoadTools, chunks: ChunkStore) -> None:
+        self._tools = tools
+        self._chunks = chunks
+        self._stack = contextlib.ExitStack()
+        self._tx: SinkTransaction | None = None
+        self._written: list[tuple[_Table, Loaded]] = []
+        self._byte_count = 0
+        self._began = 0.0
+
+    def write(self, table: _Table, chunk: Chunk, batches: Iterator[pa.RecordBatch]) -> None:
+        """One chunk; committed with those before it once they are enough."""
+        first = next(batches, None)
+        if first is None and chunk.range == KeyRange():
+            return  # the whole table, and it is empty
+        tx = self._open()
+        writer, loaded = MirrorWriter(table.target), Loaded()
+        batch = first
+        while batch is not None:
+            self._byte_count += batch.nbytes
+            loaded = added(loaded, self._tools.put(writer, tx, batch, table.target))
+            table.counter.show(loaded.rows_read)
+            batch = next(batches, None)
+        keep_chunk(self._chunks, tx, table.plan, chunk, loaded, table.known)
+        self._written.append((table, loaded))
+        if self._byte_count >= _COMMIT_BYTES or time.monotonic() - self._began >= _COMMIT_SECONDS:
+            self.commit()
+
+    def commit(self) -> None:
+        """What has been written is there."""
+        if self._tx is None:
+            return
+        self._tools.store.fence(self._tx)
+        self._tx.commit()
+        self.close()
+        written, self._written = self._written, []
+        for table, loaded in written:
+            self._tools.hook("load_chunk_committed")
+            table.counter.add(loaded)
+            table.counter.show()
+
+    def close(self) -> None:
+        """What has not been committed is not there."""
+        self._tx, self._byte_count = None, 0
+        self._stack.close()
+
+    def _open(self) -> SinkTransaction:
+        if self._tx is None:
+            self._tx = self._stack.enter_context(self._tools.sink.transaction())
+            self._began = time.monotonic()
+        return self._tx
