@@ -772,6 +772,7 @@ class Application:
                 settings,
                 lane=lane if lane > 1 or len(sink.lanes) > 1 else None,
                 recovery=Recovery(**self.config.recovery.model_dump()),
+                history_entries_max=self.config.history.entries_max,
                 standby=self.config.standby and until is None and lane == 1,
             ),
             source=self._source,

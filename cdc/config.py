@@ -1705,6 +1705,20 @@ class RecoverySettings(Section):
     )
 
 
+class HistorySettings(Section):
+    """Which definitions the tables have had, kept with the checkpoint."""
+
+    entries_max: Integer = Field(
+        default=64,
+        ge=2,
+        le=10_000,
+        json_schema_extra={"unit": "entries"},
+        description="How many definitions of one table are kept, the newest ones; about 1 KB each for ten columns. "
+        "What the source can send no more goes at each start. For `cdc checkpoint set POSITION` and "
+        "`cdc tail --schema FILE`, which need those of the time that they go back to.",
+    )
+
+
 class HttpSettings(Section):
     """Health, metrics, status and the dashboard."""
 
@@ -1762,6 +1776,7 @@ class Config(Section):
     lease: LeaseSettings = LeaseSettings()
     retry: RetrySettings = RetrySettings()
     recovery: RecoverySettings = RecoverySettings()
+    history: HistorySettings = HistorySettings()
     http: HttpSettings = HttpSettings()
     log: LogSettings = LogSettings()
     standby: bool = Field(
