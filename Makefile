@@ -1,11 +1,12 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-all test-unit test-integration test-crash sanitize fuzz simulate torture ddl-torture mutations load golden bench bench-apply image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock test test-all test-unit test-integration test-crash sanitize fuzz hostile simulate torture ddl-torture mutations load golden bench bench-apply image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
 DEMO_SECONDS ?= 60
 FUZZ_SECONDS ?= 60
+HOSTILE_ROUNDS ?= 20
 LOAD_SECONDS ?= 60
 SIMULATE_SECONDS ?= 60
 TORTURE_SECONDS ?= 180
@@ -66,6 +67,9 @@ sanitize: setup ## the kernel's tests under AddressSanitizer and UBSan
 
 fuzz: setup ## random damage to real events for FUZZ_SECONDS (60) in all; ARGS="json rows" chooses targets
 	$(PY) -m tests.fuzz --seconds $(FUZZ_SECONDS) $(ARGS)
+
+hostile: setup ## servers that misbehave, and names that break out of SQL, HOSTILE_ROUNDS (20) rounds of chance each, with counts
+	CDC_HOSTILE_ROUNDS=$(HOSTILE_ROUNDS) $(PY) -m pytest -q tests/unit/test_hostile_servers.py tests/integration/test_hostile_names.py $(ARGS)
 
 simulate: setup ## the pipeline through crash schedules, a thousand a minute, in simulated time, for SIMULATE_SECONDS (60); ARGS="--seed 7 --trace"
 	$(PY) -m tests.simulation --seconds $(SIMULATE_SECONDS) $(ARGS)

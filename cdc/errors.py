@@ -56,15 +56,20 @@ _MALFORMED_HINT = (
 )
 
 
+# A name, or what a server says, may hold what a terminal takes for an order.
+_ESCAPED = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(127, 160))}
+
+
 class CdcError(Exception):
     """What failed, on what, with which values (`message`), and what to do next (`hint`)."""
 
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str = "", position: str | None = None) -> None:
+        message = message.translate(_ESCAPED)
         super().__init__(message)
         self.message = message
-        self.hint = hint
+        self.hint = hint.translate(_ESCAPED)
         self.position = position
 
     def __str__(self) -> str:

@@ -13,6 +13,8 @@ from typing import Any
 
 import pymysql
 
+from cdc.mysql_client import GuardedConnection
+
 __all__ = ["TlsFiles", "client_context", "connect", "unverified_context"]
 
 
@@ -43,16 +45,16 @@ def unverified_context() -> ssl.SSLContext:
 def connect(
     context: ssl.SSLContext | None, *, is_required: bool, **arguments: Any
 ) -> pymysql.connections.Connection[Any]:
-    """`pymysql.connect`, with TLS by `context` (None: without); unless `is_required`, without where none is offered.
+    """A session, with TLS by `context` (None: without); unless `is_required`, without where none is offered.
 
     The driver would make a context of its own for each session whose TLS is not required. Raises what it raises.
     """
     if context is None:
-        return pymysql.connect(ssl_disabled=True, **arguments)
-    raw: Any = pymysql.connect(ssl=context, defer_connect=True, **arguments)
-    raw._ssl_required = is_required
+        return GuardedConnection(ssl_disabled=True, **arguments)
+    raw = GuardedConnection(ssl=context, defer_connect=True, **arguments)
+    raw._ssl_required = is_required  # it has no public name
     raw.connect()
-    return raw  # type: ignore[no-any-return]  # it has no public name for what we set
+    return raw
 
 
 def _stamp(name: str | None) -> tuple[int, int, int] | None:

@@ -154,9 +154,12 @@ class PostgresSink:
 
     def _log_in(self, **parameters: Any) -> psycopg2.extensions.connection:
         def connect_with(password: str) -> psycopg2.extensions.connection:
-            made: psycopg2.extensions.connection = psycopg2.connect(
-                **{**self._connect_parameters(), "password": password, **parameters}
-            )
+            try:
+                made: psycopg2.extensions.connection = psycopg2.connect(
+                    **{**self._connect_parameters(), "password": password, **parameters}
+                )
+            except UnicodeDecodeError as error:
+                raise psycopg2.OperationalError("what answers there does so in no UTF-8") from error
             return made
 
         return log_in(self._settings.password, connect_with, is_refused_login)

@@ -216,8 +216,11 @@ def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = No
                     raise
                 cursor.execute(_SESSION_SQL.replace("transaction_isolation", "tx_isolation"))
             for sql in _OPTIONAL_SQL:
-                with contextlib.suppress(pymysql.err.OperationalError, pymysql.err.InternalError):
+                try:
                     cursor.execute(sql)
+                except (pymysql.err.OperationalError, pymysql.err.InternalError):
+                    if not raw.open:
+                        raise
             # Text as it is stored, in the column's own charset: snapshot and stream share one decoder.
             cursor.execute("SET SESSION character_set_results=NULL")
     except (pymysql.err.Error, OSError) as error:
