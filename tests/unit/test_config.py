@@ -385,7 +385,7 @@ BAD_FILES = [
     ("tables:", "tables: &t [*t]\nx:",
      ["config.yaml:8 tables[0]: an alias that contains itself",
       "config.yaml:8 tables: a list is not a mapping (key: value)",
-      ("config.yaml:9 x: there is no such key; known here: flush, http, lease, log, name, policies, polling, "
+      ("config.yaml:9 x: there is no such key; known here: flush, history, http, lease, log, name, policies, polling, "
       "queue_bytes_max, recovery, retry, sinks, snapshot, source, staging, standby, tables, targets, var_dir")]),
 ]  # fmt: skip
 
