@@ -98,12 +98,17 @@ def test_every_batch_comes_once_with_its_chunk_in_its_order(monkeypatch: pytest.
 
 
 def test_readers_go_to_tables_that_no_other_reader_is_at_and_no_chunk_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The first chunk of each of three tables is held until all three are being read."""
+    """The first chunk of each of three tables is held until all three are being read: no second one comes before."""
     arrived = threading.Barrier(3, timeout=10)
+    passed = threading.Event()
+    early: list[int] = []
 
     def content(number: int) -> Iterator[None]:
         if number == 1:
             arrived.wait()
+            passed.set()
+        elif not passed.is_set():
+            early.append(number)
         yield None
 
     reading = Reading(monkeypatch, content)
@@ -121,6 +126,7 @@ def test_readers_go_to_tables_that_no_other_reader_is_at_and_no_chunk_is_lost(mo
             assert len(list(batches)) == 1
             found.append((plans.index(plan), chunk.number))
     assert sorted(found) == [*((0, n) for n in range(1, 5)), (1, 1), *((2, n) for n in range(1, 8))]
+    assert early == []
     assert len(reading.sessions) == 3
     assert idle, "the first chunk had to be waited for"
 
