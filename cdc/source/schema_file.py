@@ -9,7 +9,7 @@ What is not understood is an error of the table that it is about, and only when 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -253,11 +253,11 @@ class _Creation:
         if word == "double":
             reader.take("PRECISION")
         arguments = _arguments(reader)
-        is_unsigned = False
+        signs = set()
         while (sign := reader.peek()) in ("UNSIGNED", "SIGNED", "ZEROFILL"):
-            is_unsigned = is_unsigned or sign != "SIGNED"
+            signs.add(sign)
             reader.at += 1
-        row = _row(name, word, arguments, is_unsigned=is_unsigned)
+        row = _row(name, word, arguments, signs)
         column = _Column(row, is_text=word in _TEXTS, is_json=word == "json" and self._flavor == "mariadb")
         if column.is_json:
             row |= {"DATA_TYPE": "longtext", "COLUMN_TYPE": "longtext", "CHARACTER_MAXIMUM_LENGTH": "4294967295"}
@@ -309,7 +309,7 @@ class _Creation:
         return replace(made, kind=ValueKind.JSON) if column.is_json else made
 
 
-def _row(name: str, word: str, arguments: Sequence[Token], *, is_unsigned: bool) -> dict[str, str | None]:
+def _row(name: str, word: str, arguments: Sequence[Token], signs: Collection[str]) -> dict[str, str | None]:
     """The column as information_schema.COLUMNS shows it."""
     if word in ("enum", "set"):
         shown = ",".join("'" + token.text.replace("'", "''") + "'" for token in arguments if token.is_quoted)
@@ -326,10 +326,12 @@ def _row(name: str, word: str, arguments: Sequence[Token], *, is_unsigned: bool)
     if word == "bit":
         first = first or "1"
     text = f"{word}({shown})" if shown else word
+    if "UNSIGNED" in signs or "ZEROFILL" in signs:
+        text += " unsigned" + " zerofill" * ("ZEROFILL" in signs)
     return {
         "COLUMN_NAME": name,
         "DATA_TYPE": word,
-        "COLUMN_TYPE": text + " unsigned" * is_unsigned,
+        "COLUMN_TYPE": text,
         "IS_NULLABLE": "YES",
         "CHARACTER_MAXIMUM_LENGTH": length,
         "NUMERIC_PRECISION": first if word in ("decimal", "bit") else None,

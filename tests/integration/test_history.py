@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import orjson
 import pytest
 
 from cdc.demo.servers import Server
-from cdc.model import TableDefinition, TableName
+from cdc.model import ColumnDefinition, TableDefinition, TableName
 from cdc.source.connection import SourceSettings, connect
 from cdc.source.definitions import read_definition
+from cdc.source.schema_file import read_schema_file
 from checkpoints.history import TableHistory, histories_of
+from tests.support.databases import fresh_database
 from tests.support.deployment import Deployment, deployment
 
 StartServer = Callable[..., Server]
@@ -330,6 +333,52 @@ def test_what_the_source_can_send_no_more_is_pruned(tmp_path: Path, start_server
 def lines(result: Any) -> list[dict[str, Any]]:
     assert result.returncode == 0, result.stderr
     return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+EVERY_TYPE = """CREATE TABLE every (
+  id BIGINT UNSIGNED AUTO_INCREMENT, t1 TINYINT(1), t2 TINYINT UNSIGNED, s SMALLINT, m MEDIUMINT ZEROFILL, i INT,
+  d0 DECIMAL, d1 DECIMAL(7), d2 DECIMAL(20,4) UNSIGNED, f FLOAT, d DOUBLE UNSIGNED, b BIT, b9 BIT(9), y YEAR, da DATE,
+  dt DATETIME(3), ts TIMESTAMP(6) NULL, ti TIME, c CHAR(3), cb CHAR(5) CHARACTER SET latin1 COLLATE latin1_bin,
+  v VARCHAR(300), bi BINARY(4), vb VARBINARY(9), tt TINYTEXT, te TEXT, mt MEDIUMTEXT, lt LONGTEXT, tb TINYBLOB, bl BLOB,
+  mb MEDIUMBLOB, lb LONGBLOB, e ENUM('a','it''s','\\\\','ü', 'x,y)') CHARACTER SET utf8mb4 COLLATE utf8mb4_bin,
+  st SET('p','q r'), js JSON, g GEOMETRY, po POINT NOT NULL, gen INT AS (i + 1), sto INT AS (i * 2) STORED,
+  `odd ``name` INT COMMENT 'PRIMARY KEY (`i`), ) ;', `key` INT DEFAULT -1,
+  PRIMARY KEY (id, i), UNIQUE KEY u1 (c, v(10)), UNIQUE (s), KEY k (e), SPATIAL KEY sp (po),
+  CONSTRAINT chk CHECK (t2 < 200)
+) DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_general_ci COMMENT='ENGINE=MyISAM; x'"""
+
+
+@pytest.mark.parametrize("kind", ["mysql97", "mariadb1011", pytest.param("mariadb118", marks=pytest.mark.full)])
+def test_what_show_create_table_prints_is_read_as_the_servers_own_definition(
+    tmp_path: Path, request: pytest.FixtureRequest, kind: str
+) -> None:
+    server: Server = request.getfixturevalue(kind)
+    with fresh_database(server) as database:
+        more = ", u UUID, i4 INET4, i6 INET6, ct VARCHAR(90) COMPRESSED" if kind.startswith("mariadb") else ""
+        server.execute(EVERY_TYPE.replace("\n) DEFAULT", f"{more}\n) DEFAULT"), database=database)
+        server.execute("CREATE TABLE plain (a INT, b VARCHAR(9)) CHARACTER SET latin1", database=database)
+        settings = SourceSettings(server.host, server.port, server.user, server.password, 7)
+        for name in ("every", "plain"):
+            table = TableName(database, name)
+            with connect(settings) as connection:
+                expected = read_definition(connection, table)
+                printed = connection.query_text(f"SHOW CREATE TABLE `{database}`.`{name}`")[0][1]
+            file = tmp_path / "schema.sql"
+            file.write_text(f"USE `{database}`;\n{printed};\n")
+            assert expected is not None
+            found = read_schema_file(file).find(table, expected.flavor, None)
+            assert found is not None
+            assert len(found.columns) == len(expected.columns)
+            pairs = zip(map(_decisive, found.columns), map(_decisive, expected.columns), strict=True)
+            assert [pair for pair in pairs if pair[0] != pair[1]] == []
+            assert (found.primary_key, found.unique_keys) == (expected.primary_key, expected.unique_keys)
+            assert (found.name, found.engine, found.charset) == (expected.name, expected.engine, expected.charset)
+
+
+def _decisive(column: ColumnDefinition) -> ColumnDefinition:
+    """Without what decides about no row: defaults, and a collation that the statement leaves to its character set."""
+    kept = replace(column, default=None, has_default_expression=False, comment="")
+    return replace(kept, collation=None) if column.charset is not None else kept
 
 
 def test_tail_names_columns_by_a_history_and_by_a_file(tmp_path: Path, nameless: Server, pg15: Server) -> None:

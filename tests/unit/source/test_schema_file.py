@@ -70,7 +70,7 @@ def test_a_dump_gives_what_decides_how_rows_are_read(tmp_path: Path) -> None:
         ("twice", ValueKind.INTEGER, "bigint", None),
         ("hidden", ValueKind.INTEGER, "int", None),
         ("flags", ValueKind.BIT, "bit(5)", None),
-        ("old", ValueKind.INTEGER, "int(8) unsigned", None),
+        ("old", ValueKind.INTEGER, "int(8) unsigned zerofill", None),
         ("doc", ValueKind.JSON, "json", None),
         ("place", ValueKind.GEOMETRY, "point", None),
     ]
