@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -407,3 +410,23 @@ def test_tail_names_columns_by_a_history_and_by_a_file(tmp_path: Path, nameless:
         file.write_text(f"{created};\n")
         named = [line["after"] for line in lines(made.run(*asked, "--limit", "3", "--schema", str(file)))]
         assert named == found[:3]
+        # The same out of the server's files, with nobody to ask.
+        of_log = ("--binlog", str(log_file(nameless)), "--operation", "insert")
+        assert [line["after"] for line in alone(tmp_path, table, *of_log, "--schema", str(kept))] == found
+        assert [
+            line["after"] for line in alone(tmp_path, table, *of_log, "--limit", "3", "--schema", str(file))
+        ] == named
+        with pytest.raises(AssertionError, match="--schema FILE gives the definitions of that time"):
+            alone(tmp_path, table, *of_log)
+
+
+def log_file(server: Server) -> Path:
+    base = Path(server.execute("SELECT @@log_bin_basename")[0][0])
+    return base.parent / file_place(server).partition(":")[0]
+
+
+def alone(directory: Path, *arguments: str) -> list[dict[str, Any]]:
+    """`cdc tail` without a configuration."""
+    command = [sys.executable, "-m", "cdc", "tail", *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return lines(subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False))
