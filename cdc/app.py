@@ -619,7 +619,10 @@ class Application:
     def _start_http(self) -> None:
         from cdc.dashboard.server import HttpServer  # a quarter of a start's time, for who wants no pages
 
-        self._http = HttpServer(self, self.metrics, host=self.config.http.host, port=self.config.http.port)
+        settings = self.config.http
+        self._http = HttpServer(
+            self, self.metrics, host=settings.host, port=settings.port, token=settings.current_token
+        )
         try:
             self._http.start()
         except ConfigError:

@@ -156,6 +156,7 @@ def _check_reached(
             except CdcError as failure:
                 findings.append(_unreached("sink.connection", f"sink {settings.name}", failure))
     findings += _shared_targets(config)
+    findings += _open_pages(config)
     findings += _modes(config, source)
     findings += _streams(config, source, is_running=any(history.is_running for history in histories.values()))
     findings.sort(key=lambda finding: _SEVERITIES.index(finding.severity))
@@ -345,6 +346,14 @@ def _shared_targets(config: Config) -> Iterator[Finding]:
             )
             yield replace(finding, check="sink.shared_target")
         seen.setdefault(place, settings.name)
+
+
+def _open_pages(config: Config) -> Iterator[Finding]:
+    http = config.http
+    if http.enabled and not http.is_loopback and http.token is None:
+        text = f"the pages listen on {http.host}, beyond this machine, and want no token: who reaches them reads them"
+        fix = "set http.token, or http.host: 127.0.0.1, or see that only a network that is trusted reaches the port"
+        yield replace(warning("http", text, fix), check="http.open")
 
 
 # ---------------------------------------------------------------- several lanes
@@ -615,6 +624,13 @@ CONNECTION_CHECKS: tuple[Check[Any], ...] = (
         looks="two sinks of the configuration with the same server, database and schema",
         breaks="the two would take turns with the same rows",
         mends="a database or schema of its own for each",
+    ),
+    Check(
+        "http.open",
+        _nothing,
+        looks="whether `http.host` is beyond this machine without `http.token`",
+        breaks="whoever reaches the port reads names of servers and tables, errors and metrics",
+        mends="`http.token`, or `http.host: 127.0.0.1`, or a network that lets nobody else in",
     ),
     Check(
         "source.lanes",

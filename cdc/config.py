@@ -53,6 +53,7 @@ SERVER_ID_MAX: Final = 4294967295  # server_id is an unsigned 32-bit integer on 
 
 HASH_SALT_BYTES_MIN: Final = 16  # 128 bits, were they random: beyond trying them all
 MASK_TEXT_CHARACTERS_MAX: Final = 255
+TOKEN_CHARACTERS_MIN: Final = 16
 
 LOAD_PRIORITY: Final = 100  # of tables of which nothing else is said
 
@@ -160,12 +161,17 @@ class DatabaseUrl:
     @property
     def is_loopback(self) -> bool:
         """The host is this machine by name or address, so the connection crosses no network."""
-        if self.host.lower() in ("localhost", "localhost."):
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.host)
+
+
+def is_loopback(host: str) -> bool:
+    """Is that this machine, by name or address?"""
+    if host.lower() in ("localhost", "localhost."):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def parse_database_url(text: str) -> DatabaseUrl:
@@ -536,6 +542,19 @@ def _salt(value: Any) -> Secret:
     return Secret(value)
 
 
+def _token(value: Any) -> Secret:
+    """A problem's text never quotes it."""
+    if isinstance(value, Secret):
+        return value
+    if not isinstance(value, str):
+        _fail("is not text: put it in quotes")
+    if len(value) < TOKEN_CHARACTERS_MIN:
+        _fail(f"is shorter than {TOKEN_CHARACTERS_MIN} characters: it could be guessed")
+    if any(character.isspace() or not character.isprintable() for character in value):
+        _fail("has a space or a control character, which no header could hold")
+    return Secret(value)
+
+
 def _row_filter(value: Any) -> RowFilter:
     return value if isinstance(value, RowFilter) else _refusing(parse_filter)(value)
 
@@ -588,6 +607,12 @@ Salt = Annotated[
     PlainValidator(_salt),
     PlainSerializer(str, return_type=str),
     WithJsonSchema({"type": "string", "minLength": HASH_SALT_BYTES_MIN}),
+]
+Token = Annotated[
+    Secret,
+    PlainValidator(_token),
+    PlainSerializer(str, return_type=str),
+    WithJsonSchema({"type": "string", "minLength": TOKEN_CHARACTERS_MIN}),
 ]
 SyncStrategy = Literal["cdc", "incremental", "full_refresh", "auto"]
 _Interval = Annotated[Number, Field(ge=0.1, le=2_592_000)]
@@ -1727,12 +1752,34 @@ class HttpSettings(Section):
         default="127.0.0.1",
         min_length=1,
         json_schema_extra={"range_text": "name or address"},
-        description="Address to listen on. There is no log-in, so only this machine gets in unless you say `0.0.0.0` "
-        "or `::` (as in a container, behind its network).",
+        description="Address to listen on. Only this machine gets in unless you say `0.0.0.0` or `::` (as in a "
+        "container, behind its network): then set `token`.",
     )
     port: Integer = Field(
         default=8089, ge=0, le=65535, description="Port to listen on; 0 takes any free one and logs which."
     )
+    token: Token | None = Field(
+        default=None,
+        json_schema_extra={"range_text": f"text of at least {TOKEN_CHARACTERS_MIN} characters"},
+        description="The secret that a request has to show, as `Authorization: Bearer …`; who does not is told no more "
+        "than `/healthz` and `/readyz` say. Take it from a variable or a file, like a password; one that changes in "
+        "its file is taken up within seconds. Unset, whoever reaches the address may read ([http](http.md)).",
+    )
+    _token: Password | None = PrivateAttr(default=None)
+
+    def model_post_init(self, _context: Any) -> None:
+        if self.token is not None:
+            self._token = Password(self.token.reveal())
+
+    @property
+    def current_token(self) -> Password | None:
+        """The token, which may be another one later on."""
+        return self._token
+
+    @property
+    def is_loopback(self) -> bool:
+        """Is it this machine alone that is listened to?"""
+        return is_loopback(self.host)
 
 
 class LogSettings(Section):
@@ -2178,6 +2225,10 @@ class _Loader:
             url: DatabaseUrl = section.url  # type: ignore[attr-defined]  # of each kind its own
             if (node := self.rereadable(root, (*path, "url"))) is not None:
                 section._password = Password(url.password.reveal(), functools.partial(self.password_now, node, url))
+
+        token = self.rereadable(root, ("http", "token"))
+        if token is not None and config.http.token is not None:
+            config.http._token = Password(config.http.token.reveal(), lambda: _token(self.text_now(token)).reveal())
 
     def rereadable(self, root: _Node, path: _Path) -> _Node | None:
         node, found = _deepest(root, path)

@@ -8,6 +8,7 @@ const RETRY_MS_MAX = 5000;
 const ANSWER_MS_MAX = 6000;
 const ERRORS_MAX = 10;
 const POLICIES_MAX = 6;
+const TOKEN = "cdc-token";
 
 const LOOKS = {
   starting: "busy", snapshotting: "busy", streaming: "good", caught_up: "good", paused: "warn", standby: "idle",
@@ -403,15 +404,28 @@ async function ask() {
   let answer;
   let status;
   try {
-    answer = await fetch("api/status", { cache: "no-store", signal: AbortSignal.timeout(ANSWER_MS_MAX) });
+    const token = sessionStorage.getItem(TOKEN);
+    const headers = token ? { Authorization: `Bearer ${token}` } : {};
+    answer = await fetch("api/status", { cache: "no-store", headers, signal: AbortSignal.timeout(ANSWER_MS_MAX) });
     status = await answer.json();
   } catch {
     throw new NoAnswer("The service does not answer.");
   }
+  byId("login").hidden = answer.status !== 401;
+  if (answer.status === 401) throw new NoAnswer("The service wants a token (http.token).");
   if (!answer.ok) {
     throw new NoAnswer(`The service cannot say how it is: ${[status.error, status.hint].filter(Boolean).join("; ")}.`);
   }
   return { ...status, sinks: status.sinks ?? [], tables: status.tables ?? [] };
+}
+
+// Kept for this tab, until it is closed.
+function takeToken(event) {
+  event.preventDefault();
+  sessionStorage.setItem(TOKEN, byId("token").value.trim());
+  byId("token").value = "";
+  failures = 0;
+  wake();
 }
 
 async function refresh() {
@@ -446,6 +460,7 @@ async function refreshForEver() {
 
 let wake = () => {};
 document.addEventListener("visibilitychange", () => wake());
+byId("login").addEventListener("submit", takeToken);
 byId("filter").addEventListener("input", (event) => {
   filterText = event.target.value;
   if (shown) showTables(shown, Date.parse(shown.time) || Date.now());

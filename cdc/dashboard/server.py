@@ -1,7 +1,8 @@
 """The HTTP server: health, readiness, metrics, status and the page, from a thread of its own.
 
-Only reads: there is no request that changes anything, and no log-in. What the answers mean is in `health.py` and
-`service.py`, what the page looks like in `page.py`. docs/http.md is for those who call it.
+Only reads: there is no request that changes anything. With a token, only those who show it are told anything. What the
+answers mean is in `health.py` and `service.py`, what the page looks like in `page.py`. docs/http.md is for those who
+call it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import hmac
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -26,6 +28,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from cdc import __version__
 from cdc.clock import Clock, SystemClock
+from cdc.credentials import Password
 from cdc.dashboard.health import ProcessUsage, health_document
 from cdc.dashboard.page import Asset, assets
 from cdc.dashboard.service import Service
@@ -50,6 +53,11 @@ STOP_SECONDS_MAX: Final = 2.0
 # Nobody needs as many; it bounds what a flood can take from the pipelines.
 CONNECTIONS_MAX: Final = 256
 REQUEST_HEAD_BYTES_MAX: Final = 16 * 1024
+
+# A token that was rotated in its file counts from here on, and the one before no longer.
+TOKEN_SECONDS_MAX: Final = 5.0
+# What is told to everybody: that the process serves, and whether it is ready; the page without any content.
+_OPEN_PATHS: Final = frozenset(("/healthz", "/readyz", *(asset.path for asset in assets())))
 
 _SECURITY_HEADERS: Final = tuple(
     (name.encode(), value.encode())
@@ -125,8 +133,12 @@ def http_app(
     version: str = __version__,
     clock: Clock | None = None,
     answer_seconds_max: float = ANSWER_SECONDS_MAX,
+    token: Password | None = None,
 ) -> ASGIApp:
-    """The application behind the server: every route, and the headers that go with each answer."""
+    """The application behind the server: every route, and the headers that go with each answer.
+
+    With a `token`, who does not show it (`Authorization: Bearer …`) is told nothing but what `_OPEN_PATHS` tell.
+    """
     clock = clock or SystemClock()
     usage = ProcessUsage(clock)
 
@@ -189,7 +201,8 @@ def http_app(
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: refused, CdcError: cdc_error, Exception: crashed})
     app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
-    return _Wrapped(app, metrics, frozenset(paths))
+    guarded = app if token is None else _Guarded(app, token, clock)
+    return _Wrapped(guarded, metrics, frozenset(paths))
 
 
 def _asset_endpoint(asset: Asset) -> Callable[[Request], Awaitable[Response]]:
@@ -201,6 +214,37 @@ def _asset_endpoint(asset: Asset) -> Callable[[Request], Awaitable[Response]]:
 
 def _json(document: Any) -> bytes:
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS)
+
+
+class _Guarded:
+    """Lets through who shows the token; everybody to what is open."""
+
+    def __init__(self, app: ASGIApp, token: Password, clock: Clock) -> None:
+        self._app = app
+        self._token = token
+        self._clock = clock
+        self._read_at = clock.monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] in _OPEN_PATHS or self._is_shown(scope):
+            await self._app(scope, receive, send)
+            return
+        document = {
+            "error": "a token is needed here",
+            "hint": "send the header Authorization: Bearer TOKEN, with the token of http.token",
+        }
+        answer = Response(_json(document), 401, {"www-authenticate": "Bearer"}, media_type="application/json")
+        await answer(scope, receive, send)
+
+    def _is_shown(self, scope: Scope) -> bool:
+        if self._clock.monotonic() - self._read_at >= TOKEN_SECONDS_MAX:
+            self._read_at = self._clock.monotonic()
+            self._token.renew()  # one that cannot be read stays as it was
+        shown = [value for name, value in scope["headers"] if name == b"authorization"]
+        if len(shown) != 1:
+            return False
+        scheme, _, token = shown[0].partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(), self._token.reveal().encode())
 
 
 class _Wrapped:
@@ -237,10 +281,11 @@ class HttpServer:
         port: int,
         version: str = __version__,
         clock: Clock | None = None,
+        token: Password | None = None,
     ) -> None:
         self._host = host
         self._asked_port = port
-        self._app = http_app(service, metrics, version=version, clock=clock)
+        self._app = http_app(service, metrics, version=version, clock=clock, token=token)
         self._sockets: list[socket.socket] = []
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
