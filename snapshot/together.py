@@ -6,7 +6,7 @@ table of a few thousand rows takes longer for than for its rows. Here the steps 
     1  W, the visible position before the first read of any of them
     2  the definitions; the targets, which are not there yet; all recorded as begun, in one transaction
     3  chunks, read by several sessions at a time from several tables; each is recorded with its rows, and one
-       transaction takes as many as are there
+       transaction takes as many tables as are there
     4  the definitions again, V, and all recorded as loaded, in one transaction
 
 What the metadata have is what loads of their own would have written. So whatever cuts this off, each table is taken up
@@ -278,7 +278,8 @@ class _Writing:
         self._began = 0.0
 
     def write(self, table: _Table, chunk: Chunk, batches: Iterator[pa.RecordBatch]) -> None:
-        """One chunk; committed with those before it once they are enough."""
+        """One chunk. Committed at once where it is not the whole table, which is larger than it was thought to be; else
+        with those before it, once they are enough."""
         first = next(batches, None)
         if first is None and chunk.range == KeyRange():
             return  # the whole table, and it is empty
@@ -292,7 +293,8 @@ class _Writing:
             batch = next(batches, None)
         keep_chunk(self._chunks, tx, table.plan, chunk, loaded, table.known)
         self._written.append((table, loaded))
-        if self._byte_count >= _COMMIT_BYTES or time.monotonic() - self._began >= _COMMIT_SECONDS:
+        is_enough = self._byte_count >= _COMMIT_BYTES or time.monotonic() - self._began >= _COMMIT_SECONDS
+        if is_enough or chunk.range != KeyRange():
             self.commit()
 
     def commit(self) -> None:
