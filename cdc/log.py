@@ -6,11 +6,12 @@ line passes a last filter that blanks passwords in anything that looks like a UR
 
 from __future__ import annotations
 
+import io
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 import structlog
 
@@ -33,6 +34,13 @@ def _scrub_fields(_logger: Any, _method: str, fields: MutableMapping[str, Any]) 
     return fields
 
 
+def _write_traceback(out: TextIO, exc_info: Any) -> None:
+    """Plain: colours and wrapped lines would tear apart what is to be blanked."""
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, exc_info)
+    out.write(scrub(text.getvalue()))
+
+
 class _Stderr:
     """What stderr is at each line: bars on a terminal take its place while they are shown, and stay below the lines."""
 
@@ -48,9 +56,7 @@ def configure_logging(level: str = "info", form: Literal["auto", "json", "consol
     is_console = form == "console" or (form == "auto" and sys.stderr.isatty())
     renderer: Any
     if is_console:
-        renderer = structlog.dev.ConsoleRenderer(
-            exception_formatter=structlog.dev.RichTracebackFormatter(show_locals=False)
-        )
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=_write_traceback)
     else:
         renderer = structlog.processors.JSONRenderer()
     processors: list[Any] = [
