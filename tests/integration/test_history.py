@@ -202,6 +202,7 @@ def rows_between(made: Deployment, table: str, number: int) -> None:
     )
 
 
+@pytest.mark.in_turn
 def test_a_stream_that_is_set_back_before_alters_decodes_with_the_columns_of_that_time(
     tmp_path: Path, nameless: Server, pg15: Server, mysql_sink_server: Server
 ) -> None:
