@@ -16,6 +16,8 @@ from cdc.model import ColumnDefinition, TableDefinition, TableName, UniqueKey, V
 __all__ = ["decode_definition", "encode_definition"]
 
 _FORMAT = 1
+_TABLE_FIELDS = tuple(field.name for field in dataclasses.fields(TableDefinition))
+_COLUMN_FIELDS = tuple(field.name for field in dataclasses.fields(ColumnDefinition))
 _COLUMN_DEFAULTS = {
     field.name: field.default
     for field in dataclasses.fields(ColumnDefinition)
@@ -24,13 +26,13 @@ _COLUMN_DEFAULTS = {
 
 
 def encode_definition(definition: TableDefinition) -> str:
-    """As JSON; attributes at their default are left out."""
-    content: dict[str, Any] = dataclasses.asdict(definition)
+    """As JSON; attributes of columns at their default are left out."""
+    content: dict[str, Any] = {name: getattr(definition, name) for name in _TABLE_FIELDS}  # `asdict` copies each value
     content["columns"] = [
         {
             name: value
-            for name, value in dataclasses.asdict(column).items()
-            if name not in _COLUMN_DEFAULTS or value != _COLUMN_DEFAULTS[name]
+            for name in _COLUMN_FIELDS
+            if (value := getattr(column, name)) != _COLUMN_DEFAULTS.get(name, dataclasses.MISSING)
         }
         for column in definition.columns
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import orjson
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -62,6 +64,20 @@ def test_what_is_at_its_default_takes_no_room() -> None:
     plain = TableDefinition(TableName("a", "b"), (ColumnDefinition("c", ValueKind.BIT, "bit(1)"),))
     (column,) = orjson.loads(encode_definition(plain))["columns"]
     assert column == {"name": "c", "kind": "bit", "column_type": "bit(1)"}
+
+
+@given(definitions)
+def test_the_text_of_a_definition_stays_what_it_is(definition: TableDefinition) -> None:
+    """The metadata tell definitions apart by it: every attribute, in the order of the fields."""
+    content = dataclasses.asdict(definition)
+    shown = zip(content["columns"], definition.columns, strict=True)
+    plain = ColumnDefinition("", ValueKind.BIT, "")
+    always = {"name", "kind", "column_type"}
+    content["columns"] = [
+        {name: value for name, value in column.items() if name in always or getattr(of, name) != getattr(plain, name)}
+        for column, of in shown
+    ]
+    assert encode_definition(definition) == orjson.dumps({"format": 1, **content}).decode()
 
 
 @pytest.mark.parametrize("version", [0, 2, None, "1"])
