@@ -149,6 +149,18 @@ def test_the_history_holds_what_happened_and_a_kill_changes_nothing_of_it(
             assert entries[1:] == expected
             assert entries[0][1] is not None
             assert len(entries[0][1]) == 5
+        # A table that is parked is watched by nobody, until a load brings it back.
+        on_sinks(made, "DROP TABLE {}t")
+        execute(made, "INSERT INTO t (z, id) VALUES (1, 50)")
+        assert "is parked" in made.run("run", "--until-caught-up").stderr
+        parked = {sink: said(history(made, sink)["t"]) for sink in made.sinks}
+        assert {sink: found[-1][1] for sink, found in parked.items()} == dict.fromkeys(made.sinks)
+        assert made.run("snapshot", f"{made.source_database}.t").returncode == 0
+        made.catch_up()
+        made.assert_equal("t")
+        again = {sink: said(history(made, sink)["t"]) for sink in made.sinks}
+        assert {sink: found[-1][1] for sink, found in again.items()} == dict.fromkeys(made.sinks, expected[-1][1])
+
         shown = made.run("checkpoint", "history", f"{made.source_database}.t", "--sink", "pg")
         assert "worked out of a statement" in shown.stdout or "read from the source" in shown.stdout
         assert expected[0][0] in shown.stdout
