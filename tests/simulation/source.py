@@ -257,14 +257,18 @@ class SourceSession:
         self._source.point(self._instance)
         if sql == "SELECT @@GLOBAL.gtid_executed":
             return [(self._source.executed,)]
+        if sql == "SELECT @@GLOBAL.gtid_purged":
+            return [("",)]  # nothing ever is
         if "FROM information_schema.TABLES" in sql:
             return [(table.database, table.table, "BASE TABLE") for table in (*TABLES, _OTHER)]
         raise AssertionError(f"the simulated source does not know this statement: {sql}")
 
     def rows_by_name(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, str | None]]:
         self._source.point(self._instance)
-        assert sql == "SHOW BINARY LOG STATUS", sql
         end = self._source.end
+        if sql == "SHOW BINARY LOGS":
+            return [{"Log_name": self._source.log.groups[0].file, "File_size": str(end.pos)}]  # and those behind it
+        assert sql == "SHOW BINARY LOG STATUS", sql
         return [{"File": end.file, "Position": str(end.pos)}]
 
     def close(self) -> None:
