@@ -1,6 +1,6 @@
 # Everything here also runs without make: see what a target calls. `make` alone prints the targets.
 .DEFAULT_GOAL := help
-.PHONY: help setup kernel build lint type format lock test test-all test-unit test-integration test-crash sanitize fuzz hostile simulate torture ddl-torture mutations load golden bench bench-apply image-test demo up down clean release-check
+.PHONY: help setup kernel build lint type format lock audit test test-all test-unit test-integration test-crash sanitize fuzz hostile simulate torture ddl-torture mutations load golden bench bench-apply image-test demo up down clean release-check
 MAKEFLAGS += --no-print-directory
 
 PY := .venv/bin/python
@@ -46,6 +46,9 @@ format: setup ## rewrite the sources to the format and the rules that ruff can m
 
 lock: setup ## resolve both lock files anew, with hashes
 	tools/lock
+
+audit: setup ## look up what the lock files pin among known advisories; exit code 3 where no advisory source can be reached
+	tools/audit
 
 test: lint type ## lint, types, and every test on servers in turn (the sample that CI runs); JOBS=2 side by side
 	$(PYTEST) --sample $(ARGS)
