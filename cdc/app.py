@@ -1080,6 +1080,10 @@ class Application:
 
     def _on_tick(self) -> None:
         for name, lanes in self._pipelines.items():
+            sides = [side.pipeline for side in lanes.beside.sides]
+            silent = [p for p in [*_running(lanes), *sides] if p.hang_up_on_silence()]
+            if silent:
+                self._log.warning("sink_silent", sink=name, hint="the server hangs, or the connection is half open")
             sink = self.metrics.sink(name)
             lags = {lane: self._lag(pipeline) for lane, pipeline in lanes.lanes.items()}
             every = [*lags.values(), *map(self._lag, _behind(lanes))]

@@ -38,7 +38,7 @@ class LoadBars:
 
     def show(self, loads: Loads) -> None:
         """These are under way now, and no others."""
-        if self._console.is_terminal:
+        if self._console.is_terminal and not self._console.is_dumb_terminal:  # on a dumb one bars are never drawn
             self._show_bars(loads)
         else:
             self._say(loads)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from cdc.clock import Clock
@@ -22,6 +22,9 @@ _TICK_SECONDS = 0.5
 _SILENCE_SECONDS_MIN = 10.0
 # A holder that has renewed this lately lives, whether its session can be seen or not: it may have a new one.
 _RENEWED_SECONDS = 3.0
+# Without an answer for so long the sink is not well, and for so long it is taken for gone: a server that is frozen, or
+# a connection that is half open. A server that is only busy has answered the few words of a renewal long before.
+_UNWELL_SECONDS, _SILENT_SECONDS = 10.0, 60.0
 
 
 class LeaseKeeper:
@@ -54,8 +57,8 @@ class LeaseKeeper:
         self._lock = threading.Lock()  # around every use of the sink session: this thread's and `acquire`
         self._thread: threading.Thread | None = None
         self._has_held = False
-        self.is_sink_healthy: bool | None = None
-        """Could the lease be renewed the last time? None before the first."""
+        self._is_answered: bool | None = None
+        self._asked_at: float | None = None  # since when an answer has been waited for
         self.lost: LeaseLost | None = None
 
     def acquire(self, is_stopping: threading.Event, applier_session: str) -> int:
@@ -71,15 +74,16 @@ class LeaseKeeper:
         """
         with self._lock:
             try:
-                self._open()
-                self._store.create()
+                with self._asking():
+                    self._open()
+                    self._store.create()
                 self._take(is_stopping, applier_session)
             except TransientError:
                 if self._thread is None:  # nobody uses the session until the next try, which may be long from now
                     self._sink.close()
                 raise
         self._has_held = True
-        self.is_sink_healthy = True
+        self._is_answered = True
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name=f"lease-{self._sink.name}", daemon=True)
             self._thread.start()
@@ -90,7 +94,8 @@ class LeaseKeeper:
         moved_at: float | None = None
         deadline = self._clock.monotonic() + self._seconds + 2
         while True:
-            lease = self._store.read_lease()
+            with self._asking():
+                lease = self._store.read_lease()
             if self._has_held and (lease is None or lease.holder != self._holder):
                 # We held it and slept: another instance took over, even if it has left again. Two never take turns.
                 self.lost = self._store.lost()
@@ -104,12 +109,13 @@ class LeaseKeeper:
                 self._on_standby is None or self._clock.monotonic() - moved_at < _RENEWED_SECONDS
             )
             try:
-                self._store.take_lease(
-                    holder=self._holder,
-                    sessions=(self._sink.session(), applier_session),
-                    seconds=self._seconds,
-                    was_renewed=was_renewed,
-                )
+                with self._asking():
+                    self._store.take_lease(
+                        holder=self._holder,
+                        sessions=(self._sink.session(), applier_session),
+                        seconds=self._seconds,
+                        was_renewed=was_renewed,
+                    )
             except LeaseHeld as held:
                 if self._on_standby is not None and not self._has_held:
                     self._on_standby(held)
@@ -119,6 +125,34 @@ class LeaseKeeper:
                 return
             if self._clock.wait(is_stopping, _TICK_SECONDS):
                 raise Stopping("stopped while waiting for the lease")
+
+    @property
+    def is_sink_healthy(self) -> bool | None:
+        """Could the lease be renewed the last time, without a long wait? None before the first."""
+        return False if self._unanswered_seconds() > _UNWELL_SECONDS else self._is_answered
+
+    def hang_up_on_silence(self) -> bool:
+        """End the conversation with a sink that has left the keeper without an answer for long; from any thread.
+
+        The server cannot be asked whether it lives, and the connection cannot tell: nothing comes, and nothing fails.
+        True when that was done: whoever else talks to that sink waits in vain, too.
+        """
+        if self._unanswered_seconds() < _SILENT_SECONDS:
+            return False
+        self._sink.hang_up()
+        return True
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        self._asked_at = self._clock.monotonic()
+        try:
+            yield
+        finally:
+            self._asked_at = None
+
+    def _unanswered_seconds(self) -> float:
+        asked_at = self._asked_at
+        return self._clock.monotonic() - asked_at if asked_at is not None else 0.0
 
     @property
     def epoch(self) -> int:
@@ -132,7 +166,7 @@ class LeaseKeeper:
             self._thread.join()
             self._thread = None
             if self.lost is None and self._sink.is_open():
-                with contextlib.suppress(CdcError):
+                with contextlib.suppress(CdcError), self._asking():
                     self._store.release_lease(self._store.epoch, status=self._status())
         self._sink.close()
 
@@ -140,19 +174,20 @@ class LeaseKeeper:
         while not self._clock.wait(self._is_stopping, _TICK_SECONDS):
             with self._lock:
                 try:
-                    self._renew()
-                    self.is_sink_healthy = True
+                    with self._asking():
+                        self._renew()
+                    self._is_answered = True
                 except LeaseLost as error:
                     self.lost = error
                     return
                 except TransientError:
-                    self.is_sink_healthy = False
+                    self._is_answered = False
                     self._sink.close()  # the applier's own session notices; the fence guards what is written meanwhile
                 except CdcError as error:
                     self.lost = LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint)
                     return
                 except Exception as error:  # noqa: BLE001 - a bug: without this thread the lease would run out unseen
-                    self.is_sink_healthy = False
+                    self._is_answered = False
                     self._on_error(error)
                     with contextlib.suppress(Exception):
                         self._sink.close()

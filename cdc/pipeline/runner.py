@@ -257,6 +257,15 @@ class Pipeline:
         if sink is not None:
             sink.cancel()
 
+    def hang_up_on_silence(self) -> bool:
+        """End its conversations with a sink that does not answer any more: they are begun anew. True when it was so."""
+        if not self._keeper.hang_up_on_silence():
+            return False
+        sink = self._sink
+        if sink is not None:
+            sink.hang_up()
+        return True
+
     def join(self, timeout_seconds: float | None = None) -> bool:
         """Wait for the end; True when it has come."""
         self._thread.join(timeout_seconds)

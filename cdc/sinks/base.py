@@ -149,6 +149,9 @@ class Sink(Protocol):
     def end_when_silent(self, seconds: float) -> None:
         """Have the server end this session, with what it holds, once it is in a transaction and silent for so long."""
 
+    def hang_up(self) -> None:
+        """End the conversation from this side; from any thread. Who waits for an answer gets SinkUnavailable."""
+
     def session(self) -> str:
         """Which session of the server this is (`pid` and its start), to tell from outside whether it still lives."""
 

@@ -342,11 +342,14 @@ class MysqlSink:
                 other.query(f"KILL QUERY {int(connection.thread_id())}")
             finally:
                 other.close()
-        except (CdcError, pymysql.err.MySQLError, OSError):
-            # The server cannot be asked: end the conversation from this side.
-            sock = getattr(connection, "_sock", None)
-            if sock is not None:
-                shut_down(sock.fileno())
+        except (CdcError, pymysql.err.MySQLError, OSError):  # the server cannot be asked
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the conversation from this side; from any thread. Who waits for an answer gets SinkUnavailable."""
+        sock = getattr(self._connection, "_sock", None)
+        if sock is not None:
+            shut_down(sock.fileno())
 
     def is_session_alive(self, session: str) -> bool | None:
         """Does that session (`session()`, perhaps of another process) still live? None when it cannot be told."""

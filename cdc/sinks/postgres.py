@@ -268,7 +268,13 @@ class PostgresSink:
         thread = threading.Thread(target=cancel, name=f"cancel-{self.name}", daemon=True)
         thread.start()
         thread.join(CANCEL_SECONDS)
-        if not is_cancelled.is_set():  # the server cannot be asked: end the conversation from this side
+        if not is_cancelled.is_set():  # the server cannot be asked
+            self.hang_up()
+
+    def hang_up(self) -> None:
+        """End the conversation from this side; from any thread. Who waits for an answer gets SinkUnavailable."""
+        connection = self._connection
+        if connection is not None:
             with contextlib.suppress(psycopg2.Error):
                 shut_down(connection.fileno())
 

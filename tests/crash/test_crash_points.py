@@ -17,7 +17,7 @@ import pytest
 from cdc.demo.servers import Server
 from cdc.pipeline.hooks import CRASH_POINTS
 from tests.support import wait_until
-from tests.support.asking import ask_to_load
+from tests.support.asking import ask_to_load, wait_until_joined
 from tests.support.deployment import Deployment, deployment
 from tests.support.pool import SOURCES
 from tests.support.writer import TABLES, Writer, create_schema
@@ -105,8 +105,9 @@ def _run_into(made: Deployment, crash_at: str, writer: Writer) -> None:
         statement = f"ALTER TABLE accounts MODIFY note VARCHAR({100 + seen}) NULL"
         made.source.execute(statement, database=made.source_database)
     if crash_at.partition(":")[0] in _OF_RELOADS:
-        wait_until(lambda: _states(made) == {"ready"}, 120, "every table to be ready")
-        ask_to_load(made, "items")
+        wait_until_joined(made, *TABLES)
+        if process.poll() is None:
+            ask_to_load(made, "items")
     code = process.wait(120)
     assert code == -signal.SIGKILL, f"exit code {code} instead of a kill at {crash_at}\n{made.log()[-3000:]}"
     made.process = None

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cdc.demo.servers import Server
-from tests.support.asking import ask_to_load, asked
+from tests.support.asking import ask_to_load, asked, wait_until_joined
 from tests.support.beside import Beside
 from tests.support.deployment import Deployment
 from tests.support.deployment import deployment as plain_deployment
@@ -117,7 +117,7 @@ def test_a_first_load_that_is_held_holds_only_its_group(made: Deployment) -> Non
 def test_a_reload_shows_the_old_rows_until_it_shows_the_new_ones_and_removes_what_was_deleted(made: Deployment) -> None:
     _table(made, "b")
     made.start()
-    _wait_until_ready(made, "a", "b")
+    wait_until_joined(made, "a", "b")
     with _held(made, "b") as cursor:
         ask_to_load(made, "b")
         made.wait_for_log("side_begun", count=2)
@@ -146,7 +146,7 @@ def test_a_log_that_was_rotated_while_nobody_writes_keeps_no_side_from_its_lane(
     with _deployment(tmp_path, mariadb118, mariadb1011) as made:
         _table(made, "a")
         made.start()
-        _wait_until_ready(made, "a")
+        wait_until_joined(made, "a")
         with _held(made, "a"):
             ask_to_load(made, "a")
             made.wait_for_log("snapshot_begun", count=2)
@@ -253,7 +253,7 @@ def test_a_shadow_that_cannot_be_loaded_again_once_the_lane_has_let_go_parks_its
     with _deployment(tmp_path, mysql97, mariadb1011) as made:
         _table(made, "a")
         made.start()
-        _wait_until_ready(made, "a")
+        wait_until_joined(made, "a")
         made.stop()
         process = made.start(crash_at="beside_given_up")
         ask_to_load(made, "a")

@@ -228,6 +228,9 @@ class SimulatedSink:
     def cancel(self) -> None:
         """Statements take no time."""
 
+    def hang_up(self) -> None:
+        """Nor are there connections."""
+
     def session(self) -> str:
         return self._opened().name
 

@@ -22,14 +22,16 @@ def progress(rows: int, estimate: int | None, **more: Any) -> dict[str, Any]:
     return {"rows": rows, "rows_estimate": estimate, **more}
 
 
-def on(*, is_terminal: bool) -> tuple[LoadBars, Console, Clock]:
+def on(*, is_terminal: bool, is_able: bool = True) -> tuple[LoadBars, Console, Clock]:
     clock = Clock()
-    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=160)
+    kind = {"TERM": "xterm" if is_able else "dumb"}
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=160, _environ=kind)
     return LoadBars(console, monotonic=clock), console, clock
 
 
-def test_a_line_comes_every_ten_seconds_a_table(capsys: pytest.CaptureFixture[str]) -> None:
-    bars, _, clock = on(is_terminal=False)
+@pytest.mark.parametrize("is_terminal", [False, True], ids=["no terminal", "a dumb terminal"])
+def test_a_line_comes_every_ten_seconds_a_table(capsys: pytest.CaptureFixture[str], is_terminal: bool) -> None:
+    bars, _, clock = on(is_terminal=is_terminal, is_able=False)
     for second in range(25):
         clock.now = 100.0 + second
         loads = {"pg: shop.orders": progress(second * 100, 5000, rows_per_second=100.0, seconds_left=30.0)}
