@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from cdc.errors import UnsupportedData
+from cdc.errors import SourceUnavailable, UnsupportedData
 from cdc.model import ServerIdentity, SourcePosition, TableDefinition, TableName
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import SinkTransaction
@@ -48,6 +48,8 @@ _BYTES_MAX = 8 << 20
 # One transaction of the sink takes no more, so that its locks and a repeated attempt stay small.
 _COMMIT_BYTES = 8 << 20
 _COMMIT_SECONDS = 1.0
+# A table that cannot be read at once is loaded by itself, after the others.
+_HELD_SECONDS, _LOCK_WAIT_TIMEOUT = 1, 1205
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class TablesTogether:
     def _plain(self, records: Sequence[TableRecord], sizes: Mapping[TableName, TableSize]) -> list[_Table]:
         """Those that are loaded as most tables are: whole, by a key, into a target that is to be made."""
         tools = self._tools
-        there = [record for record in records if self._is_there(record.source)]
+        there = self._there(records)
         definitions = read_definitions(tools.source, [record.source for record in there])
         hidden = self._with_hidden_changes(list(definitions))
         found: list[_Table] = []
@@ -159,11 +161,25 @@ class TablesTogether:
                 found.append(self._planned(record, target, sizes.get(record.source)))
         return found
 
+    def _there(self, records: Sequence[TableRecord]) -> list[TableRecord]:
+        """Without those that DDL or LOCK TABLES holds: no other waits for them, and their own load does."""
+        source = self._tools.source
+        ((before,),) = source.query_text("SELECT @@SESSION.lock_wait_timeout")
+        source.query(f"SET SESSION lock_wait_timeout = {_HELD_SECONDS}")
+        found = [record for record in records if self._is_there(record.source)]
+        source.query(f"SET SESSION lock_wait_timeout = {int(before or 0)}")
+        return found
+
     def _is_there(self, table: TableName) -> bool:
-        """Behind any DDL on it that is under way (`TableLoader` waits likewise)."""
+        """And does nobody hold it?"""
         try:
             self._tools.source.query(f"SELECT * FROM {quote_table(table)} LIMIT 0")
         except (TableGone, TableDenied):
+            return False
+        except SourceUnavailable as error:
+            cause = error.__cause__
+            if cause is None or cause.args[:1] != (_LOCK_WAIT_TIMEOUT,):
+                raise
             return False
         return True
 
