@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from cdc.errors import SourceUnavailable, UnsupportedData
+from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
 from cdc.model import ServerIdentity, SourcePosition, TableDefinition, TableName
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import SinkTransaction
@@ -101,6 +101,10 @@ class _Table:
     plan: ChunkPlan
     counter: LoadCounter
     known: set[int] = field(default_factory=set)
+    before: TableRecord = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.before = self.record
 
     @property
     def source(self) -> TableName:
@@ -222,10 +226,30 @@ class TablesTogether:
             tools.store.fence(tx)
             tx.commit()
         self._records |= {table.source: table.record for table in tables}
-        for table in tables if not has_ddl_inside else ():
-            self._make(table)
+        if not has_ddl_inside:
+            self._make_each(tables)
         for _ in tables:
             tools.hook("load_begun")
+
+    def _make_each(self, tables: Sequence[_Table]) -> None:
+        """Where somebody else has made one meanwhile, it is theirs, as are those that are not made yet: they are as
+        before, and their own loads look again."""
+        for number, table in enumerate(tables):
+            try:
+                self._make(table)
+            except SinkRefused:
+                self._put_back(tables[number:])
+                raise
+
+    def _put_back(self, tables: Sequence[_Table]) -> None:
+        tools = self._tools
+        with tools.sink.transaction() as tx:
+            for table in tables:
+                tools.store.save_table(tx, table.before)
+                self._chunks.forget(tx, table.source)
+            tools.store.fence(tx)
+            tx.commit()
+        self._records |= {table.source: table.before for table in tables}
 
     def _make(self, table: _Table) -> None:
         self._tools.sink.create_table(table.target)

@@ -315,3 +315,23 @@ def test_the_service_loads_small_tables_together_and_follows_them(
             made.source.execute(f"UPDATE {name} SET v = 7 WHERE id = 2", database=made.source_database)
         made.catch_up()
         made.assert_equal(*names)
+
+
+def test_a_target_that_somebody_else_makes_meanwhile_is_theirs(loads: Loads) -> None:
+    """What is begun counts as ours: a load of its own would clear it."""
+    has_come = False
+
+    def come_between(point: str) -> None:
+        nonlocal has_come
+        if point == "target_made" and not has_come:
+            has_come = True
+            for statement in ("CREATE TABLE {}.t05 (id INT PRIMARY KEY, v INT)", "INSERT INTO {}.t05 VALUES (1, 4711)"):
+                loads.sink.execute(statement.format(loads.namespace), database=loads.sink_database)
+
+    records = loads.together(come_between)
+    assert has_come
+    assert loads.rows("t05") == [(1, 4711)]
+    recorded = loads.recorded()
+    for name in loads.names()[5:]:
+        for found in (records.get(name), recorded.get(name)):
+            assert found is None or (found.state, found.definition, found.loaded_from) == ("pending", None, None)
