@@ -366,6 +366,10 @@ class SchemaHistory:
         seen = _Seen(digest, is_worked_out, encode_position(loaded_from) if loaded_from is not None else None)
         self._noted[1].append((table, seen, definition))
 
+    def has(self, tx: Any, table: TableName) -> bool:
+        """Is there anything of the table?"""
+        return bool(self._of(tx, table))
+
     def note_wrong(self, table: TableName) -> None:
         """In the same transaction: what was worked out of the latest statements was wrong."""
         self._wrong.add(table)

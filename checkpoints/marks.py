@@ -59,6 +59,12 @@ class MarkStore:
             values,
         )
 
+    def forget(self, tx: Any, source: TableName) -> None:
+        """The table's rows are not as they were left: the target says what their numbers are."""
+        tx.execute_count(
+            f"DELETE FROM {self._table} WHERE pipeline = %s AND source_table = %s", (self._pipeline, _name(source))
+        )
+
 
 def _name(source: TableName) -> str:
     return orjson.dumps([source.database, source.table]).decode()

@@ -10,7 +10,7 @@ MariaDB share; what differs is in `_Dialect`.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -487,6 +487,20 @@ class InSinkStore:
             tx.commit()
         return count
 
+    def begin_histories(self, records: Iterable[TableRecord]) -> None:
+        """Note the definitions of tables that are followed and have none: an older version made their metadata.
+
+        Before the stream goes on: what it brings next is no beginning. Raises LeaseLost.
+        """
+        with self.sink.transaction() as tx:
+            followed = [record for record in records if record.state == "ready" and record.definition is not None]
+            lacking = [record for record in followed if not self.history.has(tx, record.source)]
+            for record in lacking:
+                self.history.note(tx, record.source, record.definition, is_worked_out=False, loaded_from=None)
+            if lacking:
+                self.fence(tx)
+                tx.commit()
+
     def last_sequence(self) -> int:
         """The sequence to go on from (0 before the first checkpoint and after a reset)."""
         with self.sink.transaction() as tx:
@@ -604,7 +618,7 @@ class InSinkStore:
             tx,
             record.source,
             record.definition if is_loaded or record.state == "ready" else None,
-            is_worked_out=record.step == WORKED_OUT,
+            is_worked_out=record.step != "",  # nor is it compared while a statement has been begun on its target
             loaded_from=record.loaded_from if is_loaded else None,
         )
         # Names as a JSON list: a database or table name may contain dots.

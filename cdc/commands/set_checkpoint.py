@@ -13,7 +13,7 @@ import re
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import typer
@@ -34,6 +34,7 @@ from cdc.source.schema_file import SchemaFile, read_schema_file
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.history import TableHistory, has_come_to
 from checkpoints.lanes import forget_prepared
+from checkpoints.marks import MarkStore
 from checkpoints.skips import put_skip
 from checkpoints.store import InSinkStore, TableRecord
 
@@ -46,7 +47,7 @@ _PLACE = re.compile(r"(?P<file>[^\s:,]+\.\d+):(?P<pos>\d+)")
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """One lane. `reasons`: of the tables that are loaded again; `unknown`: of those among them whose definition is not
-    known; `changed`: those that go on with other columns."""
+    known; `changed`: those that go on with other columns; `others`: records of tables that are not followed."""
 
     store: InSinkStore
     before: Checkpoint
@@ -55,6 +56,7 @@ class _Plan:
     changed: list[str]
     unknown: dict[str, str]
     histories: Mapping[TableName, TableHistory]
+    others: list[TableRecord] = field(default_factory=list)
 
 
 def set_checkpoint(
@@ -82,7 +84,7 @@ def set_checkpoint(
             sink = make_sink(settings)
             try:
                 sink.open()
-                plans = _plans(config, settings, sink, source, position, file, is_restored=is_restored, reloads=reloads)
+                plans = _plans(config, settings, sink, position, file, is_restored=is_restored, reloads=reloads)
                 _set_on(settings, position, plans, is_confirmed=is_confirmed)
             finally:
                 sink.close()
@@ -104,7 +106,6 @@ def _plans(
     config: Config,
     settings: SinkSettings,
     sink: Sink,
-    source: SourceConnection,
     position: SourcePosition,
     file: SchemaFile | None,
     *,
@@ -122,7 +123,6 @@ def _plans(
             f"tables are being loaded beside the stream of sink {settings.name}",
             hint="let `cdc run --until-caught-up` finish that first",
         )
-    has_names = (source.variable("binlog_row_metadata") or "").upper() == "FULL"
     plans = []
     for store in stores.values():
         lease = store.read_lease()
@@ -140,11 +140,13 @@ def _plans(
         plan = _Plan(store, checkpoint, [], {}, [], {}, store.histories())
         for record in tables.records():
             if record.state == "ready" and record.definition is not None:
-                _decide(plan, tables, record, position, file, has_names=has_names, is_restored=is_restored)
+                _decide(plan, tables, record, position, file, is_restored=is_restored)
+            else:
+                plan.others.append(record)
         if plan.unknown and not reloads:
             raise ConfigError(
-                f"the definitions at {position} are not known, and the source's log does not name columns "
-                f"(binlog_row_metadata is not FULL): {'; '.join(f'{k}: {v}' for k, v in plan.unknown.items())}",
+                f"the definitions at {position} are not known: "
+                f"{'; '.join(f'{k}: {v}' for k, v in plan.unknown.items())}",
                 hint="give a file with their CREATE TABLE of that time (--schema FILE), or have them loaded again "
                 "(--reload)",
             )
@@ -210,7 +212,6 @@ def _decide(
     position: SourcePosition,
     file: SchemaFile | None,
     *,
-    has_names: bool,
     is_restored: bool,
 ) -> None:
     """How one table goes on from there. Raises ConfigError."""
@@ -221,7 +222,8 @@ def _decide(
     if definition is None and file is not None:
         definition = file.find(record.source, record.definition.flavor, position)
     reason = _why_load(record, history, position, is_restored=is_restored)
-    if reason is None and definition is None and not has_names:
+    # Whether the log of then names columns is not to be seen today, and what does not fit today's parks its table.
+    if reason is None and definition is None:
         reason = plan.unknown[name] = history.why_unknown(position)
     if reason is None and definition is not None:
         reason = _misfit(tables, plan.store.sink, record, definition)
@@ -303,8 +305,12 @@ def _carry_out(plan: _Plan, position: SourcePosition) -> None:
             )
         with store.sink.transaction() as tx:
             store.history.set_back(tx, position)
-            for record in plan.records:
+            # Of those that are not followed the history says so again: what it said from later on is gone.
+            for record in [*plan.records, *plan.others]:
                 store.save_table(tx, record)
+            for record in plan.records:
+                if keeps_rows(record.options):  # as many rows and as late ones as the target has, which was restored
+                    MarkStore(store).forget(tx, record.source)
             forget_prepared(store, tx)
             put_skip(
                 store,

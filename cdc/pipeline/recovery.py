@@ -83,6 +83,7 @@ def seed_again(
             if record.error is not None:
                 RejectStore(store).put(tx, record.source, record.error)
         tx.execute_count(f"DELETE FROM {store.sink.metadata_table('prepared')} WHERE pipeline = %s", (store.pipeline,))
+        store.fence(tx)  # what is noted of the tables holds from where the stream was left, not from where it goes on
         store.save(tx, checkpoint.next(position))
         tx.commit()
     return changed

@@ -259,12 +259,11 @@ class Pipeline:
 
     def hang_up_on_silence(self) -> bool:
         """End its conversations with a sink that does not answer any more: they are begun anew. True when it was so."""
-        if not self._keeper.hang_up_on_silence():
-            return False
+        is_silent = self._keeper.hang_up_on_silence()
         sink = self._sink
-        if sink is not None:
+        if self._keeper.take_lost() and sink is not None:
             sink.hang_up()
-        return True
+        return is_silent
 
     def join(self, timeout_seconds: float | None = None) -> bool:
         """Wait for the end; True when it has come."""
@@ -491,6 +490,7 @@ class _Session:
                 tables = self._tables(source)
                 if pruned := self._store.prune_history(oldest_position(source)):
                     self._log.info("history_pruned", entries=pruned)
+                self._store.begin_histories(tables.records())
                 checkpoint = self._settle_statements(source, tables, checkpoint)
                 self._merge_shadows(tables)
                 waits = self._load_beside(source, tables)

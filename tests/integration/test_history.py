@@ -177,9 +177,12 @@ def test_metadata_of_before_the_history_go_on_and_a_reset_forgets_it(
         execute(made, FOLLOWED[0].format("t"), "INSERT INTO t VALUES (7, 1, 1, 1, 'x', 'b')")
         made.catch_up()
         made.assert_equal("t")
-        (entry,) = said(history(made, "pg")["t"])
+        first, entry = said(history(made, "pg")["t"])
+        assert first[1] is not None
+        assert not first[1][0].startswith("z ")
         assert entry[1] is not None
         assert entry[1][0].startswith("z ")
+        assert [one.known for one in history(made, "pg")["t"].entries] == ["source", "statement"]
         assert made.run("checkpoint", "reset", "--yes").returncode == 0
         assert history(made, "pg") == {}
 
