@@ -88,10 +88,15 @@ class Password:
 
     def check_rest(self) -> None:
         """Raises the last refusal again while it counts and no other text has come."""
-        refusal = self._refusal
-        if refusal is None or not self.may_be_rotated or self._clock() >= refusal[2] or self.renew():
-            return
-        raise refusal[0](*refusal[1])
+        with self._lock:
+            refusal = self._refusal
+            if refusal is None or not self.may_be_rotated:
+                return
+            if (now := self._clock()) >= refusal[2]:  # whoever comes first tries for all
+                self._refusal = (*refusal[:2], now + REST_SECONDS)
+                return
+        if not self.renew():
+            raise refusal[0](*refusal[1])
 
     def __bool__(self) -> bool:
         return bool(self._value)
@@ -134,7 +139,12 @@ def log_in(password: Password | str, connect: Callable[[str], _T], is_refusal: C
         session = connect(used)
     except Exception as error:
         if not is_refusal(error):
-            raise
+            # libpq tells a refusal by its text alone, which may be in any language.
+            if not (password.may_be_rotated and password.renew()):
+                raise
+            session = connect(password.reveal())
+            password.took()
+            return session
         password.was_refused(error)
         if not password.renew() and password.reveal() == used:  # another thread may have read it meanwhile
             raise
