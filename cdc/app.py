@@ -1083,7 +1083,11 @@ class Application:
             sides = [side.pipeline for side in lanes.beside.sides]
             silent = [p for p in [*_running(lanes), *sides] if p.hang_up_on_silence()]
             if silent:
-                self._log.warning("sink_silent", sink=name, hint="the server hangs, or the connection is half open")
+                self._log.warning(
+                    "sink_silent",
+                    sink=name,
+                    hint="the server hangs, a connection is half open, or commits wait for a standby",
+                )
             sink = self.metrics.sink(name)
             lags = {lane: self._lag(pipeline) for lane, pipeline in lanes.lanes.items()}
             every = [*lags.values(), *map(self._lag, _behind(lanes))]

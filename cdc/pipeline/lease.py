@@ -58,6 +58,10 @@ class LeaseKeeper:
         self._thread: threading.Thread | None = None
         self._has_held = False
         self._is_answered: bool | None = None
+        self._applier_session = ""
+        self._hang_ups = 0  # 1: our session was hung up on; 2: and that has been noticed
+        self._is_applier_lost = False
+        self._is_reached = True  # could there be a session at the last renewal?
         self._asked_at: float | None = None  # since when an answer has been waited for
         self.lost: LeaseLost | None = None
 
@@ -73,6 +77,7 @@ class LeaseKeeper:
         SinkUnavailable, ConfigError.
         """
         with self._lock:
+            self._applier_session = applier_session
             try:
                 with self._asking():
                     self._open()
@@ -134,13 +139,32 @@ class LeaseKeeper:
     def hang_up_on_silence(self) -> bool:
         """End the conversation with a sink that has left the keeper without an answer for long; from any thread.
 
-        The server cannot be asked whether it lives, and the connection cannot tell: nothing comes, and nothing fails.
-        True when that was done: whoever else talks to that sink waits in vain, too.
+        Nothing comes, and nothing fails: the server is frozen, the connection is half open, or a commit waits for a
+        standby. A new session tells what holds of the applier's (`take_lost`). True when that was done.
         """
         if self._unanswered_seconds() < _SILENT_SECONDS:
             return False
+        self._hang_ups = self._hang_ups or 1
         self._sink.hang_up()
         return True
+
+    def take_lost(self) -> bool:
+        """Does the applier wait for an answer in vain? True once for each time that it was found."""
+        is_lost, self._is_applier_lost = self._is_applier_lost, False
+        return is_lost
+
+    def _look_at_applier(self) -> None:
+        """Behind a silence the sink answers again: is the session still there that the applier waits in?"""
+        if self._hang_ups:
+            self._hang_ups = 0
+            self._is_applier_lost = self._sink.is_session_alive(self._applier_session) is False
+
+    def _count_failure(self) -> None:
+        """Behind a silence the first failure is its end; where no session can be had then, nobody answers at all."""
+        if self._hang_ups == 2 and not self._is_reached:
+            self._hang_ups, self._is_applier_lost = 0, True
+        elif self._hang_ups:
+            self._hang_ups = 2
 
     @contextlib.contextmanager
     def _asking(self) -> Iterator[None]:
@@ -176,12 +200,14 @@ class LeaseKeeper:
                 try:
                     with self._asking():
                         self._renew()
+                        self._look_at_applier()
                     self._is_answered = True
                 except LeaseLost as error:
                     self.lost = error
                     return
                 except TransientError:
                     self._is_answered = False
+                    self._count_failure()
                     self._sink.close()  # the applier's own session notices; the fence guards what is written meanwhile
                 except CdcError as error:
                     self.lost = LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint)
@@ -200,7 +226,9 @@ class LeaseKeeper:
             self._sink.end_when_silent(max(self._seconds, _SILENCE_SECONDS_MIN))
 
     def _renew(self) -> None:
+        self._is_reached = False
         self._open()
+        self._is_reached = True
         self._store.renew_lease(self._store.epoch, seconds=self._seconds, status=self._status())
         commands = self._store.queued_commands()
         if commands:

@@ -226,11 +226,11 @@ class Poller:
 
     def hang_up_on_silence(self) -> bool:
         """End its conversations with a sink that does not answer any more: they are begun anew. True when it was so."""
-        if not self._keeper.hang_up_on_silence():
-            return False
-        for sink in list(self._sinks):
-            sink.hang_up()
-        return True
+        is_silent = self._keeper.hang_up_on_silence()
+        if self._keeper.take_lost():
+            for sink in list(self._sinks):
+                sink.hang_up()
+        return is_silent
 
     def join(self, timeout_seconds: float | None = None) -> bool:
         """Wait for the end; True when it has come."""
@@ -594,7 +594,7 @@ class _Session:
         source: SourceConnection | None = None
         named = ""
         sessions = SessionPool(functools.partial(connect, self._p._source_settings))
-        self._p._sinks = [*self._p._sinks, sink]
+        self._p._sinks.append(sink)  # by several threads
         try:
             while (task := self._tasks.get()) is not None:
                 began = self._clock.monotonic()
