@@ -12,6 +12,7 @@ so a kill at any instant leaves nothing but an index that is made by the next lo
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ from checkpoints.store import InSinkStore, TableRecord
 __all__ = ["TargetMemory", "TargetUpkeep"]
 
 _SHOWN_MAX = 20
+_SURE_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,9 +200,11 @@ class TargetUpkeep:
     def _say(self, target: TargetTable, facts: TargetFacts | None, wanted: list[TargetIndex], words: list[str]) -> None:
         """Keep what differs; raise what cannot go on."""
         table = target.definition.name
-        existing = self._sink.inspect(target)
-        differences = self._sink.differences(target, existing) if existing is not None else []
-        found = drift(target, facts, differences, self._sink.kind, indexes=wanted, index_words=words)
+        found = self._found(target, facts, wanted, words)
+        if any(one.kind == "broken" for one in found):
+            # While somebody alters a table, the catalogues of the MySQL family show it without columns for a moment.
+            self._clock.wait(threading.Event(), _SURE_SECONDS)
+            found = self._found(target, read_facts(self._sink, target), wanted, words)
         if self._memory.put(table, found) and found:
             self._log.info(
                 "target_differs",
@@ -216,6 +220,13 @@ class TargetUpkeep:
                 table=str(table),
                 hint=f"undo it, or drop the target, which is made anew then; and run `cdc snapshot {table}`",
             )
+
+    def _found(
+        self, target: TargetTable, facts: TargetFacts | None, wanted: list[TargetIndex], words: list[str]
+    ) -> list[Drift]:
+        existing = self._sink.inspect(target)
+        differences = self._sink.differences(target, existing) if existing is not None else []
+        return drift(target, facts, differences, self._sink.kind, indexes=wanted, index_words=words)
 
     def _restart_numbering(self, target: TargetTable) -> None:
         if self._sink.kind != "postgresql" or not any(column.is_identity for column in target.columns):
