@@ -47,6 +47,7 @@ from cdc.pipeline.polled_sink import PolledSink, poll_states, poller_stores, wit
 from cdc.pipeline.poller import Poller, PollerSettings, poll_document
 from cdc.pipeline.recovery import Recovery
 from cdc.pipeline.report import SinkReport, SourceReport, beside, merged, side_states, status_document, worst_state
+from cdc.pipeline.retry import NO_RETRIES, RetryPolicy
 from cdc.pipeline.runner import Pipeline, PipelineSettings
 from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
 from cdc.pipeline.staged import StagingReport
@@ -270,6 +271,11 @@ def run_limits(flush: FlushSettings) -> RunLimits:
     """When a run is full; a part of a large transaction is no smaller than it needs to be, whatever a run is."""
     limits = RunLimits(rows_max=flush.rows_max, bytes_max=flush.bytes_max)
     return replace(limits, part_rows_max=max(limits.part_rows_max, flush.rows_max))
+
+
+def _retry_policy(config: Config) -> RetryPolicy:
+    retry = config.retry
+    return RetryPolicy(retry.initial_seconds, retry.max_seconds, retry.per_hour, retry.same_place_max)
 
 
 def pipeline_name(config: Config, sink: SinkSettings) -> str:
@@ -724,8 +730,7 @@ class Application:
                 workers=config.polling.workers,
                 batch_delay_seconds=config.polling.batch_delay_seconds,
                 lease_seconds=config.lease.seconds,
-                retry_initial_seconds=config.retry.initial_seconds,
-                retry_seconds_max=config.retry.max_seconds,
+                retry=_retry_policy(config),
                 var_dir=config.var_dir,
                 load=LoadLimits(
                     config.snapshot.workers, config.snapshot.chunk_seconds, config.queue_bytes_max, self._guard
@@ -841,8 +846,7 @@ class Application:
             ),
             drift_seconds=config.targets.drift_seconds,
             lease_seconds=config.lease.seconds,
-            retry_initial_seconds=config.retry.initial_seconds,
-            retry_seconds_max=config.retry.max_seconds,
+            retry=_retry_policy(config),
             var_dir=config.var_dir,
         )
 
@@ -989,6 +993,7 @@ class Application:
             rows=self._estimates.rows.get(settings.name, {}) if self._estimates else {},
             progress=said["progress"],
             recent_errors=said["recent_errors"],
+            retries=said["retries"],
             prepared=pipeline.status.prepared,
             staging=area.use.to_dict() if (area := self._staging.get(settings.name)) is not None else None,
             lane=lane,
@@ -1043,6 +1048,7 @@ class Application:
             taken = 2 * len(lanes.lanes) if is_healthy else 0
             sinks[settings.name] = SinkHealth(
                 state=self._state(lanes),
+                is_budget_spent=any(pipeline.retries.left == 0 for pipeline in _every(lanes)),
                 connection=ConnectionHealth(
                     status="unknown" if is_healthy is None else "healthy" if is_healthy else "unhealthy",
                     pool_size=settings.pool_size,
@@ -1096,6 +1102,8 @@ class Application:
             sink.lag(max(known) if known and len(known) == len(every) else None)
             sink.lane_lags(lags if len(lags) > 1 else {})
             sink.queued(lanes.queue_bytes())
+            left = (pipeline.retries.left for pipeline in _every(lanes))
+            sink.retries_left(min(left, default=self.config.retry.per_hour))
             sink.tables(Counter(record.state for record in lanes.tables))
             sink.targets_drifted(sum(pipeline.targets_seen.drifted_count for pipeline in lanes.lanes.values()))
             sink.prepared(sum(pipeline.status.prepared["count"] for pipeline in lanes.lanes.values()))
@@ -1133,6 +1141,11 @@ class Application:
 def _behind(group: SinkLanes | PolledSink) -> list[Pipeline]:
     """The sides that have complete tables which nobody else keeps current."""
     return [s.pipeline for s in group.beside.sides if s.has_complete and isinstance(s.pipeline, Pipeline)]
+
+
+def _every(group: SinkLanes | PolledSink) -> list[Pipeline | Poller]:
+    """The lanes, the poller if there is one, and the sides."""
+    return [*_running(group), *(s.pipeline for s in group.beside.sides if isinstance(s.pipeline, Pipeline))]
 
 
 def _running(group: SinkLanes | PolledSink) -> list[Pipeline | Poller]:
@@ -1251,6 +1264,7 @@ def _read_lane(
         rows=sink.estimated_rows(_targets(config, settings, sink, tables)),
         progress=said.get("progress", {}) if is_live else {},
         recent_errors=said.get("recent_errors", ()),
+        retries=said.get("retries") or NO_RETRIES if is_live else NO_RETRIES,
         prepared=_prepared(store),
         staging=_staging_at_rest(config, settings.name),
         lane=lane,

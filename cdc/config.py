@@ -1676,7 +1676,7 @@ class LeaseSettings(Section):
 
 
 class RetrySettings(Section):
-    """The pauses between attempts while a server is away. Attempts do not end."""
+    """The pauses between attempts while a server is away. Attempts do not end, unless `same_place_max` says so."""
 
     initial_seconds: Number = Field(
         default=0.5,
@@ -1692,6 +1692,25 @@ class RetrySettings(Section):
         le=3600,
         json_schema_extra={"unit": "seconds"},
         description="Longest pause, at least `initial_seconds`: after an outage work resumes within this time.",
+    )
+    per_hour: int = Field(
+        default=240,
+        ge=10,
+        le=100_000,
+        json_schema_extra={"unit": "retries"},
+        description="How often within an hour a pipeline's session may end in trouble though both servers had answered "
+        "(cut connections, dead-locks, rows that stay locked). When that is spent the log says so, `/health` is "
+        "`degraded`, and sessions begin no more often than evenly spread over the hour, every 15 s by default: "
+        "each one costs the servers something. A server that is away spends nothing.",
+    )
+    same_place_max: int = Field(
+        default=0,
+        ge=0,
+        le=100_000,
+        json_schema_extra={"unit": "retries"},
+        description="How many such sessions may end in a row without the sink having moved on; with that many the "
+        "pipeline stops (`RetriesSpent`), for setups where somebody is called. 0: it tries without end, and what "
+        "passes by itself, such as a full disk, needs nobody.",
     )
 
     @field_validator("max_seconds")

@@ -16,6 +16,7 @@
      │   ├─ MalformedEvent
      │   ├─ ChecksumMismatch
      │   └─ UnsupportedEvent  an event type or statement that is not understood
+     ├─ RetriesSpent          the operator looks at what comes again and again       → stop, where a limit is set
      ├─ LeaseLost             another instance took the pipeline over                → stop
      └─ Stopping              asked to stop: roll back and leave
     InvariantBroken           our bug: crash, the last checkpoint is still true
@@ -38,6 +39,7 @@ __all__ = [
     "MalformedEvent",
     "ProtocolError",
     "ResyncRequired",
+    "RetriesSpent",
     "SinkRefused",
     "SinkUnavailable",
     "SourceChanged",
@@ -179,6 +181,10 @@ class ChecksumMismatch(ProtocolError):
 
 class UnsupportedEvent(ProtocolError):
     """An event type, or a statement in the binlog, that could carry data and is not understood."""
+
+
+class RetriesSpent(CdcError):
+    """What should pass by itself has come back at the same place as often as the operator allows."""
 
 
 class LeaseLost(CdcError):

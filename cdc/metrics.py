@@ -162,6 +162,12 @@ class Metrics:
         self.restarts = self._counter(
             "cdc_restarts_total", "Times the pipeline began again from its checkpoint after an error.", "sink"
         )
+        self.retries_left = self._gauge(
+            "cdc_retries_left",
+            "How many more times within the hour a session may end in trouble, though its servers had answered, before "
+            "the pauses grow (`retry.per_hour`; the least of lanes and loads); 0: the budget is spent.",
+            "sink",
+        )
         self.schema_changes = self._counter(
             "cdc_schema_changes_total",
             "DDL on captured tables: `followed` on the sink at its place in the stream, or "
@@ -383,6 +389,10 @@ class SinkMetrics:
     def restarted(self) -> None:
         """The pipeline begins again from its checkpoint."""
         self._restarts.inc()
+
+    def retries_left(self, count: int) -> None:
+        """What the hour's budget of retries has left."""
+        self._metrics.retries_left.labels(self.name).set(count)
 
     def schema_changed(self, *, is_followed: bool) -> None:
         """DDL on captured tables has been done on the sink, or left to loads."""

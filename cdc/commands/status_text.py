@@ -125,6 +125,12 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
                 f"{escape(sink['name'])}: {prepared['count']:,} prepared XA transactions wait for their end, "
                 f"the oldest since {(prepared['oldest'] or '-')[:19]}"
             )
+        retries = sink.get("retries") or {"is_spent": False}
+        if retries["is_spent"]:
+            console.print(
+                f"{escape(sink['name'])}: {retries['last_hour']:,} sessions ended in trouble within the last hour; "
+                f"retry.per_hour is {retries['per_hour']:,}: the pauses are longer now"
+            )
         staging = sink.get("staging") or {"chunks": 0}
         if staging["chunks"]:
             console.print(

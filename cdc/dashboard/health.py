@@ -65,7 +65,7 @@ def health_status(inputs: HealthInputs) -> HealthStatus:
     unhealthy: data does not flow, or will not without an operator: the source cannot be reached, a sink `failed`, or
     no sink is anything but `retrying` or `stopped`.
     degraded: it flows, but not all of it: a parked table, a sink `retrying`, `paused` or `stopped`, a sink's server
-    that did not answer when last asked.
+    that did not answer when last asked, a sink whose sessions ended more often within the hour than is allowed for.
     healthy: the rest, `starting`, `snapshotting` and `standby` included.
     """
     states = [sink.state for sink in inputs.sinks.values()]
@@ -73,7 +73,7 @@ def health_status(inputs: HealthInputs) -> HealthStatus:
         return "unhealthy"
     if inputs.tables_parked or not {"retrying", "paused", "stopped"}.isdisjoint(states):
         return "degraded"
-    if any(sink.connection.status == "unhealthy" for sink in inputs.sinks.values()):
+    if any(sink.connection.status == "unhealthy" or sink.is_budget_spent for sink in inputs.sinks.values()):
         return "degraded"
     return "healthy"
 

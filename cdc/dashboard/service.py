@@ -34,6 +34,7 @@ class SinkHealth:
 
     state: str
     connection: ConnectionHealth = ConnectionHealth()
+    is_budget_spent: bool = False  # `retry.per_hour`
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Any
 from cdc.clock import Clock
 from cdc.model import TableName
 from cdc.pipeline.poller import Poller
-from cdc.pipeline.report import SinkReport, worst_state
+from cdc.pipeline.report import SinkReport, most_tried, worst_state
 from cdc.pipeline.runner import Pipeline
 from cdc.pipeline.sink_lanes import SinkLanes
 from cdc.schema.target import TargetTable
@@ -155,6 +155,7 @@ def with_poller(sink: SinkReport | None, poller: SinkReport) -> SinkReport:
         rows={**poller.rows, **sink.rows},
         progress={**poller.progress, **sink.progress},
         recent_errors=sorted([*sink.recent_errors, *poller.recent_errors], key=lambda e: str(e["since"]))[-20:],
+        retries=most_tried([sink.retries, poller.retries]),
         polls=poller.polls,
         lanes=(*sink.lanes, poller),
     )

@@ -12,7 +12,6 @@ from __future__ import annotations
 import functools
 import math
 import queue
-import random
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -42,6 +41,7 @@ from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.modes import LoadWriter
+from cdc.pipeline.retry import Retries, RetryPolicy, spent_hint
 from cdc.pipeline.sourced import sourced
 from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.tables import Routing, TableRegistry
@@ -77,8 +77,7 @@ class PollerSettings:
     workers: int
     batch_delay_seconds: float
     lease_seconds: float
-    retry_initial_seconds: float
-    retry_seconds_max: float
+    retry: RetryPolicy
     var_dir: Path
     load: LoadLimits
     why_no_log: str = ""
@@ -190,7 +189,8 @@ class Poller:
         self._states: dict[TableName, PollState] = {}
         self._targets: list[TargetTable] = []
         self._sinks: list[Sink] = []
-        self._attempt = 0
+        self.retries = Retries(settings.retry, clock)
+        self.status.retries = self.retries.to_dict
         self._keeper = LeaseKeeper(
             sink=make_sink(),
             pipeline=settings.name,
@@ -286,25 +286,23 @@ class Poller:
             self._on_end(self.error)
 
     def _run_session(self) -> None:
+        session = _Session(self)
         try:
-            with _Session(self) as session:
+            with session:
                 session.run()
         except TransientError as error:
             self.status.failed(error)
             self.status.set_state("retrying")
             self._metrics.failed(error)
-            delay = self.delay(self._attempt)
-            self._attempt += 1
-            self._log.warning("poller_retrying", attempt=self._attempt, delay_s=round(delay, 2), **_error_fields(error))
+            pause = self.retries.failed(error, has_begun=session.are_servers_there, place="the polled tables")
+            fields = _error_fields(error)
+            self._log.warning("poller_retrying", attempt=pause.attempt, delay_s=round(pause.seconds, 2), **fields)
+            if pause.has_spent:
+                per_hour = self.settings.retry.per_hour
+                self._log.warning("retry_budget_spent", per_hour=per_hour, **{**fields, "hint": spent_hint(error)})
             self._metrics.restarted()
-            if self._clock.wait(self._is_stopping, delay):
+            if self._clock.wait(self._is_stopping, pause.seconds):
                 raise Stopping("stopped while waiting to retry") from error
-
-    def delay(self, attempts: int) -> float:
-        """Seconds until the next try, after so many before: doubled each time, and never the same for all."""
-        settings = self.settings
-        seconds = min(settings.retry_seconds_max, settings.retry_initial_seconds * float(2 ** min(attempts, 30)))
-        return seconds * random.uniform(0.5, 1.0)
 
     def check_alive(self) -> None:
         """Raises what ends every run from outside."""
@@ -367,6 +365,8 @@ class _Session:
         self._outcomes: queue.Queue[_Outcome] = queue.Queue()
         self._workers: list[threading.Thread] = []
         self._has_begun = False
+        self.are_servers_there = False
+        """Have both answered?"""
         self._ended = threading.Event()
 
     def __enter__(self) -> _Session:
@@ -398,6 +398,7 @@ class _Session:
             if self._clock.monotonic() >= discover_at:
                 self._discover()
                 discover_at = self._clock.monotonic() + _DISCOVER_SECONDS
+                self.are_servers_there = True
             if not has_looked:  # what was asked before this began counts, also where it ends at once
                 self._p._take_commands(self._store.queued_commands())
                 has_looked = True
@@ -723,7 +724,7 @@ class _Session:
         assert record is not None
         assert state is not None
         name, polling = record.source, outcome.task.polling
-        self._p._attempt = 0
+        self._p.retries.well()
         self._records[name], self._states[name] = record, state
         self._forced.discard(name)
         self._left.discard(name)
@@ -787,7 +788,7 @@ class _Session:
         if isinstance(error, SinkUnavailable):
             self._sink.ping()  # where the whole sink is gone, this says so, and ends the session
         state = self._states[name]
-        delay = self._p.delay(state.attempts)
+        delay = self._p.settings.retry.pause_seconds(state.attempts)
         fields = error.to_dict(since=iso_time(self._clock.now_us()))
         state = replace(state, attempts=state.attempts + 1, error=fields)
         self._states[name] = state

@@ -12,10 +12,20 @@ from typing import Any
 
 from cdc.model import SourcePosition, TableName
 from cdc.pipeline.dealing import CannotDeal, least
+from cdc.pipeline.retry import NO_RETRIES
 from cdc.pipeline.text import iso_time
 from checkpoints.store import TableRecord
 
-__all__ = ["SinkReport", "SourceReport", "beside", "merged", "side_states", "status_document", "worst_state"]
+__all__ = [
+    "SinkReport",
+    "SourceReport",
+    "beside",
+    "merged",
+    "most_tried",
+    "side_states",
+    "status_document",
+    "worst_state",
+]
 
 # What is shown of lanes that differ is the first of these that one of them is in: what needs somebody, then what is
 # still on its way, then what flows. `stopped` is one that has finished before the others.
@@ -61,6 +71,7 @@ class SinkReport:
     rows: Mapping[str, int | None] = field(default_factory=dict)
     progress: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     recent_errors: Iterable[Mapping[str, Any]] = ()
+    retries: Mapping[str, Any] = field(default_factory=lambda: NO_RETRIES)
     prepared: Mapping[str, Any] = field(default_factory=lambda: {"count": 0, "oldest": None})
     staging: Mapping[str, int] | None = None
     lane: int = 1
@@ -108,7 +119,13 @@ def beside(lane: SinkReport, sides: Sequence[SinkReport], elsewhere: Collection[
         rows={target: rows for one in (lane, *sides) for target, rows in one.rows.items()},
         progress={table: progress for one in (lane, *sides) for table, progress in one.progress.items()},
         recent_errors=recent[-_RECENT_ERRORS_MAX:],
+        retries=most_tried([lane.retries, *(side.retries for side in sides)]),
     )
+
+
+def most_tried(retries: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Of several pipelines' `retries`, those of the one in most trouble."""
+    return max(retries, key=lambda one: (one["is_spent"], one["last_hour"], one["attempt"]))
 
 
 def merged(lanes: Sequence[SinkReport]) -> SinkReport:
@@ -137,6 +154,7 @@ def merged(lanes: Sequence[SinkReport]) -> SinkReport:
         rows={target: rows for lane in lanes for target, rows in lane.rows.items()},
         progress={table: progress for lane in lanes for table, progress in lane.progress.items()},
         recent_errors=recent[-_RECENT_ERRORS_MAX:],
+        retries=most_tried(lane.retries for lane in lanes),
         prepared={
             "count": sum(lane.prepared["count"] for lane in lanes),
             "oldest": min((lane.prepared["oldest"] for lane in lanes if lane.prepared["oldest"]), default=None),
@@ -183,6 +201,7 @@ def status_document(
                 "error": sink.error,
                 "holder": sink.holder,
                 "recent_errors": list(sink.recent_errors),
+                "retries": dict(sink.retries),
                 "prepared": dict(sink.prepared),
                 "staging": None if sink.staging is None else dict(sink.staging),
                 "lanes": [_lane(lane) for lane in sink.lanes],

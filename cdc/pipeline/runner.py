@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,6 +58,7 @@ from cdc.pipeline.merging import ShadowMerge
 from cdc.pipeline.modes import LoadWriter
 from cdc.pipeline.reader import EMPTY_RUN_SECONDS, Reader
 from cdc.pipeline.recovery import AutoReload, Recovery, is_purged, seed_again
+from cdc.pipeline.retry import Retries, RetryPolicy, spent_hint
 from cdc.pipeline.schema_step import DefinitionAudit, SchemaStep
 from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.table_steps import INTENT, SourceFacts
@@ -119,8 +119,7 @@ class PipelineSettings:
     age_seconds_max: float
     queue_bytes_max: int
     lease_seconds: float
-    retry_initial_seconds: float
-    retry_seconds_max: float
+    retry: RetryPolicy
     var_dir: Path
     load: LoadLimits
     drift_seconds: float = 3600
@@ -199,7 +198,8 @@ class Pipeline:
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
         self.targets_seen = TargetMemory()
-        self._attempt = 0
+        self.retries = Retries(settings.retry, clock)
+        self.status.retries = self.retries.to_dict
         self._stuck_at: SourcePosition | None = None
         """The end of what the sink could not take the last time."""
         self._keeper = LeaseKeeper(
@@ -330,28 +330,31 @@ class Pipeline:
             self._log.warning("frame_kept", path=str(path), bytes=len(error.frame))
 
     def _run_session(self) -> None:
+        session = _Session(self)
         try:
-            _Session(self).run()
+            session.run()
         except _SessionEnd:
             return
         except TransientError as error:
             self.status.failed(error)
             self.status.set_state("retrying")
             self._metrics.failed(error)
-            delay = min(self.settings.retry_seconds_max, self.settings.retry_initial_seconds * 2**self._attempt)
-            delay *= random.uniform(0.5, 1.0)
-            self._attempt += 1
+            pause = self.retries.failed(error, has_begun=session.has_begun, place=str(self.status.position))
             fields = _error_fields(error)
-            self._log.warning("pipeline_retrying", attempt=self._attempt, delay_s=round(delay, 2), **fields)
+            self._log.warning("pipeline_retrying", attempt=pause.attempt, delay_s=round(pause.seconds, 2), **fields)
+            if pause.has_spent:
+                per_hour = self.settings.retry.per_hour
+                self._log.warning("retry_budget_spent", per_hour=per_hour, **{**fields, "hint": spent_hint(error)})
             self._metrics.restarted()
-            if self._clock.wait(self._is_stopping, delay):
+            if self._clock.wait(self._is_stopping, pause.seconds):
                 raise Stopping("stopped while waiting to retry") from error
 
     def recovered(self, position: SourcePosition) -> bool:
         """The stream has come to `position`: the next trouble is a new one, unless the sink was stuck further on."""
         if self._stuck_at is not None and is_before(position, self._stuck_at):
             return False
-        self._attempt, self._stuck_at = 0, None
+        self.retries.well()
+        self._stuck_at = None
         return True
 
     def take_commands(self, commands: list[Command]) -> None:
@@ -471,6 +474,8 @@ class _Session:
         self._is_audit_due = False
         self._has_put_off = False
         self._upkeep: TargetUpkeep | None = None
+        self.has_begun = False
+        """Have both servers answered?"""
 
     def run(self) -> None:
         """Raises _SessionEnd, TransientError, or what the pipeline cannot go on after."""
@@ -483,6 +488,7 @@ class _Session:
                 self._log.info("lease_taken_over")
             self._hooks("after_lease")
             with connect(self._p._source_settings) as source:
+                self.has_begun = True
                 self._p._on_lease(self._store, source)
                 checkpoint = self._checkpoint(source)
                 if self._p._beside is not None:
@@ -988,6 +994,7 @@ class _Session:
 
     def _is_loaded(self, tables: TableRegistry, record: TableRecord, began: float, **more: int) -> None:
         self._p._forced.discard(record.source)
+        self._p.retries.well()
         tables.put(record)
         self._metrics.loaded(rows=record.rows_loaded)
         for counts in record.policy_changes.values():

@@ -10,6 +10,7 @@ from typing import Any
 from cdc.clock import Clock
 from cdc.errors import CdcError
 from cdc.model import FilePos, ServerIdentity, SourcePosition
+from cdc.pipeline.retry import NO_RETRIES
 from cdc.pipeline.text import iso_time
 from snapshot.progress import LoadRate
 
@@ -24,6 +25,8 @@ class PipelineStatus:
     def __init__(self, clock: Clock) -> None:
         self.lag: Callable[[], float | None] = lambda: None
         """The lag now, for `to_dict`; set by who knows where the source's log ends."""
+        self.retries: Callable[[], Mapping[str, Any]] = lambda: NO_RETRIES
+        """The `retries` object, for `to_dict`; set by who counts them."""
         self._clock = clock
         self._lock = threading.Lock()
         self._state = "starting"
@@ -166,7 +169,7 @@ class PipelineStatus:
 
     def to_dict(self) -> Mapping[str, Any]:
         """For the lease's status column and the HTTP pages."""
-        lag = self.lag()
+        lag, retries = self.lag(), dict(self.retries())
         with self._lock:
             return {
                 "state": self._state,
@@ -177,6 +180,7 @@ class PipelineStatus:
                 "error": self._error,
                 "progress": {table: rate.to_dict() for table, rate in self._progress.items()},
                 "recent_errors": list(self._recent),
+                "retries": retries,
             }
 
 

@@ -30,6 +30,7 @@ from cdc.errors import LeaseLost, TransientError
 from cdc.gtid import MysqlGtidSet
 from cdc.model import FilePos, SourcePosition, TableName
 from cdc.pipeline import runner
+from cdc.pipeline.retry import RetryPolicy
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.schema.keys import choose_key
 from cdc.schema.options import TableOptions
@@ -284,8 +285,7 @@ class _World:
                 age_seconds_max=self.age_seconds,
                 queue_bytes_max=self.queue_bytes_max,
                 lease_seconds=LEASE_SECONDS,
-                retry_initial_seconds=0.5,
-                retry_seconds_max=8,
+                retry=RetryPolicy(initial_seconds=0.5, max_seconds=8),
                 var_dir=Path("nowhere"),
                 load=LoadLimits(),
             ),
