@@ -1,0 +1,148 @@
+"""A server whose connections are all taken, or that ends all of ours at once: back within two minutes, nothing lost."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+import pymysql
+import pytest
+
+from cdc.demo.servers import Server
+from tests.support.deployment import Deployment, deployment
+from tests.support.waiting import wait_until
+
+pytestmark = pytest.mark.integration
+
+_CONNECTIONS_MAX = 20
+_RECOVERY_SECONDS_MAX = 120.0
+# How the servers say it: MySQL's number, and libpq's text, which has none.
+_REFUSED = ("(error 1040)", "too many clients already")
+
+
+@contextlib.contextmanager
+def _crowd(server: Server) -> Iterator[Callable[[], int]]:
+    """All of the server's connections, taken while everybody else's are ended; gives a function that does it again."""
+    with contextlib.ExitStack() as stack:
+        mine: list[Any] = []
+
+        def enter() -> bool:
+            try:
+                mine.append(stack.enter_context(contextlib.closing(server.connect())))
+            except (pymysql.err.OperationalError, psycopg2.OperationalError):
+                return False
+            return True
+
+        def take_all() -> int:
+            """How many of other people's were ended."""
+            ended = _end_others(server, mine)
+            while enter():
+                pass
+            return ended
+
+        assert enter()
+        wait_until(lambda: not take_all(), 60, "all connections to be the crowd's")
+        yield take_all
+
+
+def _end_others(server: Server, mine: list[Any]) -> int:
+    """End every client's session but `mine`, by the first of these; how many."""
+    with mine[0].cursor() as cursor:
+        if server.family == "postgresql":
+            cursor.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'client backend' "
+                "AND NOT pid = ANY (%s)",
+                ([one.info.backend_pid for one in mine],),
+            )
+            return len(cursor.fetchall())
+        cursor.execute("SELECT ID FROM information_schema.PROCESSLIST WHERE USER <> 'system user'")
+        own = {one.thread_id() for one in mine}
+        others = [number for (number,) in cursor.fetchall() if number not in own]
+        ended = 0
+        for number in others:
+            with contextlib.suppress(pymysql.err.MySQLError):  # it is gone, or a thread of the server's own
+                cursor.execute(f"KILL {number}")
+                ended += 1
+        return ended
+
+
+def _refusals(made: Deployment) -> int:
+    lines = [line for line in made.log().splitlines() if '"pipeline_retrying"' in line]
+    return sum(any(said in line for said in _REFUSED) for line in lines)
+
+
+@contextlib.contextmanager
+def _running(directory: Path, source: Server, sink: Server) -> Iterator[Deployment]:
+    """A service that streams one table, with the pauses that it has by default."""
+    with deployment(directory, source, sink=sink) as made:
+        del made.config["retry"]
+        source.execute("CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20))", database=made.source_database)
+        source.execute("INSERT INTO t VALUES (1, 'one')", database=made.source_database)
+        made.start()
+        made.wait_for_log("table_ready")
+        yield made
+        assert made.stop() == 0
+        made.assert_equal("t")
+        assert made.status()["sinks"][0]["error"] is None
+
+
+def _write(made: Deployment, key: int) -> None:
+    made.source.execute(f"INSERT INTO t VALUES ({key}, 'more')", database=made.source_database)
+
+
+def _wait_for_row(made: Deployment, key: int) -> float:
+    """Seconds until the sink has it."""
+    began = time.monotonic()
+    wait_until(lambda: key in [row[0] for row in made.sink_rows("sink", "t")], 300, f"row {key}")
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize(
+    "side, kind",
+    [
+        ("sink", "pg17"),
+        ("source", "mysql97"),
+        pytest.param("source", "mariadb118", marks=pytest.mark.full),
+        pytest.param("sink", "mysql97", marks=pytest.mark.full),
+        pytest.param("sink", "mariadb1011", marks=pytest.mark.full),
+    ],
+)
+def test_a_server_without_a_free_connection_is_come_back_to(
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    start_server: Callable[..., Server],
+    side: str,
+    kind: str,
+) -> None:
+    """Every session of the service is ended at once, and its place taken; then there is room again."""
+    small = start_server(kind, options={"max_connections": _CONNECTIONS_MAX})
+    other: Server = request.getfixturevalue("mariadb118" if side == "sink" else "pg17")
+    source, sink = (other, small) if side == "sink" else (small, other)
+    with _running(tmp_path, source, sink) as made:
+        with _crowd(small) as take_all:
+            if side == "sink":
+                _write(made, 2)  # a sink's session that nobody uses is missed by nobody
+            wait_until(lambda: take_all() == 0 and _refusals(made) >= 3, 120, lambda: made.log()[-2000:])
+        if side == "source":
+            _write(made, 2)
+        assert _wait_for_row(made, 2) < _RECOVERY_SECONDS_MAX
+        assert '"pipeline_failed"' not in made.log()
+
+
+@pytest.mark.parametrize("kind", ["mysql97", pytest.param("mariadb118", marks=pytest.mark.full)])
+def test_all_sessions_that_end_at_once_on_both_sides_are_made_anew(
+    tmp_path: Path, start_server: Callable[..., Server], kind: str
+) -> None:
+    source, sink = start_server(kind), start_server("pg17")
+    with _running(tmp_path, source, sink) as made, contextlib.ExitStack() as stack:
+        controls = [(one, [stack.enter_context(contextlib.closing(one.connect()))]) for one in (source, sink)]
+        for key in (2, 3, 4):
+            ended = [_end_others(server, control) for server, control in controls]
+            assert all(ended)  # how many is what was there again since the last time
+            _write(made, key)
+            assert _wait_for_row(made, key) < _RECOVERY_SECONDS_MAX
+        assert '"pipeline_failed"' not in made.log()
