@@ -191,7 +191,8 @@ class TableSteps:
         is_ours = known.definition is not None and known.target == str(target)
         is_made_anew = existing is not None and is_ours and not self._fits(known, target, existing)
         if not self._is_transactional:
-            self._fence()
+            # The intent comes first: a table that is made and not recorded would pass for somebody else's.
+            self._begin([] if is_ours else [replace(made, state="dropped", is_complete=False, step="")])
             self._make(target, existing, is_made_anew=is_made_anew)
         with self._sink.transaction() as tx:
             if self._is_transactional:

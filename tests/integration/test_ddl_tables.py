@@ -158,6 +158,23 @@ def test_a_table_that_is_dropped_and_made_again_begins_empty(pair: Deployment) -
         assert unmarked(pair, sink, "t") == 1, "the target stayed, with the column that somebody added"
 
 
+@pytest.mark.crash
+def test_a_target_that_was_made_before_a_kill_is_ours(tmp_path: Path, mysql97: Server, mariadb1011: Server) -> None:
+    """And is made anew where the table has been, since; as tools leave it that fail and are run again."""
+    with deployment(tmp_path, mysql97, my=mariadb1011) as made:
+        _begin(made, "other")
+        process = made.start(crash_at="schema_altered:1")
+        _wait_for_stream(made)
+        on_source(made, "CREATE TABLE n (id INT PRIMARY KEY, a INT)")
+        assert process.wait(60) == -signal.SIGKILL
+        on_source(made, "DROP TABLE n")
+        on_source(made, "CREATE TABLE n (id BIGINT PRIMARY KEY, b VARCHAR(9) NOT NULL)")
+        on_source(made, "INSERT INTO n VALUES (1, 'x')")
+        made.catch_up()
+        assert _state(made, "my", "n") == "ready"
+        made.assert_equal("n", "other")
+
+
 def test_a_new_table_that_the_sink_refuses_is_parked(one_pair: Deployment) -> None:
     """All else goes on."""
     _begin(one_pair, "other")
