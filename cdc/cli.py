@@ -208,10 +208,20 @@ def snapshot(
     config: ConfigOption = None,
     env_file: EnvFileOption = None,
     sink: SinkOption = None,
+    where: Annotated[
+        str | None,
+        typer.Option(
+            "--where",
+            help="Only the rows of one table that meet this condition, in the source's SQL: they are written over "
+            "those of their keys. Rows that are gone at the source stay (`cdc verify` finds them).",
+        ),
+    ] = None,
 ) -> None:
     """Load tables, or load them again (default: try parked ones again, finish loads); also beside a running service."""
-    from cdc.commands.snapshot import snapshot_tables
+    from cdc.commands.snapshot import snapshot_part, snapshot_tables
 
+    if where is not None:
+        raise typer.Exit(snapshot_part(_load(config, env_file), tables or [], where, only_sinks=sink or []))
     raise typer.Exit(snapshot_tables(_load(config, env_file), tables or [], only_sinks=sink or []))
 
 

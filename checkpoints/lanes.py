@@ -6,7 +6,7 @@ in one transaction, which has to end with the fence of both.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import orjson
@@ -15,6 +15,9 @@ from cdc.model import TableName
 from checkpoints.store import Command, InSinkStore, MetadataSink
 
 __all__ = [
+    "command_argument",
+    "command_tables",
+    "finish_command",
     "forget_prepared",
     "forget_table",
     "hand_over",
@@ -108,14 +111,27 @@ def set_command_message(store: InSinkStore, tx: Any, command: Command, message: 
     tx.execute_count(f"UPDATE {table} SET message = %s WHERE id = %s", (message, command.id))
 
 
-def set_command_tables(store: InSinkStore, tx: Any, command: Command, tables: Iterable[TableName]) -> None:
+def finish_command(store: InSinkStore, tx: Any, command: Command, message: str) -> None:
+    """It is done, with what it asked for in the same transaction."""
+    table = store.sink.metadata_table("commands")
+    tx.execute_count(f"UPDATE {table} SET state = 'done', message = %s WHERE id = %s", (message, command.id))
+
+
+def command_tables(command: Command) -> list[TableName]:
+    """The tables that a command is about."""
+    said = orjson.loads(command.argument)
+    return [TableName(*pair) for pair in (said["tables"] if isinstance(said, dict) else said)]
+
+
+def command_argument(command: Command, tables: Iterable[TableName]) -> str:
+    """What the command would say of these tables alone."""
+    said, pairs = orjson.loads(command.argument), [[table.database, table.table] for table in tables]
+    return orjson.dumps({**said, "tables": pairs} if isinstance(said, dict) else pairs).decode()
+
+
+def set_command_tables(store: InSinkStore, tx: Any, command: Command, tables: Collection[TableName]) -> None:
     """The command is about these tables only; with none left it is done."""
-    argument = _argument(tables)
     tx.execute_count(
         f"UPDATE {store.sink.metadata_table('commands')} SET argument = %s, state = %s WHERE id = %s",
-        (argument, "done" if argument == "[]" else command.state, command.id),
+        (command_argument(command, tables), command.state if tables else "done", command.id),
     )
-
-
-def _argument(tables: Iterable[TableName]) -> str:
-    return orjson.dumps([[table.database, table.table] for table in tables]).decode()

@@ -117,8 +117,8 @@ def _null_in_key(definition: TableDefinition, key: Sequence[str]) -> Unsupported
     )
 
 
-def _where(definition: TableDefinition, key: Sequence[str], keys: KeyRange) -> str:
-    conditions = []
+def _where(definition: TableDefinition, key: Sequence[str], keys: KeyRange, condition: str) -> str:
+    conditions = [f"({condition})"] if condition else []
     if keys.after is not None:
         conditions.append(_beyond(definition, key, keys.after, ">", ">"))
     if keys.upto is not None:
@@ -126,20 +126,22 @@ def _where(definition: TableDefinition, key: Sequence[str], keys: KeyRange) -> s
     return " WHERE " + " AND ".join(conditions) if conditions else ""
 
 
-def _from(definition: TableDefinition, key: Sequence[str], keys: KeyRange) -> str:
+def _from(definition: TableDefinition, key: Sequence[str], keys: KeyRange, condition: str) -> str:
     order = ", ".join(quote(name) for name in key)
-    return f"FROM {quote_table(definition.name)}{_where(definition, key, keys)} ORDER BY {order}"
+    return f"FROM {quote_table(definition.name)}{_where(definition, key, keys, condition)} ORDER BY {order}"
 
 
-def range_sql(definition: TableDefinition, key: Sequence[str], keys: KeyRange) -> str:
-    """The SELECT of all rows of the range, in key order."""
-    return f"SELECT {select_list(definition)} {_from(definition, key, keys)}"
+def range_sql(definition: TableDefinition, key: Sequence[str], keys: KeyRange, condition: str = "") -> str:
+    """The SELECT of all rows of the range, in key order; of those that meet the condition, where there is one."""
+    return f"SELECT {select_list(definition)} {_from(definition, key, keys, condition)}"
 
 
-def border_sql(definition: TableDefinition, key: Sequence[str], keys: KeyRange, *, rows: int) -> str:
-    """The SELECT of the key of the range's row number `rows`, from 1 on: no row where there are fewer."""
+def border_sql(
+    definition: TableDefinition, key: Sequence[str], keys: KeyRange, *, rows: int, condition: str = ""
+) -> str:
+    """The SELECT of the key of the row number `rows`, from 1 on, of the same rows: none where there are fewer."""
     columns = ", ".join(column_expression(definition.column(name)) for name in key)
-    return f"SELECT {columns} {_from(definition, key, keys)} LIMIT 1 OFFSET {rows - 1}"
+    return f"SELECT {columns} {_from(definition, key, keys, condition)} LIMIT 1 OFFSET {rows - 1}"
 
 
 def require_no_null(connection: SourceConnection, definition: TableDefinition, key: Sequence[str]) -> None:
@@ -208,12 +210,15 @@ class ChunkPlan:
         planned: Iterable[Chunk] = (),
         done: Iterable[int] = (),
         unrecorded: Iterable[Chunk] = (),
+        condition: str = "",
     ) -> None:
+        """`condition`: only rows that meet it are read (`snapshot.condition`)."""
         cut = list(unrecorded)
         chunks, finished = [*planned, *cut], frozenset(done)
         self.definition = definition
         self.key = tuple(key)
         self.pace = pace
+        self.condition = condition
         self._waiting = deque(chunk for chunk in chunks if chunk.number not in finished)
         self._cut = cut
         self._last = chunks[-1] if chunks else None
@@ -236,7 +241,9 @@ class ChunkPlan:
                 return self._waiting.popleft()
             if self._rest is None:
                 return None
-            found = connection.query(border_sql(self.definition, self.key, self._rest, rows=self.pace.rows))
+            found = connection.query(
+                border_sql(self.definition, self.key, self._rest, rows=self.pace.rows, condition=self.condition)
+            )
             upto = found[0] if found else None
             chunk = self._last = Chunk.behind(self._last, upto)
             self._rest = None if upto is None else KeyRange(after=upto)
@@ -264,7 +271,7 @@ def read_chunk(reader: ResultReader, plan: ChunkPlan, chunk: Chunk) -> Iterator[
     Raises TableGone when the table goes away or changes under the read, UnsupportedData for a value that cannot be
     carried, and for a border that is NULL.
     """
-    sql = range_sql(plan.definition, plan.key, chunk.range)
+    sql = range_sql(plan.definition, plan.key, chunk.range, plan.condition)
     return reader.read(sql, rows_max=BATCH_ROWS_MAX, bytes_max=BATCH_BYTES_MAX)
 
 

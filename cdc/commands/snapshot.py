@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
@@ -22,18 +22,25 @@ from cdc.log import configure_logging
 from cdc.model import TableName
 from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.held import StatementHeld
+from cdc.pipeline.parts import PART, part_argument
 from cdc.pipeline.polled_sink import poller_stores, together
 from cdc.sinks.base import Sink
 from checkpoints.polls import POLLER
 from checkpoints.store import Command, InSinkStore, LeaseRow, TableRecord
+from snapshot.condition import condition_problem
 
-__all__ = ["snapshot_tables"]
+__all__ = ["snapshot_part", "snapshot_tables"]
 
 _POLL_SECONDS = 0.3
 # A command that no service has taken up after this long (its lease ran out meanwhile) is given up.
 _TAKE_UP_SECONDS_MAX = 60.0
 # A service that is gone this long has not only changed its session or its instance.
 _GONE_SECONDS_MAX = 3.0
+
+_Wish = tuple[SinkSettings, list[TableName], dict[int, int]]
+"""What is asked of a sink: the tables, and the commands' ids by lane."""
+_Report = Callable[[str, Mapping[int, InSinkStore], list[TableName], Mapping[int, int]], int]
+"""Says what became of that on a sink, by name; the exit code."""
 
 
 def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) -> int:
@@ -49,7 +56,7 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
                 hint="add it to tables.include (or take it out of tables.exclude)",
             )
     exit_code = 0
-    alone: dict[str, tuple[SinkSettings, list[TableName], dict[int, int]]] = {}
+    alone: dict[str, _Wish] = {}
     for settings in sinks_named(config, only_sinks):
         sink = make_sink(settings)
         try:
@@ -64,14 +71,87 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
                 continue
             asked = _ask(stores, tables) if tables else _ask_again(stores, wanted)
             if any(map(_is_live, stores.values())):
-                exit_code |= _follow(settings.name, stores, asked, wanted)
+                exit_code |= _follow(settings.name, stores, asked, wanted, report=_report_all)
             else:
                 alone[settings.name] = (settings, wanted, asked)
         finally:
             sink.close()
     if alone:
-        exit_code |= _load_alone(config, list(alone.values()))
+        exit_code |= _load_alone(config, list(alone.values()), report=_report_all)
     return exit_code
+
+
+def snapshot_part(config: Config, names: list[str], condition: str, *, only_sinks: list[str]) -> int:
+    """Load the rows of one table that meet `condition`, the source's SQL, once more, on every sink. The exit code.
+
+    Raises ConfigError for what is no condition, and likewise.
+    """
+    if len(names) != 1:
+        raise ConfigError(
+            "--where is about one table",
+            hint="name it: `cdc snapshot shop.orders --where \"created_at >= '2024-05-01'\"`",
+        )
+    if (problem := condition_problem(condition)) is not None:
+        raise ConfigError(
+            f"--where {problem}", hint="it is one condition over the table's columns, as the source's SQL has it"
+        )
+    table = parse_table(names[0])
+    exit_code = 0
+    alone: dict[str, _Wish] = {}
+    for settings in sinks_named(config, only_sinks):
+        sink = make_sink(settings)
+        try:
+            sink.open()
+            InSinkStore(sink, pipeline_name(config, settings)).create()
+            stores = _stores(config, sink, pipeline_name(config, settings))
+            lane = _lane_with(settings.name, stores, table)
+            if lane is None:
+                exit_code = 1
+                continue
+            asked = {lane: stores[lane].add_command(PART, part_argument(table, condition))}
+            if any(map(_is_live, stores.values())):
+                exit_code |= _follow(settings.name, stores, asked, [table], report=_report_part)
+            else:
+                alone[settings.name] = (settings, [table], asked)
+        finally:
+            sink.close()
+    if alone:
+        exit_code |= _load_alone(config, list(alone.values()), report=_report_part)
+    return exit_code
+
+
+def _lane_with(name: str, stores: Mapping[int, InSinkStore], table: TableName) -> int | None:
+    """The lane that has rows of the table; where none has, that is said."""
+    for lane, store in stores.items():
+        record = store.load_tables().get(table)
+        if record is not None and lane == POLLER:
+            _say(name, f"{table} is not followed by the binlog, and is read by runs of its own", "see `cdc status`")
+            return None
+        if record is not None and record.is_complete and record.state in ("ready", "snapshotting"):
+            return lane
+    record = _records(stores).get(table)
+    state = record.state if record is not None else "not known here"
+    _say(name, f"{table} is {state}: a part is of a table that is loaded", f"`cdc snapshot {table}` loads all of it")
+    return None
+
+
+def _say(name: str, message: str, hint: str) -> None:
+    sys.stderr.write(f"cdc: {name}: {message}\n" + (f"  hint: {hint}\n" if hint else ""))
+
+
+def _report_part(
+    name: str, stores: Mapping[int, InSinkStore], tables: list[TableName], asked: Mapping[int, int]
+) -> int:
+    """What became of a part; 1 where it was not loaded."""
+    ((lane, command_id),) = asked.items()
+    command = stores[lane].read_command(command_id)
+    if command is None or command.state != "done":
+        message, _, hint = (command.message if command is not None else "the command is gone").partition("\n")
+        _say(name, message or "the part was not loaded", hint)
+        return 1
+    sys.stdout.write(f"{name}: part of {tables[0]} loaded, {command.message}\n")
+    sys.stdout.write("  rows that are gone at the source stay on the sink: `cdc verify` finds them\n")
+    return 0
 
 
 def _stores(config: Config, sink: Sink, pipeline: str) -> dict[int, InSinkStore]:
@@ -139,7 +219,14 @@ def _is_live(store: InSinkStore) -> bool:
     return lease is not None and store.is_holder_alive(lease)
 
 
-def _follow(name: str, stores: Mapping[int, InSinkStore], asked: Mapping[int, int], wanted: list[TableName]) -> int:
+def _follow(
+    name: str,
+    stores: Mapping[int, InSinkStore],
+    asked: Mapping[int, int],
+    wanted: list[TableName],
+    *,
+    report: _Report,
+) -> int:
     """Watch the running service carry the commands out, one after the other; 1 when it ends before it has."""
     deadline = time.monotonic() + _TAKE_UP_SECONDS_MAX
     with LoadBars() as bars:
@@ -147,6 +234,10 @@ def _follow(name: str, stores: Mapping[int, InSinkStore], asked: Mapping[int, in
             error = _follow_one(name, stores, lane, command_id, bars, deadline)
             if error is not None:
                 return _say_gone(name, error)
+    return report(name, stores, wanted, asked)
+
+
+def _report_all(name: str, stores: Mapping[int, InSinkStore], wanted: list[TableName], asked: Mapping[int, int]) -> int:
     return _report(name, stores, wanted, _failures(stores, asked, wanted))
 
 
@@ -226,7 +317,7 @@ def _report(name: str, stores: Mapping[int, InSinkStore], wanted: list[TableName
     return 1 if failures else code
 
 
-def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName], dict[int, int]]]) -> int:
+def _load_alone(config: Config, wishes: list[_Wish], *, report: _Report) -> int:
     """No service runs: run one here, for these sinks, until it has caught up."""
     own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
@@ -249,7 +340,7 @@ def _load_alone(config: Config, wishes: list[tuple[SinkSettings, list[TableName]
         try:
             sink.open()
             stores = _stores(config, sink, pipeline_name(config, settings))
-            code |= _report(settings.name, stores, wanted, _failures(stores, asked, wanted))
+            code |= report(settings.name, stores, wanted, asked)
         finally:
             sink.close()
     return code

@@ -14,14 +14,20 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-import orjson
-
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import ServerIdentity, SourcePosition, TableName
 from cdc.pipeline.lanes import lane_number, side_number
 from cdc.sinks.base import Sink
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.lanes import hand_over, pipelines_in_use, retire, set_command_tables, tables_of_tables
+from checkpoints.lanes import (
+    command_argument,
+    command_tables,
+    hand_over,
+    pipelines_in_use,
+    retire,
+    set_command_tables,
+    tables_of_tables,
+)
 from checkpoints.prepared import PreparedStore
 from checkpoints.store import Command, InSinkStore, TableRecord
 
@@ -282,17 +288,12 @@ def _pass_on_commands(
     for lane, state in states.items():
         for command in state.commands:
             by_lane: dict[int, list[TableName]] = {}
-            for table in _tables(command):
+            for table in command_tables(command):
                 by_lane.setdefault(lanes.get(table, lane), []).append(table)
             kept = by_lane.pop(lane, [])
             for other, tables in by_lane.items():
-                argument = orjson.dumps([[table.database, table.table] for table in tables]).decode()
-                passed_on = states[other].store.add_command(command.name, argument)
+                passed_on = states[other].store.add_command(command.name, command_argument(command, tables))
                 states[other].store.set_command(passed_on, command.state, command.message)
             if by_lane:
                 misplaced.append((state.store, command, kept))
     return misplaced
-
-
-def _tables(command: Command) -> list[TableName]:
-    return [TableName(database, table) for database, table in orjson.loads(command.argument)]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,12 +51,14 @@ from cdc.pipeline.applier import Applier
 from cdc.pipeline.approval import Approvals
 from cdc.pipeline.beside import LaneBeside, Side
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
+from cdc.pipeline.dealing import has_reached
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.loads import LoadWatch
 from cdc.pipeline.merging import ShadowMerge
 from cdc.pipeline.modes import LoadWriter
+from cdc.pipeline.parts import PART, PartLoads, part_of, read_only_session
 from cdc.pipeline.reader import EMPTY_RUN_SECONDS, Reader
 from cdc.pipeline.recovery import AutoReload, Recovery, is_purged, seed_again
 from cdc.pipeline.retry import Retries, RetryPolicy, spent_hint
@@ -64,7 +67,7 @@ from cdc.pipeline.status import PipelineStatus
 from cdc.pipeline.table_steps import INTENT, SourceFacts
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
-from cdc.pipeline.transform import Stamp, load_id_text, transformed_rows
+from cdc.pipeline.transform import Stamp, left_out_rows, load_id_text, transformed_rows
 from cdc.pipeline.upkeep import TargetMemory, TargetUpkeep
 from cdc.schema.column_text import Unproven
 from cdc.schema.ddl import Effect
@@ -89,6 +92,7 @@ from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader, stale_columns
 from snapshot.order import in_load_order
 from snapshot.parallel import SessionPool
+from snapshot.part import PartLoader
 from snapshot.together import TableSize, TablesTogether, in_groups, table_sizes
 
 __all__ = ["Pipeline", "PipelineSettings"]
@@ -191,6 +195,7 @@ class Pipeline:
         self._is_stopping = threading.Event()
         self._commands: list[Command] = []
         self._taken_up: set[int] = set()
+        self._part_attempts: Counter[int] = Counter()
         self._commands_lock = threading.Lock()
         self._channel: Channel | None = None
         self._applying: TransactionRun | None = None
@@ -469,6 +474,8 @@ class _Session:
         )
         self._polled: dict[TableName, TableRecord] = {}
         self._running_commands: list[Command] = []
+        self._parts: list[Command] = []
+        self._parts_wait_until: SourcePosition | None = None
         self._has_heard = False
         self._audit: DefinitionAudit | None = None
         self._is_audit_due = False
@@ -501,6 +508,7 @@ class _Session:
                 self._merge_shadows(tables)
                 waits = self._load_beside(source, tables)
                 self._load_pending(source, tables, checkpoint.position, waits)
+                self._load_parts(source, tables, checkpoint.position)
                 try:
                     self._stream(source, tables, checkpoint)
                 except BinlogPurged as error:
@@ -722,10 +730,12 @@ class _Session:
         return TableRegistry(self._p._routing, self._sink.kind, ()).place(name)
 
     def _take_commands(self, tables: TableRegistry, changed: list[TableRecord]) -> list[Command]:
-        commands = [command for command in self._store.queued_commands() if command.name in ("snapshot", "retry")]
+        queued = self._store.queued_commands()
+        commands = [command for command in queued if command.name in ("snapshot", "retry")]
+        self._parts = [command for command in queued if command.name == PART]
         # What waited for a side when another instance ended waits for one still.
         waited = {one.id for one in commands if one.message.startswith(_WAITS)} - self._p._taken_up
-        self._p._taken_up.update(command.id for command in commands)
+        self._p._taken_up.update(command.id for command in (*commands, *self._parts))
         self._p.take_commands([])
         for command in commands:
             for database, table in orjson.loads(command.argument):
@@ -965,6 +975,58 @@ class _Session:
         self._finish_commands(tables)
         if has_reset:  # tables that share a target which was made anew
             raise _SessionEnd
+
+    def _load_parts(self, source: SourceConnection, tables: TableRegistry, position: SourcePosition) -> None:
+        """Load the parts of tables that commands ask for. What waits for the stream is begun in a later session."""
+        if not self._parts:
+            return
+        beside = self._p._beside
+        self._wait_until_visible(source, position)
+        self._status.set_state("snapshotting")
+        parts = PartLoads(
+            store=self._store,
+            tables=tables,
+            is_elsewhere=lambda table: beside is not None and beside.is_under_way(table),
+            attempts=self._p._part_attempts,
+            clock=self._clock,
+            log=self._log,
+            metrics=self._metrics,
+        )
+        try:
+            parts.carry_out(self._parts, functools.partial(self._part_loader, source, tables, position))
+        finally:
+            for one in self._parts:
+                self._status.progress_done(str(part_of(one)[0]))
+        if parts.has_put_off:
+            self._parts_wait_until = SourcePosition(source.identity(), written_file_pos(source), None)
+        self._p.tables = tables.records()
+
+    def _part_loader(
+        self, source: SourceConnection, tables: TableRegistry, position: SourcePosition, table: TableName
+    ) -> PartLoader:
+        watch = LoadWatch(
+            source=source,
+            since=position,
+            tables={table},
+            server_id=self._settings.server_id,
+            guard=self._settings.load.guard,
+            status=self._status,
+            log=self._log,
+            clock=self._clock,
+        )
+        return PartLoader(
+            source=source,
+            sink=self._sink,
+            store=self._store,
+            connect=functools.partial(read_only_session, self._p._source_settings),
+            make_target=tables.make_target,
+            transform=functools.partial(transformed_rows, stamp=Stamp(load_id_text(self._clock.now_us()))),
+            left_out=left_out_rows,
+            chunk_rows=self._p._routing.chunk_rows,
+            limits=self._settings.load,
+            hook=self._hooks,
+            on_progress=functools.partial(self._on_load_progress, watch),
+        )
 
     def _load_together(
         self,
@@ -1457,6 +1519,9 @@ class _Session:
         """Start a session for tables whose load waited for this position, or that turn out to need one."""
         if self._audit is not None and self._audit.passed(position):
             raise _SessionEnd
+        waits = self._parts_wait_until
+        if waits is not None and has_reached(position, waits):
+            raise _SessionEnd
         due = tables.due(position)
         if not due:
             return
@@ -1485,7 +1550,11 @@ class _Session:
             return
         if self._upkeep is not None and self._upkeep.is_making:
             return
-        if not tables.is_settled or (self._p._beside is not None and not self._p._beside.is_idle):
+        if (
+            not tables.is_settled
+            or self._parts_wait_until is not None
+            or (self._p._beside is not None and not self._p._beside.is_idle)
+        ):
             return
         self._p.is_finished = True
         raise _SessionEnd

@@ -48,6 +48,7 @@ __all__ = [
     "change_times",
     "kept_batches",
     "kept_rows",
+    "left_out_rows",
     "load_id_text",
     "transformed_change",
     "transformed_images",
@@ -88,6 +89,12 @@ def transformed_images(batch: RowBatch, target: TargetTable, stamp: Stamp) -> pa
 def kept_rows(rows: pa.RecordBatch, target: TargetTable) -> pa.RecordBatch:
     """The rows that the target's filter keeps."""
     return rows if target.row_filter is None else rows.filter(_is_kept(rows, target.row_filter.condition))
+
+
+def left_out_rows(rows: pa.RecordBatch, target: TargetTable) -> pa.RecordBatch:
+    """The rows that the target's filter does not keep, with the column that says whose they are."""
+    assert target.row_filter is not None, "who keeps all rows leaves none out"
+    return sourced(rows.filter(pc.invert(_is_kept(rows, target.row_filter.condition))), target)
 
 
 def kept_batches(
