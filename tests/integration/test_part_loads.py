@@ -92,8 +92,8 @@ def test_what_the_stream_has_not_brought_yet_ends_right(made: Deployment) -> Non
     made.assert_equal("t")
 
 
-@pytest.mark.parametrize("sink", ["pg", "my"])
-@pytest.mark.parametrize("point", ["load_chunk:3", "load_done", "load_recorded"])
+@pytest.mark.parametrize("sink", ["pg", pytest.param("my", marks=pytest.mark.full)])
+@pytest.mark.parametrize("point", ["load_chunk:3", pytest.param("load_done", marks=pytest.mark.full), "load_recorded"])
 def test_a_kill_leaves_nothing_or_all_and_the_next_start_goes_on(made: Deployment, point: str, sink: str) -> None:
     made.config["sinks"] = [one for one in made.config["sinks"] if one["name"] == sink]
     made.sinks = {sink: made.sinks[sink]}
@@ -122,6 +122,7 @@ def test_a_part_waits_for_an_alter_that_the_stream_has_not_come_to(made: Deploym
     made.assert_equal("t")
 
 
+@pytest.mark.full
 def test_under_a_writer_source_and_sinks_end_equal(tmp_path: Path, mysql97: Server, pg15: Server) -> None:
     with deployment(tmp_path, mysql97, pg=pg15) as one:
         one.config["snapshot"] = {"chunk_rows": CHUNK_ROWS}
@@ -162,6 +163,7 @@ def test_the_tables_own_options_hold_and_a_row_that_leaves_its_filter_goes(made:
         ]
 
 
+@pytest.mark.full
 def test_a_row_that_is_marked_as_deleted_and_is_there_is_marked_no_more(made: Deployment) -> None:
     made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.t", "mode": "soft_delete"}]
     made.catch_up()
