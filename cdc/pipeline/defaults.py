@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, ValueKind
+from cdc.schema.dictionary_text import has_whole_unicode, is_beyond_dictionaries
 from cdc.source.definitions import unescaped
 from cdc.source.resultset import to_record_batch
 
@@ -38,8 +39,6 @@ _IMPLICIT: dict[ValueKind, bytes] = {
 _QUOTED = re.compile(r"'((?:[^'\\]|''|\\.)*)'", re.DOTALL)
 _HEXADECIMAL = re.compile(r"x'((?:[0-9a-f]{2})*)'", re.IGNORECASE)
 _BITS = re.compile(r"b'([01]+)'")
-# Character sets that hold characters beyond the BMP.
-_WIDE_CHARSETS = frozenset({"utf8mb4", "utf16", "utf16le", "utf32", "gb18030"})
 
 
 class _NotExact(Exception):
@@ -135,7 +134,8 @@ def _label_or_text(column: ColumnDefinition, text: str, *, is_mariadb: bool) -> 
         return str(sum(1 << _place(column, label) for label in labels)).encode()
     if column.kind is ValueKind.TIMESTAMP and not is_mariadb and not text.startswith("0000-00-00 "):
         raise _NotExact(f"the server shows its default, {text}, in the time zone of the session that defined it")
-    if column.kind in _TEXTS and "?" in text and (column.charset or "utf8mb4") in _WIDE_CHARSETS:
+    is_told = any(map(is_beyond_dictionaries, text))  # by the server itself, which was asked
+    if column.kind in _TEXTS and "?" in text and has_whole_unicode(column.charset or "utf8mb4") and not is_told:
         raise _NotExact(f"the server shows ? for characters beyond the BMP, and its default is {text}")
     return text.encode()
 

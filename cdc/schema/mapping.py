@@ -738,7 +738,10 @@ RULES: tuple[TypeRule, ...] = (
         _with_collation("mysql"),
         _with_collation("mariadb"),
         (_example(_K.ENUM, "enum('a','it''s')", members=("a", "it's"), collation="utf8mb4_general_ci"),),
-        note="The label. The error value (index 0) is '' on PostgreSQL, itself on MySQL and MariaDB.",
+        note="The label. The error value (index 0) is '' on PostgreSQL, itself on MySQL and MariaDB. Members with "
+        "characters beyond U+FFFF, which the source's dictionary shows as `?`, are asked for; MySQL 5.7 and before "
+        "cannot tell them: a value of such a member parks its table when it is loaded, and is what the dictionary "
+        "shows when it is streamed.",
     ),
     TypeRule(
         "SET",

@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, Flavor, TableDefinition, TableName, UniqueKey, ValueKind
 from cdc.source.connection import SourceConnection
+from cdc.source.supplementary import told
 
 __all__ = [
     "SYSTEM_DATABASES",
@@ -119,7 +120,8 @@ def read_definition(connection: SourceConnection, table: TableName) -> TableDefi
         where,
     )
     json_columns = _mariadb_json_columns(connection, table)
-    return _definition(connection.flavor, table, found[0], rows, _unique_keys(connection, table), json_columns)
+    keys = _unique_keys(connection, table)
+    return told(connection, _definition(connection.flavor, table, found[0], rows, keys, json_columns))
 
 
 def read_definitions(
@@ -176,7 +178,8 @@ def _definitions_of(
         table = TableName(database, name)
         with contextlib.suppress(UnsupportedData):
             keys = _keys_of(parts.get(name, ()))
-            found[table] = _definition(connection.flavor, table, plain[name], columns[name], keys, frozenset())
+            made = _definition(connection.flavor, table, plain[name], columns[name], keys, frozenset())
+            found[table] = told(connection, made)
     return found
 
 

@@ -21,8 +21,18 @@ import pyarrow as pa
 from cdc.binlog.charsets import text_decoder
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName, ValueKind
+from cdc.schema.dictionary_text import has_whole_unicode, is_beyond_dictionaries
 
-__all__ = ["column_expression", "comparable", "literal", "quote", "quote_table", "select_list", "to_record_batch"]
+__all__ = [
+    "are_members_told",
+    "column_expression",
+    "comparable",
+    "literal",
+    "quote",
+    "quote_table",
+    "select_list",
+    "to_record_batch",
+]
 
 Parser = Callable[[bytes], Any]
 
@@ -35,6 +45,18 @@ def quote(name: str) -> str:
 def quote_table(table: TableName) -> str:
     """`db`.`table`, quoted."""
     return f"{quote(table.database)}.{quote(table.table)}"
+
+
+_UNTOLD = b"untold"
+
+
+def are_members_told(column: ColumnDefinition) -> bool:
+    """Whether no `?` among the members can stand for a character beyond U+FFFF, as the dictionaries show it.
+
+    One such character says that they are from elsewhere: from the log, a statement, or the server itself.
+    """
+    members = "".join(column.members)
+    return "?" not in members or not has_whole_unicode(column.charset) or any(map(is_beyond_dictionaries, members))
 
 
 def select_list(definition: TableDefinition) -> str:
@@ -50,7 +72,12 @@ def column_expression(column: ColumnDefinition) -> str:
         # where -5.96046448e-8 is stored as something next to -0.0000000596. Keeps -0.
         return f"{name} * 1e0"
     if column.kind in (ValueKind.ENUM, ValueKind.SET):
-        return f"CAST({name} AS UNSIGNED)"
+        number = f"CAST({name} AS UNSIGNED)"
+        if are_members_told(column):
+            return number
+        # What the dictionary shows as `?` has a byte from F0 on in UTF-8 (source/supplementary.py).
+        beyond = f"HEX(CONVERT({name} USING utf8mb4)) REGEXP '^(..)*F'"
+        return f"IF({beyond}, '{_UNTOLD.decode()}', {number})"
     return name
 
 
@@ -124,6 +151,12 @@ def _decimal(value: bytes) -> decimal.Decimal:
     return decimal.Decimal(value.decode("ascii"))
 
 
+def _member_number(value: bytes) -> int:
+    if value == _UNTOLD:
+        raise ValueError("its member has a character beyond U+FFFF, which the source's dictionary shows as `?`")
+    return int(value)
+
+
 def _date(value: bytes) -> int:
     year, month, day = value.split(b"-")
     return int(year) << 9 | int(month) << 5 | int(day)
@@ -189,8 +222,8 @@ _PARSERS: dict[ValueKind, Parser] = {
     ValueKind.BLOB: bytes,
     ValueKind.GEOMETRY: bytes,
     ValueKind.VECTOR: bytes,
-    ValueKind.ENUM: int,
-    ValueKind.SET: int,
+    ValueKind.ENUM: _member_number,
+    ValueKind.SET: _member_number,
     ValueKind.UUID: lambda value: uuid.UUID(value.decode("ascii")).bytes,
     ValueKind.INET4: lambda value: ipaddress.IPv4Address(value.decode("ascii")).packed,
     ValueKind.INET6: lambda value: ipaddress.IPv6Address(value.decode("ascii")).packed,
