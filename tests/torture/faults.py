@@ -91,6 +91,13 @@ class Faults:
                 self._restart(server)
         self.watch_service()
 
+    def watch_sinks(self) -> None:
+        """Start those that a full disk has ended later than it was looked for."""
+        for name, server in self._scene.sinks.items():
+            if not server.is_running:
+                self.counts[f"ends of sink {name} on a full disk"] += 1
+                self._restart(server)
+
     def watch_service(self) -> None:
         """Start it where it does not run."""
         made = self._scene.made

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shutil
 import tempfile
 import time
 from collections import Counter
@@ -111,7 +112,7 @@ def _run(run: Torture, stack: contextlib.ExitStack, start: Callable[..., Server]
     _start(made)
     # Before anybody writes: of what is loaded, the journal has one change.
     _set_mark(made, 0)
-    wait_until(lambda: _is_settled(made, 0), _CATCH_UP_SECONDS, lambda: f"the first load: {_told(made)}")
+    wait_until(lambda: _is_settled(made, 0), _CATCH_UP_SECONDS, lambda: f"the first load: {_told(scene)}")
     with _clients(run, scene, rng) as clients:
         readers = [SinkReader(made, name) for name in sinks]
         for reader in readers:
@@ -219,13 +220,22 @@ def _round(
     try:
         wait_until(lambda: _is_quiet(run, scene, clients, rng), _CATCH_UP_SECONDS, "the clients to rest")
         mark = _set_mark(scene.made, number)
-        wait_until(lambda: _settle(scene, faults, mark), _CATCH_UP_SECONDS, lambda: f"to catch up: {_told(scene.made)}")
+        wait_until(lambda: _settle(scene, faults, mark), _CATCH_UP_SECONDS, lambda: f"to catch up: {_told(scene)}")
         _prove(run, scene)
         _prove_no_leak(run, scene)
+        _drop_sink_logs(scene)
     except (AssertionError, TimeoutError) as error:
         run.problems.append(f"round {number}: {error}")
     run.problems += [problem for reader in readers for problem in reader.problems]
     run.counts["rounds"] += 1
+
+
+def _drop_sink_logs(scene: Scene) -> None:
+    """Nobody reads them, and after an hour they alone would fill the small disks."""
+    for server in scene.sinks.values():
+        if server.family != "postgresql":
+            server.execute("FLUSH BINARY LOGS")
+            server.execute("PURGE BINARY LOGS BEFORE NOW() + INTERVAL 1 SECOND")
 
 
 def _is_quiet(run: Torture, scene: Scene, clients: list[Client | DdlClient], rng: random.Random) -> bool:
@@ -248,6 +258,7 @@ def _start(made: Deployment) -> None:
 
 
 def _settle(scene: Scene, faults: Faults, mark: int) -> bool:
+    faults.watch_sinks()
     faults.watch_service()
     document = _status(scene.made)
     if document is None:
@@ -286,16 +297,18 @@ def _is_settled(made: Deployment, mark: int) -> bool:
     )
 
 
-def _told(made: Deployment) -> str:
-    document = _status(made)
+def _told(scene: Scene) -> str:
+    made, document = scene.made, _status(scene.made)
     if document is not None:
+        disks = {name: f"{shutil.disk_usage(place).free >> 20} MiB free" for name, place in scene.disks.items()}
         tables = [
             (one["sink"], one["table"], one["state"], (one["error"] or {}).get("message"))
             for one in document["tables"]
             if one["state"] != "ready"
         ]
         return (
-            f"{[(one['name'], one['state'], one['lag_seconds'], one['error']) for one in document['sinks']]} {tables}"
+            f"{[(one['name'], one['state'], one['lag_seconds'], one['error']) for one in document['sinks']]} {tables} "
+            f"{disks}"
         )
     return made.log()[-2000:]
 
