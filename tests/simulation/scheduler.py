@@ -11,6 +11,7 @@ goes on to do so while it unwinds. One that is stopped (SIGSTOP) gets no turn un
 from __future__ import annotations
 
 import contextlib
+import functools
 import random
 import threading
 from collections.abc import Callable, Iterator
@@ -205,8 +206,10 @@ class Scheduler:
 
     # ------------------------------------------------------------ what stands in for `threading`
 
-    def _thread(self, *, target: Callable[[], object], name: str = "", daemon: bool = True) -> _Thread:
-        return _Thread(self, target, name)
+    def _thread(
+        self, *, target: Callable[..., object], args: tuple[object, ...] = (), name: str = "", daemon: bool = True
+    ) -> _Thread:
+        return _Thread(self, functools.partial(target, *args), name)
 
     def _event(self) -> _Event:
         return _Event(self)

@@ -13,18 +13,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import pyarrow as pa
+
 from cdc.errors import CdcError, SinkRefused, SinkUnavailable, UnsupportedData
 from cdc.model import ChangeBatch
 from cdc.schema.target import SinkKind, TargetTable
-from cdc.sinks.base import ApplyResult
+from cdc.sinks.base import ApplyResult, ExistingTable
 from tests.simulation.scheduler import Instance, Scheduler, SimulatedClock
 from tests.simulation.statements import Statement, parse
 
-__all__ = ["LOCK_SECONDS_MAX", "Database", "Faults", "SimulatedSink"]
+__all__ = ["LOCK_SECONDS_MAX", "TARGETS", "Database", "Faults", "SimulatedSink"]
 
 Key = tuple[Any, ...]
 Row = dict[str, Any]
 Place = tuple[str, Key]
+TARGETS = "(targets)"
 LOCK_SECONDS_MAX = 20.0
 _NOTICE_SECONDS_MAX = 60.0  # how long a server takes to find out that a client is gone
 _SLOW_COMMIT_SECONDS_MAX = 8.0
@@ -186,7 +189,7 @@ class Database:
 
 
 class SimulatedSink:
-    """`cdc.sinks.base.Sink`, for what streams. To call what only loads and definitions need is an error."""
+    """`cdc.sinks.base.Sink`, for what streams and loads. To call what only DDL that is followed needs is an error."""
 
     name = "sink"
     kind: SinkKind = "postgresql"
@@ -195,6 +198,7 @@ class SimulatedSink:
         self._database = database
         self._instance = instance
         self._session: _Session | None = None
+        self._open: _Transaction | None = None
 
     # -- the contract
 
@@ -256,11 +260,37 @@ class SimulatedSink:
         self.call()
         session = self._opened()
         transaction = _Transaction(self, self._database, session)
+        self._open = transaction
         try:
             yield transaction
         finally:
+            self._open = None
             if session.is_alive and not transaction.is_over and not (self._instance and self._instance.is_dead):
                 self._database.roll_back(session)
+
+    # -- targets
+
+    def create_namespace(self, namespace: str) -> None:
+        """There is one."""
+
+    def inspect(self, target: TargetTable) -> ExistingTable | None:
+        self.call()
+        name, session = str(target), self._opened()
+        if (name,) not in self._database.read(session, TARGETS):
+            return None
+        return ExistingTable({}, tuple(target.key), bool(self._database.read(session, name)))
+
+    def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
+        return []
+
+    def create_table(self, target: TargetTable) -> None:
+        """In the open transaction, or in one of its own."""
+        if self._open is not None:
+            self._open.make(str(target))
+            return
+        with self.transaction() as tx:
+            tx.make(str(target))
+            tx.commit()
 
     # -- faults
 
@@ -333,6 +363,25 @@ class _Transaction:
                 self._write(table, key, None)
                 return
         raise UnsupportedData(f"no row {row} in {table}", table=str(target.definition.name))
+
+    def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
+        self._sink.call()
+        put = _rows(rows.to_pylist(), target)
+        for row in put:
+            key = tuple(row[name] for name in target.key) if target.key else (next(self._database.ids),)
+            self._lock((str(target), key))
+            if key in self._database.read(self._session, str(target)):  # who slept through a takeover finds that
+                raise SinkRefused(f"{target} has {key} already", table=str(target.definition.name))
+            self._write(str(target), key, row)
+        return ApplyResult(upserted=len(put))
+
+    def make(self, name: str) -> None:
+        """A target, empty."""
+        self._sink.call()
+        self._lock((TARGETS, (name,)))
+        if (name,) in self._database.read(self._session, TARGETS):
+            raise SinkRefused(f"{name} is there already", table=name)
+        self._write(TARGETS, (name,), {"name": name})
 
     def clear(self, target: TargetTable) -> int:
         self._sink.call()

@@ -7,6 +7,7 @@ worked out row by row, which is what the sink is compared with.
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,14 +21,34 @@ from tests.simulation.scheduler import Instance, Scheduler
 from tests.unit.source.streams import UUID, Stream, definition
 from tests.unit.source.test_xa import named, xa_prepare
 
-__all__ = ["KEYLESS", "TABLES", "Group", "Log", "Source", "SourceFaults", "Tables"]
+__all__ = [
+    "IDENTITY",
+    "KEYLESS",
+    "TABLES",
+    "Group",
+    "Log",
+    "Row",
+    "Source",
+    "SourceFaults",
+    "SourceSession",
+    "Tables",
+    "rows_asked_for",
+]
 
 IDENTITY = ServerIdentity("mysql", UUID)
 _A, _B, _K, _OTHER = (TableName("shop", name) for name in ("a", "b", "k", "other"))
 KEYLESS = _K
+
+
+def _keyed(table: TableName) -> TableDefinition:
+    plain = definition(table)
+    columns = (replace(column, is_nullable=column.name != "i32") for column in plain.columns)
+    return replace(plain, columns=tuple(columns))
+
+
 TABLES: dict[TableName, TableDefinition] = {
-    _A: definition(_A),
-    _B: definition(_B),
+    _A: _keyed(_A),
+    _B: _keyed(_B),
     _K: replace(definition(_K), primary_key=()),
 }
 _IDS = {_A: 71, _B: 72, _K: 73, _OTHER: 74}
@@ -197,7 +218,7 @@ class SourceFaults:
 
 
 class Source:
-    """The server. `written` groups of the log are there."""
+    """The server. `written` groups of the log are there; `visible` of them are seen by SELECTs, too."""
 
     def __init__(self, scheduler: Scheduler, log: Log, faults: SourceFaults, count: Any, point: Any) -> None:
         self.scheduler = scheduler
@@ -206,6 +227,26 @@ class Source:
         self.count = count
         self.point = point
         self.written = 1
+        self.row_seconds_max = 0.0
+        self._visible_from: dict[int, float] = {}
+
+    def write(self, *, lag_seconds: float) -> None:
+        """One more group is logged, and seen by SELECTs so much later; none before the one before it."""
+        self.written += 1
+        before = self._visible_from.get(self.written - 1, 0.0)
+        self._visible_from[self.written] = max(before, self.scheduler.now + lag_seconds)
+
+    @property
+    def visible(self) -> int:
+        """So many groups are seen."""
+        count = self.written
+        while count > 1 and self._visible_from.get(count, 0.0) > self.scheduler.now:
+            count -= 1
+        return count
+
+    @property
+    def is_all_visible(self) -> bool:
+        return self.visible == self.written
 
     @property
     def end(self) -> FilePos:
@@ -213,7 +254,7 @@ class Source:
 
     @property
     def executed(self) -> str:
-        last = max((group.number for group in self.log.groups[: self.written]), default=0)
+        last = max((group.number for group in self.log.groups[: self.visible]), default=0)
         return f"{UUID}:1-{last}" if last and self.log.has_gtids else ""
 
     def connect(self, settings: SourceSettings, *, read_timeout_seconds: float | None = None) -> SourceSession:
@@ -234,7 +275,7 @@ class Source:
 
 
 class SourceSession:
-    """`SourceConnection`, for what a session asks that loads nothing."""
+    """`SourceConnection`, as far as the service asks."""
 
     flavor: Flavor = "mysql"
     version = (8, 4, 0)
@@ -244,9 +285,60 @@ class SourceSession:
         self.settings = settings
         self._source = source
         self._instance = instance
+        self._is_closed = False
+
+    # ------------------------------------------------------------ for what stands in for the readers
+
+    def ask(self) -> None:
+        """Before each statement, and within long ones. Raises SourceUnavailable where it is the seed's will."""
+        self._source.point(self._instance)
+        if self._is_closed:
+            raise SourceUnavailable("the session is closed")
+        if self._source.scheduler.rng.random() < self._source.faults.cut:
+            self._source.count("cuts of a load at the source")
+            raise SourceUnavailable("cut")
+
+    def take_time(self) -> None:
+        """A row is on its way."""
+        if self._source.row_seconds_max:
+            self._source.scheduler.sleep(self._source.scheduler.rng.uniform(0, self._source.row_seconds_max))
+
+    def rows(self, table: TableName) -> list[Row]:
+        """What a SELECT sees now, in the order of the key."""
+        return list(self._source.log.groups[self._source.visible - 1].tables[table])
+
+    def wait_until_all_is_visible(self, seconds: float) -> bool:
+        return self._source.scheduler.wait(lambda: self._source.is_all_visible, seconds)
+
+    @property
+    def visible_end(self) -> FilePos:
+        return self._source.log.groups[self._source.visible - 1].end_pos
+
+    @property
+    def executed(self) -> str:
+        return self._source.executed
+
+    @property
+    def has_gtids(self) -> bool:
+        return self._source.log.has_gtids
+
+    # ------------------------------------------------------------ `SourceConnection`
 
     def identity(self) -> ServerIdentity:
         return IDENTITY
+
+    def hang_up(self) -> None:
+        self._is_closed = True
+
+    def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[bytes | None, ...]]:
+        self.ask()
+        if sql.startswith("SET SESSION lock_wait_timeout"):
+            return []
+        found = re.search(r"FROM `shop`\.`(\w+)`", sql)
+        assert found, f"the simulated source does not know this statement: {sql}"
+        if sql.endswith("LIMIT 0"):
+            return []
+        return [(str(row[0]).encode(),) for row in rows_asked_for(sql, self.rows(TableName("shop", found[1])))]
 
     def variable(self, name: str) -> str | None:
         self._source.point(self._instance)
@@ -259,6 +351,16 @@ class SourceSession:
             return [(self._source.executed,)]
         if sql == "SELECT @@GLOBAL.gtid_purged":
             return [("",)]  # nothing ever is
+        if "DATA_LENGTH" in sql:
+            sizes = {table: len(self.rows(table)) for table in TABLES}
+            rows = [(table.database, table.table, str(count), str(100 * count)) for table, count in sizes.items()]
+            return [(d, t, *((count, size) if "TABLE_ROWS" in sql else (size,))) for d, t, count, size in rows]
+        if sql.startswith("SELECT TABLE_ROWS FROM"):
+            return [(str(len(self.rows(TableName(*parameters)))),)]
+        if sql.startswith("SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM"):
+            return [(table.database, table.table, str(len(self.rows(table)))) for table in TABLES]
+        if sql == "SELECT @@SESSION.lock_wait_timeout":
+            return [("30",)]
         if "FROM information_schema.TABLES" in sql:
             return [(table.database, table.table, "BASE TABLE") for table in (*TABLES, _OTHER)]
         raise AssertionError(f"the simulated source does not know this statement: {sql}")
@@ -267,18 +369,32 @@ class SourceSession:
         self._source.point(self._instance)
         end = self._source.end
         if sql == "SHOW BINARY LOGS":
-            return [{"Log_name": self._source.log.groups[0].file, "File_size": str(end.pos)}]  # and those behind it
+            groups = self._source.log.groups[: self._source.written]
+            return [{"Log_name": name, "File_size": str(end)} for name, end in {g.file: g.end for g in groups}.items()]
         assert sql == "SHOW BINARY LOG STATUS", sql
         return [{"File": end.file, "Position": str(end.pos)}]
 
     def close(self) -> None:
-        """Nothing is held."""
+        self._is_closed = True
 
     def __enter__(self) -> SourceSession:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def rows_asked_for(sql: str, rows: Sequence[Row]) -> list[Row]:
+    """Of rows in the key's order: those of the range, and of them the one that LIMIT 1 OFFSET asks for."""
+    conditions = re.findall(r"`i32` (>|<=) (-?\d+)", sql)
+    found = [
+        row
+        for row in rows
+        if all(row[0] > int(border) if operator == ">" else row[0] <= int(border) for operator, border in conditions)
+    ]
+    if offset := re.search(r"LIMIT 1 OFFSET (\d+)$", sql):
+        return found[int(offset[1]) :][:1]
+    return found
 
 
 class SimulatedStream(BinlogStream):

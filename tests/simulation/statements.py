@@ -58,8 +58,8 @@ class Statement:
 
 
 def _compares(value: Any, operator: str, others: Sequence[Any]) -> bool:
-    if operator == "is not null":
-        return value is not None
+    if operator in ("is not null", "is null"):
+        return (value is None) == (operator == "is null")
     if operator == "in":
         return value in others
     if value is None or others[0] is None:
@@ -113,6 +113,8 @@ class _Parameters:
         for part in (text or "").split(" AND ") if text else ():
             if match := re.fullmatch(r"(\w+) IS NOT NULL", part):
                 found.append((match[1], "is not null", ()))
+            elif match := re.fullmatch(r"(\w+) IS NULL", part):
+                found.append((match[1], "is null", ()))
             elif match := re.fullmatch(r"(\w+) IN \((.*)\)", part):
                 found.append((match[1], "in", tuple(self.value(one) for one in match[2].split(","))))
             else:

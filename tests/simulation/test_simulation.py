@@ -21,6 +21,11 @@ def test_who_wakes_up_in_the_middle_of_a_transaction_commits_nothing() -> None:
         simulate(seed, is_about_fencing=True)
 
 
+def test_loads_that_take_as_long_as_many_transactions_end_equal() -> None:
+    for seed in range(60):
+        simulate(seed, is_about_loads=True)
+
+
 def test_a_seed_decides_everything() -> None:
     traces: list[list[str]] = [[], []]
     for trace in traces:
@@ -46,5 +51,10 @@ def test_schedules_hold_what_they_are_for() -> None:
         "sessions ended",
         "roll-backs by the server",
         "log: schema_followed",
+        "log: table_loaded",
+        "log: table_loaded together",
+        "log: load_resumed",
+        "cuts of a load at the source",
+        "reloads asked for",
     )
     assert not [what for what in wanted if not counts[what]]

@@ -4,7 +4,10 @@ What runs is `cdc.pipeline.runner.Pipeline` with everything below it: sessions, 
 compaction, applier, the store, the lease and its keeper. Instances of it are killed, stopped, started again and
 started twice; calls fail, dead-lock, or lose the answer to their COMMIT; streams are cut or fall silent.
 
-After each commit at the sink its tables hold exactly what the source's held at the checkpoint: nothing is lost,
+Some schedules begin with an empty sink, and `cdc snapshot` comes in between: tables are loaded, one by one and
+together, in chunks, by SELECTs that see less than is logged, and loads that are cut off go on.
+
+After each commit at the sink its `ready` tables hold exactly what the source's held at the checkpoint: nothing is lost,
 nothing is doubled, no transaction is there in part. The checkpoint is at the end of a group, counts up by one, never
 goes back, and moves only by the holder of the lease. When the faults end, the service catches up by itself; told to
 stop, it leaves no session behind.
@@ -17,6 +20,7 @@ import functools
 import random
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -24,9 +28,15 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
+
+import cdc.source.cascades
 import cdc.source.connection
+import cdc.source.definitions
+import cdc.source.result_reader
 import cdc.source.stream
-from cdc.errors import LeaseLost, TransientError
+import snapshot.exact
+from cdc.errors import LeaseLost, SinkRefused, TransientError
 from cdc.gtid import MysqlGtidSet
 from cdc.model import FilePos, SourcePosition, TableName
 from cdc.pipeline import runner
@@ -40,8 +50,9 @@ from cdc.source.connection import SourceSettings
 from checkpoints.checkpoint import Checkpoint, decode_position
 from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from snapshot.loader import LoadLimits
+from tests.simulation import loads
 from tests.simulation.scheduler import Instance, Scheduler, SimulatedClock, closing
-from tests.simulation.sink import LOCK_SECONDS_MAX, Database, Faults, SimulatedSink
+from tests.simulation.sink import LOCK_SECONDS_MAX, TARGETS, Database, Faults, SimulatedSink
 from tests.simulation.source import IDENTITY, TABLES, Log, Source, SourceFaults
 
 __all__ = ["Outcome", "SimulationFailed", "run_after_a_lost_tail", "simulate"]
@@ -69,10 +80,13 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(seed: int, *, trace: list[str] | None = None, is_about_fencing: bool = False) -> Outcome:
+def simulate(
+    seed: int, *, trace: list[str] | None = None, is_about_fencing: bool = False, is_about_loads: bool = False
+) -> Outcome:
     """Run one schedule. Raises SimulationFailed; the same seed does the same again.
 
     `is_about_fencing`: two instances that are stopped again and again, and cannot end each other's sessions.
+    `is_about_loads`: tables are loaded all the time, slowly, beside a writer; each transaction is applied by itself.
     """
     random.seed(seed)  # the service's own jitter
     world = _World(seed, trace)
@@ -80,6 +94,9 @@ def simulate(seed: int, *, trace: list[str] | None = None, is_about_fencing: boo
         world.has_standby, world.database.shows_sessions = True, False
         world.faults.call = world.faults.commit = world.faults.death = 0.0
         world.faults.stop = 0.02
+    if is_about_loads:
+        world.reloads, world._write_seconds, world.source.row_seconds_max = 8, 3.0, 3.0
+        world.limits = replace(world.limits, rows_max=1, transactions_max=2)
     try:
         with closing(world.scheduler), _replaced(world):
             world.run()
@@ -130,8 +147,11 @@ class _World:
         )
         self.source = Source(self.scheduler, self.log, self.source_faults, self.count, self.point)
         self.database = Database(self.scheduler, self.faults)
-        self.database.rows = {table: dict(rows) for table, rows in _rows_at_first(self.has_gtids).items()}
-        self.database.definitions = dict(_definitions_at_first(self.has_gtids))
+        # Some begin with an empty sink: everything is to be loaded.
+        self.is_empty_at_first = rng.random() < 0.4
+        at_first = _empty_at_first() if self.is_empty_at_first else _rows_at_first(self.has_gtids)
+        self.database.rows = {table: dict(rows) for table, rows in at_first.items()}
+        self.database.definitions = {} if self.is_empty_at_first else dict(_definitions_at_first(self.has_gtids))
         self.database.on_commit = self._on_commit
         self.database.point = self.point
         self.limits = RunLimits(
@@ -141,13 +161,21 @@ class _World:
         )
         self.age_seconds = rng.choice((0.0, 0.2))
         self.queue_bytes_max = rng.choice((1, 2000, 1 << 20))
+        if self.is_empty_at_first:
+            self._begin_late(rng.randint(1, len(self.log.groups)))
         self.instances: list[Instance] = []
         self.has_standby = rng.random() < 0.4
         self.database.shows_sessions = rng.random() < 0.6
         self.stops = rng.random() < 0.4
+        self.reloads = rng.choice((0, 0, 1, 3))  # `cdc snapshot TABLE`, so often
+        self.chunk_rows = rng.choice((1, 2, 1000))
+        # Without GTIDs nothing says what is visible: the engine is behind the log by less than the service waits.
+        self.visible_lag_seconds = rng.choice((0.0, 0.9, 5.0) if self.has_gtids else (0.0, 0.9))
         self._write_seconds = rng.choice((0.01, 1.0, 5.0))
+        # A row may take as long to be read as the next transaction to come.
+        self.source.row_seconds_max = rng.choice((0.0, 1.0, 3.0)) * self._write_seconds
         self._targets = _targets()
-        self._sequence = 1
+        self._sequence = 0 if self.is_empty_at_first else 1
         self._position: SourcePosition | None = None
         self._is_ending = False
         self._pipelines: dict[Instance, runner.Pipeline] = {}
@@ -157,18 +185,20 @@ class _World:
     def run(self) -> None:
         scheduler = self.scheduler
         scheduler.spawn(self._write, "writer", None)
+        scheduler.spawn(self._ask_for_reloads, "cdc snapshot", None)
         for slot in range(2 if self.has_standby else 1):
             scheduler.spawn(functools.partial(self._operate, slot), f"operator {slot}", None)
         if self.stops:
             scheduler.spawn(self._stop_and_continue, "SIGSTOP", None)
-        self._wait(lambda: self.source.written == len(self.log.groups))
+        self._wait(lambda: self.source.written == len(self.log.groups) and not self.reloads)
         scheduler.sleep(scheduler.rng.uniform(0, 20))
         self._end_faults()
         began = scheduler.now
         self._wait(self._is_caught_up, CATCH_UP_SECONDS_MAX)
         if not self._is_caught_up() and scheduler.failure is None:
             raise AssertionError(
-                f"not caught up {scheduler.now - began:.0f} s after the last fault, at {self._position}"
+                f"not caught up {scheduler.now - began:.0f} s after the last fault, at {self._position}; "
+                f"tables are {[self._state(name) for name in TABLES]}"
             )
         for instance in self.instances:  # who has slept through it all wakes up
             instance.stopped_until = 0.0
@@ -225,10 +255,28 @@ class _World:
     def _write(self) -> None:
         while self.source.written < len(self.log.groups):
             self.scheduler.sleep(self.scheduler.rng.uniform(0, self._write_seconds))
-            self.source.written += 1
+            if self.log.groups[self.source.written].is_end_of_file:  # rotation waits for what is not visible
+                self.scheduler.wait(lambda: self.source.is_all_visible)
+            self.source.write(lag_seconds=self.scheduler.rng.uniform(0, self.visible_lag_seconds))
             if self.log.groups[self.source.written - 1].is_end_of_file:  # the next one is begun at the same moment
-                self.source.written += 1
+                self.source.write(lag_seconds=0)
             self.count("groups")
+
+    def _ask_for_reloads(self) -> None:
+        """`cdc snapshot`, beside the service."""
+        sink = SimulatedSink(self.database, None)
+        while self.reloads:
+            self.scheduler.sleep(self.scheduler.rng.uniform(0, self._write_seconds * len(self.log.groups) / 5))
+            self.reloads -= 1
+            table = self.scheduler.rng.choice(sorted(TABLES))
+            with contextlib.suppress(TransientError):
+                if not sink.is_open():
+                    sink.open()
+                store = InSinkStore(sink, PIPELINE)
+                if store.exists("commands"):
+                    store.add_command("snapshot", orjson.dumps([[table.database, table.table]]).decode())
+                    self.count("reloads asked for")
+        sink.close()
 
     def _operate(self, slot: int) -> None:
         """What starts the service, and starts it again whenever it has ended."""
@@ -251,6 +299,10 @@ class _World:
         pipeline.start()
         pipeline.join()
         instance.is_dead = True  # the process ends
+        lease = self.database.rows.get("_cdc_lease", {}).get((PIPELINE,))
+        if isinstance(pipeline.error, SinkRefused) and lease is not None and lease["holder"] != instance.name:
+            self.count("ends by what the next holder has written")
+            return
         if not isinstance(pipeline.error, LeaseHeld | LeaseLost | TransientError | None):
             raise pipeline.error
 
@@ -293,7 +345,7 @@ class _World:
                 "source", 3306, "repl", "", 4242, read_timeout_seconds=SILENCE_SECONDS, heartbeat_seconds=1
             ),
             make_sink=lambda: SimulatedSink(self.database, instance),  # type: ignore[arg-type,return-value]
-            routing=_routing(),
+            routing=_routing(self.chunk_rows),
             clock=self.clock,
             hooks=_Hooks(self, instance),  # type: ignore[arg-type]
             log=_Log(self, instance),  # type: ignore[arg-type]
@@ -318,6 +370,12 @@ class _World:
     def count(self, what: str) -> None:
         self.counts[what] += 1
 
+    def _begin_late(self, groups: int) -> None:
+        """So many groups are there when the service is started for the first time."""
+        while self.log.groups[groups - 1].is_end_of_file:
+            groups += 1
+        self.source.written = groups
+
     def say(self, what: str) -> None:
         if self._trace is not None:
             self._trace.append(f"{self.scheduler.now - 1000:9.3f} {what}")
@@ -326,7 +384,9 @@ class _World:
 
     def _on_commit(self, session: Any, tables: set[str]) -> None:
         self.count("commits")
-        row = self.database.rows["_cdc_checkpoint"][(PIPELINE,)]
+        row = self.database.rows.get("_cdc_checkpoint", {}).get((PIPELINE,))
+        if row is None or not row["position"]:
+            return  # before the first
         position = decode_position(row["position"])
         if tables != {"_cdc_lease"}:  # twice a second
             who = f"{session.name} of {session.instance.name if session.instance else 'nobody'}"
@@ -346,16 +406,26 @@ class _World:
     def _compare(self, position: SourcePosition) -> None:
         group = self._group_at(position)
         for name, target in self._targets.items():
+            if self._state(name) != "ready":
+                continue
             rows = sorted(
                 tuple(row[column] for column in ("i32", "v63")) for row in self.database.rows.get(target, {}).values()
             )
             expected = list(group.tables[name])
             assert rows == expected, f"{name} at {position}: the source has {expected}, the sink {rows}"
 
+    def _state(self, table: TableName) -> str | None:
+        name = orjson.dumps([table.database, table.table]).decode()
+        row = self.database.rows.get("_cdc_tables", {}).get((PIPELINE, name))
+        return str(row["state"]) if row is not None else None
+
     def _group_at(self, position: SourcePosition) -> Any:
         file = position.file
-        assert file is not None
         groups = self.log.groups
+        if file is None:  # @@gtid_executed, at which a stream is to begin
+            assert isinstance(position.gtid, MysqlGtidSet)
+            count = position.gtid.count()
+            return next((one for one in groups if one.number == count), replace(groups[0], number=0))
         passed = [one for one in groups if one.end_pos <= file]
         inside = [one for one in groups if one.file == file.file and one.start < file.pos < one.end]
         assert not inside, f"the checkpoint {file} is inside a group, from {inside[0].start} to {inside[0].end}"
@@ -366,9 +436,16 @@ class _World:
         return last
 
     def _is_caught_up(self) -> bool:
-        if self._position is None or self._position.file is None:
+        if self._position is None:
+            return False
+        commands = self.database.rows.get("_cdc_commands", {}).values()
+        if any(row["state"] not in ("done", "failed") for row in commands):
+            return False
+        if any(self._state(name) != "ready" for name in TABLES):
             return False
         last = [one for one in self.log.groups if one.number][-1]
+        if self._position.file is None:  # it began at the end of the log
+            return isinstance(self._position.gtid, MysqlGtidSet) and self._position.gtid.count() == last.number
         return self._position.file >= last.end_pos
 
     def _check_nothing_is_left(self) -> None:
@@ -405,7 +482,7 @@ class _Log:
         return self
 
     def _say(self, event: str, **fields: object) -> None:
-        self._world.count(f"log: {event}")
+        self._world.count(f"log: {event}{' together' if 'together' in fields else ''}")
         fields.pop("exc_info", None)
         self._world.say(f"{self._instance.name} says {event} {fields}")
 
@@ -427,6 +504,13 @@ def _replaced(world: _World) -> Iterator[None]:
         id(threading): world.scheduler.threads,
         id(cdc.source.connection.connect): world.source.connect,
         id(cdc.source.stream.BinlogStream): world.source.stream,
+        id(cdc.source.definitions.read_definition): loads.read_definition,
+        id(cdc.source.definitions.read_definitions): loads.read_definitions,
+        id(cdc.source.cascades.require_visible_changes): loads.nothing_is_hidden,
+        id(cdc.source.cascades.read_hidden_keys): loads.nothing_is_hidden,
+        id(cdc.source.result_reader.ResultReader): loads.ChunkReader,
+        id(snapshot.exact.exact_rows): loads.exact_rows,
+        id(time): SimpleNamespace(monotonic=world.clock.monotonic, sleep=world.scheduler.sleep),
     }
     replaced: list[tuple[Any, str, Any]] = []
     try:
@@ -438,6 +522,9 @@ def _replaced(world: _World) -> Iterator[None]:
         if (upkeep := sys.modules.get("cdc.pipeline.upkeep")) is not None:
             replaced.append((upkeep.TargetUpkeep, "step", upkeep.TargetUpkeep.step))
             upkeep.TargetUpkeep.step = lambda _upkeep, _position: None
+        if (guards := sys.modules.get("snapshot.retention")) is not None:  # how long the source keeps its log: likewise
+            replaced.append((guards.LogGuard, "check", guards.LogGuard.check))
+            guards.LogGuard.check = lambda _guard, _source, **_fields: None
         yield
     finally:
         for module, name, original in replaced:
@@ -446,7 +533,18 @@ def _replaced(world: _World) -> Iterator[None]:
 
 @functools.cache
 def _places() -> tuple[tuple[Any, str], ...]:
-    originals = (threading, cdc.source.connection.connect, cdc.source.stream.BinlogStream)
+    originals = (
+        threading,
+        time,
+        cdc.source.connection.connect,
+        cdc.source.stream.BinlogStream,
+        cdc.source.definitions.read_definition,
+        cdc.source.definitions.read_definitions,
+        cdc.source.cascades.require_visible_changes,
+        cdc.source.cascades.read_hidden_keys,
+        cdc.source.result_reader.ResultReader,
+        snapshot.exact.exact_rows,
+    )
     return tuple(
         (module, name)
         for key, module in sorted(sys.modules.items())
@@ -456,12 +554,12 @@ def _places() -> tuple[tuple[Any, str], ...]:
     )
 
 
-def _routing() -> Routing:
+def _routing(chunk_rows: int = 1000) -> Routing:
     return Routing(
         matches=lambda database, table: TableName(database, table) in TABLES,
         policies=lambda _database, _table: Policies(),
         key=lambda _database, _table: None,
-        chunk_rows=lambda _database, _table: 1000,
+        chunk_rows=lambda _database, _table: chunk_rows,
         accepts_hidden_cascades=lambda _database, _table: False,
         options=lambda _database, _table: TableOptions(),
     )
@@ -492,6 +590,7 @@ def _at_first(has_gtids: bool) -> SimpleNamespace:
     with sink.transaction() as tx:
         for name, definition in TABLES.items():
             target = tables.make_target(definition)
+            sink.create_table(target)
             record = TableRecord(
                 source=name,
                 target=".".join(tables.place(name)),
@@ -508,6 +607,10 @@ def _at_first(has_gtids: bool) -> SimpleNamespace:
     sink.close()
     scheduler.close()
     return SimpleNamespace(rows=database.rows, definitions=database.definitions)
+
+
+def _empty_at_first() -> dict[str, Any]:
+    return {TARGETS: {}}
 
 
 def _rows_at_first(has_gtids: bool) -> dict[str, Any]:
