@@ -550,7 +550,7 @@ class TableLoader:
         if existing is None:
             # The intent comes first: a table that is made and not recorded would pass for somebody else's.
             self._record(intent)
-            self._sink.create_table(target)
+            self._make(target)
             self._hook("target_made")
             return False
         if is_kept(record, target, existing):
@@ -588,6 +588,15 @@ class TableLoader:
             self._clear(target)  # the remains of a load that did not finish
             return False
         return existing.has_rows
+
+    def _make(self, target: TargetTable) -> None:
+        """Perhaps a session of ours, whose answer never came, has made it since it was looked for: that will do."""
+        try:
+            self._sink.create_table(target)
+        except SinkRefused:
+            existing = self._sink.inspect(target)
+            if existing is None or existing.has_rows or self._sink.differences(target, existing):
+                raise
 
     def _drop(self, record: TableRecord, target: TargetTable) -> None:
         if record.is_complete and not self._may_remake(record.source):

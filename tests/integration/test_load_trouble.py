@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -332,5 +333,33 @@ def test_a_full_disk_of_the_sink_is_waited_for(tmp_path: Path, mysql97: Server, 
         made.wait_for_log("table_loaded")
         assert not _lines(made, "table_parked")
         assert made.stop() == 0
+        made.catch_up()
+        made.assert_equal("t")
+
+
+# ---------------------------------------------------------------- a target that comes late
+
+# A CREATE TABLE whose answer was lost may come into effect after the next session has looked for the table.
+_LATE = """
+from cdc.cli import main
+from cdc.sinks import mysql, postgres
+for sink in (mysql.MysqlSink, postgres.PostgresSink):
+    def made_late(self, target, create=sink.create_table):
+        create(self, target)
+        create(self, target)
+    sink.create_table = made_late
+main()
+"""
+
+
+@pytest.mark.parametrize("kind", ["pg17", "mysql97"])
+def test_a_target_that_a_lost_session_of_ours_has_made_just_now_is_filled(
+    tmp_path: Path, mariadb118: Server, request: pytest.FixtureRequest, kind: str
+) -> None:
+    with deployment(tmp_path, mariadb118, sink=request.getfixturevalue(kind)) as made:
+        mariadb118.execute("CREATE TABLE t (id INT PRIMARY KEY, v INT)", database=made.source_database)
+        mariadb118.execute("INSERT INTO t VALUES (1, 10), (2, 20)", database=made.source_database)
+        command = made.command
+        made.command = lambda *words: [sys.executable, "-c", _LATE, *command(*words)[3:]]  # type: ignore[method-assign]
         made.catch_up()
         made.assert_equal("t")
