@@ -627,7 +627,12 @@ class Application:
 
         settings = self.config.http
         self._http = HttpServer(
-            self, self.metrics, host=settings.host, port=settings.port, token=settings.current_token
+            self,
+            self.metrics,
+            host=settings.host,
+            port=settings.port,
+            token=settings.current_token,
+            on_token_trouble=self._on_token_trouble,
         )
         try:
             self._http.start()
@@ -636,6 +641,14 @@ class Application:
             self._say_who_runs()  # the usual reason for a port that is taken
             raise
         self._log.info("http_listening", url=self._http.url)
+
+    def _on_token_trouble(self, trouble: str) -> None:
+        if trouble:
+            self._log.error(
+                "http_token_not_read", message=trouble, hint="the token of before counts until http.token can be read"
+            )
+        else:
+            self._log.info("http_token_read_again")
 
     def _say_who_runs(self) -> None:
         """Raises LeaseHeld when another instance of this deployment is at work."""

@@ -134,10 +134,12 @@ def http_app(
     clock: Clock | None = None,
     answer_seconds_max: float = ANSWER_SECONDS_MAX,
     token: Password | None = None,
+    on_token_trouble: Callable[[str], None] = lambda _trouble: None,
 ) -> ASGIApp:
     """The application behind the server: every route, and the headers that go with each answer.
 
     With a `token`, who does not show it (`Authorization: Bearer …`) is told nothing but what `_OPEN_PATHS` tell.
+    `on_token_trouble` is told why it cannot be read again, once for each reason; '' when it can be.
     """
     clock = clock or SystemClock()
     usage = ProcessUsage(clock)
@@ -201,7 +203,7 @@ def http_app(
 
     app = Starlette(routes=routes, exception_handlers={HTTPException: refused, CdcError: cdc_error, Exception: crashed})
     app.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
-    guarded = app if token is None else _Guarded(app, token, clock)
+    guarded = app if token is None else _Guarded(app, token, clock, on_token_trouble)
     return _Wrapped(guarded, metrics, frozenset(paths))
 
 
@@ -219,9 +221,11 @@ def _json(document: Any) -> bytes:
 class _Guarded:
     """Lets through who shows the token; everybody to what is open."""
 
-    def __init__(self, app: ASGIApp, token: Password, clock: Clock) -> None:
+    def __init__(self, app: ASGIApp, token: Password, clock: Clock, on_trouble: Callable[[str], None]) -> None:
         self._app = app
         self._token = token
+        self._said = ""
+        self._on_trouble = on_trouble
         self._clock = clock
         self._read_at = clock.monotonic()
 
@@ -239,7 +243,10 @@ class _Guarded:
     def _is_shown(self, scope: Scope) -> bool:
         if self._clock.monotonic() - self._read_at >= TOKEN_SECONDS_MAX:
             self._read_at = self._clock.monotonic()
-            self._token.renew()  # one that cannot be read stays as it was
+            self._token.renew()  # one that cannot be read stays as it was, and somebody has to know
+            if self._token.trouble != self._said:
+                self._said = self._token.trouble
+                self._on_trouble(self._said)
         shown = [value for name, value in scope["headers"] if name == b"authorization"]
         if len(shown) != 1:
             return False
@@ -282,10 +289,13 @@ class HttpServer:
         version: str = __version__,
         clock: Clock | None = None,
         token: Password | None = None,
+        on_token_trouble: Callable[[str], None] = lambda _trouble: None,
     ) -> None:
         self._host = host
         self._asked_port = port
-        self._app = http_app(service, metrics, version=version, clock=clock, token=token)
+        self._app = http_app(
+            service, metrics, version=version, clock=clock, token=token, on_token_trouble=on_token_trouble
+        )
         self._sockets: list[socket.socket] = []
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None

@@ -64,7 +64,8 @@ class Client:
 
     def __init__(self, runner: asyncio.Runner, token: Password | None) -> None:
         self.service, self.metrics, self.clock = FakeService(), Metrics(), Clock()
-        app = http_app(self.service, self.metrics, clock=self.clock, token=token)
+        self.troubles: list[str] = []
+        app = http_app(self.service, self.metrics, clock=self.clock, token=token, on_token_trouble=self.troubles.append)
         transport = httpx.ASGITransport(app, raise_app_exceptions=False)
         self._http = httpx.AsyncClient(transport=transport, base_url="http://test")
         self._runner = runner
@@ -168,6 +169,23 @@ def test_a_rotated_token_counts_within_seconds_and_the_old_one_no_longer(runner:
 
     assert client.request("GET", "/health", "Bearer old-old-old-old-").status_code == 401
     assert client.request("GET", "/health", "Bearer new-new-new-new-").status_code == 200
+
+
+def test_a_file_that_cannot_be_read_keeps_the_token_and_is_said_once(runner: asyncio.Runner) -> None:
+    trouble: list[Exception] = []
+
+    def read() -> str:
+        if trouble:
+            raise trouble[0]
+        return TOKEN
+
+    client = Client(runner, Password(TOKEN, read))
+    for now in ("", "gone", "gone", "", ""):
+        trouble[:] = [FileNotFoundError(now)] if now else []
+        client.clock.seconds += TOKEN_SECONDS_MAX
+        assert client.request("GET", "/health", f"Bearer {TOKEN}").status_code == 200
+
+    assert client.troubles == ["gone", ""]
 
 
 def test_a_flood_of_wrong_tokens_does_not_read_the_file_each_time(runner: asyncio.Runner) -> None:
