@@ -12,15 +12,17 @@ import getpass
 import re
 import socket
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import typer
 
-from cdc.app import make_sink, pipeline_name, routing, sinks_named, source_settings
+from cdc.app import lane_server_ids, make_sink, pipeline_name, routing, sinks_named, source_settings
+from cdc.binlog.constants import EventType
 from cdc.config import Config, SinkSettings
-from cdc.errors import ConfigError, UnsupportedData
+from cdc.errors import BinlogPurged, ConfigError, SourceChanged, SourceUnavailable, UnsupportedData
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import FilePos, SourcePosition, TableDefinition, TableName
 from cdc.pipeline.dealing import lane_stores, side_stores
@@ -31,6 +33,8 @@ from cdc.source.connection import SourceConnection, connect
 from cdc.source.groups import is_between_groups
 from cdc.source.positions import is_in_log, uses_gtid
 from cdc.source.schema_file import SchemaFile, read_schema_file
+from cdc.source.stream import BinlogStream
+from cdc.tail.live import free_server_id
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.history import TableHistory, has_come_to
 from checkpoints.lanes import forget_prepared
@@ -41,6 +45,7 @@ from checkpoints.store import InSinkStore, TableRecord
 __all__ = ["set_checkpoint"]
 
 _LEASE_SECONDS = 60
+_ANSWER_SECONDS_MAX = 60.0
 _PLACE = re.compile(r"(?P<file>[^\s:,]+\.\d+):(?P<pos>\d+)")
 
 
@@ -79,7 +84,7 @@ def set_checkpoint(
     """
     file = read_schema_file(schema) if schema is not None else None
     with connect(source_settings(config)) as source:
-        position = _position(source, place)
+        position = _position(source, place, taken_ids=sum(map(len, lane_server_ids(config).values())))
         for settings in sinks_named(config, only_sinks):
             sink = make_sink(settings)
             try:
@@ -157,8 +162,11 @@ def _plans(
 # ---------------------------------------------------------------- the place
 
 
-def _position(source: SourceConnection, place: str) -> SourcePosition:
-    """Raises ConfigError for what is no end of a transaction in the log of this source."""
+def _position(source: SourceConnection, place: str, *, taken_ids: int) -> SourcePosition:
+    """Raises ConfigError for what is no end of a transaction in the log of this source.
+
+    `taken_ids`: so many ids of the block belong to the service.
+    """
     identity = source.identity()
     match = _PLACE.fullmatch(place)
     if match is None:
@@ -172,8 +180,10 @@ def _position(source: SourceConnection, place: str) -> SourcePosition:
         if not uses_gtid(source):
             raise ConfigError(f"{place} is a GTID position, and the source is followed by file", hint="give FILE:POS")
         position = SourcePosition(identity, None, gtid)
-        if source.flavor == "mysql":  # MariaDB says it when it is asked to send
+        if source.flavor == "mysql":
             _require_in_log(source, position)
+        else:
+            _require_sent(source, position, free_server_id(source, taken=taken_ids))
         return position
     return _file_position(source, FilePos.of(match["file"], int(match["pos"])))
 
@@ -184,6 +194,48 @@ def _require_in_log(source: SourceConnection, position: SourcePosition) -> None:
             f"the source {source.settings.address} does not have its log from {position} on",
             hint="SHOW BINARY LOGS says what it has; load again what it has purged: cdc snapshot",
         )
+
+
+def _require_sent(source: SourceConnection, position: SourcePosition, server_id: int) -> None:
+    """MariaDB alone knows whether its log goes on from a GTID list, and says so when it is asked to send."""
+    stream = BinlogStream(source.settings, flavor=source.flavor, position=position, server_id=server_id)
+    first = _FirstOfLog()
+    deadline = time.monotonic() + _ANSWER_SECONDS_MAX
+    try:
+        stream.open()
+        while not stream.deliver(first):
+            if time.monotonic() > deadline:
+                raise SourceUnavailable(f"source {source.settings.address} does not begin to send its log")
+            stream.fill(1.0)
+    except (BinlogPurged, SourceChanged) as error:
+        raise ConfigError(
+            f"the source {source.settings.address} does not have its log from {position} on: {error.message}",
+            hint="give a list that `cdc checkpoint history`, `cdc checkpoint show` or the log prints; SHOW BINARY LOGS "
+            "says what the source has; load again what it has purged: cdc snapshot",
+        ) from error
+    finally:
+        stream.close()
+
+
+class _FirstOfLog:
+    """Waits for what a server sends only once it has found the place: an event of a group, or that there is none."""
+
+    saw_barrier = False
+    _BEFORE = frozenset(
+        {
+            EventType.ROTATE,
+            EventType.FORMAT_DESCRIPTION,
+            EventType.MARIADB_GTID_LIST,
+            EventType.MARIADB_BINLOG_CHECKPOINT,
+            EventType.MARIADB_START_ENCRYPTION,
+        }
+    )
+
+    def consume(self, window: memoryview) -> int:  # noqa: ARG002 - the protocol's
+        return 0  # one by one
+
+    def feed(self, content: memoryview) -> bool:
+        return content[4] not in self._BEFORE
 
 
 def _file_position(source: SourceConnection, file: FilePos) -> SourcePosition:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -446,3 +446,85 @@ def alone(directory: Path, *arguments: str) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "cdc", "tail", *arguments]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     return lines(subprocess.run(command, cwd=directory, env=environment, capture_output=True, text=True, check=False))
+
+
+# ---------------------------------------------------------------- places that are none, lanes, prepared transactions
+
+
+def test_a_gtid_list_that_mariadb_does_not_go_on_from_is_refused_with_nothing_changed(
+    tmp_path: Path, start_server: StartServer, pg15: Server
+) -> None:
+    source = start_server("mariadb1011")
+    with deployment(tmp_path, source, pg=pg15) as made:
+        execute(made, TABLE.format("t"), "INSERT INTO t VALUES (1, 1, 1, 'x', 'b')")
+        early = str(source.execute("SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+        execute(made, "INSERT INTO t VALUES (2, 1, 1, 'x', 'b')", "FLUSH BINARY LOGS")
+        made.catch_up()
+        domain, server_id, number = (int(part) for part in early.split("-"))
+        there = str(source.execute("SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+        execute(made, "INSERT INTO t VALUES (3, 1, 1, 'x', 'b')")
+        made.catch_up()
+        last = source.execute("SHOW MASTER STATUS")[0][0]
+        execute(made, "FLUSH BINARY LOGS", f"PURGE BINARY LOGS TO '{last}'")
+        before = made.run("checkpoint", "show").stdout
+        for wrong in (early, f"{domain}-{server_id + 7}-{number + 1}", f"{domain}-{server_id}-{number + 900}"):
+            refused = made.run("checkpoint", "set", wrong, "--reload", "--yes")
+            assert refused.returncode == 2, wrong
+            assert "hint" in refused.stderr or "\n" in refused.stderr.strip(), refused.stderr
+        assert made.run("checkpoint", "show").stdout == before
+        result = made.run("checkpoint", "set", there, "--reload", "--yes")
+        assert result.returncode == 0, result.stderr
+        made.catch_up()
+        made.assert_equal("t")
+
+
+@pytest.mark.parametrize("kind", ["mariadb1011", "mysql97"])
+def test_lanes_are_set_back_together_while_a_transaction_is_prepared(
+    tmp_path: Path, start_server: StartServer, pg15: Server, kind: str
+) -> None:
+    """One XA transaction is prepared before the place and one behind it; both are committed when all has come again."""
+    source = start_server(kind)
+    with deployment(tmp_path, source, pg=pg15) as made, _nothing_stays_prepared(source):
+        made.config["sinks"][0]["lanes"] = 2
+        for table in ("p", "q", "r"):
+            execute(made, f"CREATE TABLE {table} (id INT PRIMARY KEY, v INT)", f"INSERT INTO {table} VALUES (0, 0)")
+        made.catch_up()
+        _prepare(made, "early", "p", 1)
+        back = place_of(source)
+        if kind == "mariadb1011":
+            back = str(source.execute("SELECT @@GLOBAL.gtid_binlog_pos")[0][0])
+        execute(made, *(f"INSERT INTO {table} VALUES (5, 5)" for table in ("p", "q", "r")))
+        _prepare(made, "late", "q", 2)
+        made.catch_up()
+        assert made.status()["sinks"][0]["prepared"]["count"] >= 2
+        result = made.run("checkpoint", "set", back, "--yes")
+        assert result.returncode == 0, result.stderr
+        shown = orjson.loads(made.run("checkpoint", "show", "--json").stdout)
+        assert len({str(lane["position"]) for lane in shown[0]["lanes"]}) == 1
+        made.catch_up()
+        execute(made, "XA COMMIT 'early'", "XA COMMIT 'late'")
+        made.catch_up()
+        made.assert_equal("p", "q", "r")
+        assert made.status()["sinks"][0]["prepared"]["count"] == 0
+
+
+@contextlib.contextmanager
+def _nothing_stays_prepared(source: Server) -> Iterator[None]:
+    """What is left would keep its database from being dropped."""
+    try:
+        yield
+    finally:
+        for row in source.execute("XA RECOVER"):
+            source.execute(f"XA ROLLBACK '{row[3]}'")
+
+
+def _prepare(made: Deployment, name: str, table: str, number: int) -> None:
+    """In a session of its own, which leaves: what is prepared is anybody's."""
+    insert = f"INSERT INTO {table} VALUES ({number}, {number})"
+    execute_alone(made, f"XA START '{name}'", insert, f"XA END '{name}'", f"XA PREPARE '{name}'")
+
+
+def execute_alone(made: Deployment, *statements: str) -> None:
+    with contextlib.closing(made.source.connect(made.source_database)) as session, session.cursor() as cursor:
+        for statement in statements:
+            cursor.execute(statement)
