@@ -18,17 +18,20 @@ import typer
 from cdc.app import make_sink, pipeline_name, sinks_named, source_settings
 from cdc.config import Config, SinkSettings
 from cdc.errors import ConfigError
-from cdc.model import FilePos, SourcePosition, TableName
+from cdc.model import FilePos, SourcePosition, TableName, Xa
 from cdc.pipeline.dealing import lane_stores, side_stores
+from cdc.source.assembler import xa_named
 from cdc.source.connection import SourceConnection, connect
 from cdc.source.groups import EventGroup, groups_from, shown
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.prepared import PreparedStore
 from checkpoints.skips import put_skip
 from checkpoints.store import InSinkStore, TableRecord
 
 __all__ = ["skip"]
 
 _LEASE_SECONDS = 60
+_XA_END = re.compile(r"(XA\s+(?:COMMIT|ROLLBACK)\s+X'[0-9a-f]*',X'[0-9a-f]*',-?\d+)\s*$", re.IGNORECASE)
 _PLACE = re.compile(r"(?P<file>[^\s:]+\.\d+):(?P<pos>\d+)")
 
 
@@ -115,6 +118,11 @@ def _affected(group: EventGroup, records: Iterable[TableRecord]) -> list[TableRe
     return [r for r in followed if str(r.source) in group.mapped or any(_names(s, r.source) for s in group.statements)]
 
 
+def _xas_ended(group: EventGroup) -> list[Xa]:
+    """The prepared XA transactions that it commits or rolls back."""
+    return [xa_named(found[1]) for found in map(_XA_END.search, group.statements) if found is not None]
+
+
 def _names(statement: str, table: TableName) -> bool:
     """Are the table and its database in the text? (The server puts the session's own database before it.)"""
     return all(
@@ -156,6 +164,8 @@ def _step_over(store: InSinkStore, group: EventGroup, before: SourcePosition, *,
                         record, state="pending", loaded_from=None, ready_at=None, ready_server=None, error=None, step=""
                     ),
                 )
+            # What was stored of it is in the loads; nobody would end it any more.
+            PreparedStore(store).forget(tx, _xas_ended(group))
             put_skip(
                 store,
                 tx,

@@ -81,6 +81,7 @@ __all__ = [
     "Output",
     "PreparedXa",
     "RunLimits",
+    "xa_named",
 ]
 
 _SQL_MODE_ANSI_QUOTES = 0x4
@@ -669,7 +670,7 @@ class Assembler:
                 )
         elif kind is StatementKind.XA_START:
             scan.group_is_begun = True
-            self._begin_xa(_xa_named(query.statement))
+            self._begin_xa(xa_named(query.statement))
         elif kind in (StatementKind.XA_COMMIT, StatementKind.XA_ROLLBACK):
             self._on_xa_end(query, kind)
         elif kind in (StatementKind.DDL, StatementKind.DATABASE):
@@ -879,7 +880,7 @@ class Assembler:
             self._hand_over_part()
 
     def _on_xa_end(self, query: Query, kind: StatementKind) -> None:
-        xa = _xa_named(query.statement)
+        xa = xa_named(query.statement)
         if self._scan.group_is_open and self._scan.group_has_rows:
             raise UnsupportedEvent(
                 f"the XA transaction {xa} ends in the group of its rows, without an XA PREPARE",
@@ -1201,7 +1202,7 @@ def _with_session(change: SchemaChange, query: Query, *, is_over: bool) -> Schem
     )
 
 
-def _xa_named(statement: str) -> Xa:
+def xa_named(statement: str) -> Xa:
     """The transaction that an XA statement names, as servers write it: `XA START X'6162',X'',1`."""
     try:
         global_id, branch, format_id = (part.strip() for part in statement.split(None, 2)[2].split(","))
