@@ -24,7 +24,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from cdc.errors import SinkRefused, SourceUnavailable, UnsupportedData
+from cdc.errors import CdcError, SinkRefused, SourceUnavailable, UnsupportedData
 from cdc.model import ServerIdentity, SourcePosition, TableDefinition, TableName
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import SinkTransaction
@@ -118,6 +118,8 @@ class TablesTogether:
         self._tools = tools
         self._chunks = ChunkStore(tools.store)
         self._records: dict[TableName, TableRecord] = {}
+        self.problem: CdcError | None = None
+        """What has ended the last group before its end: tables of it are to be loaded by themselves because of it."""
 
     @property
     def is_possible(self) -> bool:
@@ -133,12 +135,15 @@ class TablesTogether:
         one here. Raises TransientError, and what `on_progress` raises.
         """
         self._records = {}
-        with contextlib.suppress(UnsupportedData, TableGone, TableDenied):  # the table's own load meets it, and says so
+        self.problem = None
+        try:
             visible = visible_position(self._tools.source)
             if plain := self._plain(records, sizes):
                 self._begin(plain, visible)
                 self._copy(plain)
                 self._end(plain, visible.server)
+        except (UnsupportedData, TableGone, TableDenied) as error:
+            self.problem = error  # the table's own load meets it, too
         return dict(self._records)
 
     # ------------------------------------------------------------ which

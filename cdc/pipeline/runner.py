@@ -1052,7 +1052,16 @@ class _Session:
             self._is_loaded(tables, record, began, together=len(loaded))
         self._p.tables = tables.records()
         done = {record.source for record in loaded}
-        yield from (one for one in group if one.source not in done)
+        left = [one for one in group if one.source not in done]
+        if together.problem is not None:
+            self._log.info(
+                "group_left",
+                table=getattr(together.problem, "table", None),
+                reason=together.problem.message,
+                tables=[str(one.source) for one in left],
+                hint="each of these is loaded by itself",
+            )
+        yield from left
 
     def _is_loaded(self, tables: TableRegistry, record: TableRecord, began: float, **more: int) -> None:
         self._p._forced.discard(record.source)

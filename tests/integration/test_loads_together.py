@@ -289,7 +289,12 @@ def test_a_value_that_cannot_be_carried_parks_its_table_alone(tmp_path: Path, ma
             )
             day = "0000-00-00" if number == 2 else "2024-02-29"
             made.source.execute(f"INSERT INTO t{number} VALUES (1, '{day}')", database=made.source_database)
-        assert made.run("run", "--until-caught-up").returncode == 1
+        run = made.run("run", "--until-caught-up")
+        assert run.returncode == 1
+        (left,) = [json.loads(line) for line in run.stderr.splitlines() if '"group_left"' in line]
+        assert left["table"] == f"{made.source_database}.t2"
+        assert "0000-00-00" in left["reason"]
+        assert left["table"] in left["tables"]
         states = {table["table"].partition(".")[2]: table["state"] for table in made.status()["tables"]}
         assert states == {"t0": "ready", "t1": "ready", "t2": "parked", "t3": "ready", "t4": "ready"}
         made.source.execute("UPDATE t2 SET d = NULL", database=made.source_database)
