@@ -42,11 +42,15 @@ _UNAVAILABLE = frozenset(
 _CONFIG = frozenset(
     {
         1044, 1045, 1130, 1129, 1142, 1143, 1227, 1251, 1370, 1410, 1449, 1524, 1698, 1820, 1862, 3118, 3159, 3878,
-        4151, 1787, 3748, 2026, 2049, 2054, 2058, 2059, 2061,
+        3955, 4151, 1787, 3748, 2026, 2049, 2054, 2058, 2059, 2061,
     }
 )  # fmt: skip
 _READ_ONLY = frozenset({1290, 1792, 1836, 1874})
 _DISK = frozenset({3, 1021, 1026, 1030, 1114})
+# Too many wrong passwords: MySQL's FAILED_LOGIN_ATTEMPTS, MariaDB's max_password_errors. And locked by an operator.
+LOCKED_OUT = frozenset({3955, 4151})
+_LOCKED = 3118
+_LOCKED_HINT = "ALTER USER … ACCOUNT UNLOCK on the sink (MariaDB: FLUSH PRIVILEGES); and check the password of the url"
 PACKET_TOO_LARGE = frozenset({1153, 1301})
 # The server refuses LOAD DATA LOCAL: "not allowed with this version", MySQL's own number for it, MariaDB's.
 LOCAL_INFILE_IS_OFF = frozenset({1148, 3948, 4166})
@@ -65,8 +69,9 @@ def error_number(error: BaseException) -> int:
 
 
 def is_refused_login(error: BaseException) -> bool:
-    """Does the server refuse user and password, or lock the account out that it refuses (MariaDB 4151)?"""
-    return isinstance(error, pymysql.err.MySQLError) and error_number(error) in (1045, 4151)
+    """Does the server refuse user and password, or lock the account out that it has refused too often (MySQL 3955,
+    MariaDB 4151)?"""
+    return isinstance(error, pymysql.err.MySQLError) and error_number(error) in (1045, *LOCKED_OUT)
 
 
 def is_refusal(error: BaseException) -> bool:
@@ -112,6 +117,8 @@ def translate(
         return ConfigError(message, hint="check ssl_mode, ssl_ca, ssl_cert and ssl_key of the sink")
     if number in (1045, 1698):
         return ConfigError(message, hint="check user and password of the sink's url")
+    if number in LOCKED_OUT or number == _LOCKED:
+        return ConfigError(message, hint=_LOCKED_HINT)
     if number in _NO_TEMPORARY_TABLE_IN_TRANSACTION:
         return ConfigError(
             message,
