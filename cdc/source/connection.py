@@ -275,8 +275,8 @@ def open_session(settings: SourceSettings, **arguments: Any) -> pymysql.connecti
 
 
 def is_refused_login(error: Exception) -> bool:
-    """Does the server refuse user and password (1045), or lock the account out that it refuses (MariaDB 4151)?"""
-    return isinstance(error, pymysql.err.MySQLError) and error.args[:1] in ((1045,), (4151,))
+    """Does the server refuse user and password (1045), or lock the account out that it has refused too often?"""
+    return isinstance(error, pymysql.err.MySQLError) and error.args[:1] in ((1045,), *((n,) for n in _LOCKED_OUT))
 
 
 def hang_up(raw: pymysql.connections.Connection[Any]) -> None:
@@ -311,7 +311,13 @@ _GRANT_HINT = (
     "GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO the user of source.url "
     "(MariaDB: REPLICATION SLAVE, BINLOG MONITOR); `cdc check` says which one is missing"
 )
-_DENIED = {1044, 1045, 1095, 1130, 1131, 1184, 1227, 1251, 1698, 1820, 1862, 3118}
+# Too many wrong passwords: MySQL's FAILED_LOGIN_ATTEMPTS, MariaDB's max_password_errors. And locked by an operator.
+_LOCKED_OUT = {3955, 4151}
+_LOCKED = 3118
+_LOCKED_HINT = (
+    "ALTER USER … ACCOUNT UNLOCK on the source (MariaDB: FLUSH PRIVILEGES); and check the password of source.url"
+)
+_DENIED = {1044, 1045, 1095, 1130, 1131, 1184, 1227, 1251, 1698, 1820, 1862, _LOCKED, *_LOCKED_OUT}
 _TABLE_DENIED = {1142, 1143, 1370}
 _GONE = {1051, 1146, 1109, 1356}
 _CHANGED = {1412, 1054}
@@ -328,6 +334,8 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
         return TableDenied(f"{where} refuses us: {text} (error {number})", hint=_GRANT_HINT)
     if number in _DENIED:
         hint = _GRANT_HINT if number not in (1045, 1698) else "check user and password in source.url"
+        if number == _LOCKED or number in _LOCKED_OUT:
+            hint = _LOCKED_HINT
         return ConfigError(f"{where} refuses us: {text} (error {number})", hint=hint)
     if number in _GONE or number in _CHANGED:
         return TableGone(f"{where}: {text} (error {number})")

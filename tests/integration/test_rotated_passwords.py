@@ -174,3 +174,18 @@ def test_a_refusal_is_final_where_no_other_password_can_come(
     one.write_file()
     read_now = Password(NEW + "\n", lambda: one.file.read_text().rstrip("\n"))
     connect(_settings(source_server, one.name, read_now)).close()
+
+
+def test_an_account_that_is_locked_after_wrong_passwords_is_the_operators_business(mysql97: Server) -> None:
+    """Not a server that is away: each further try with that password would count, too."""
+    name = unique_name("u").lower()
+    mysql97.execute(
+        f"CREATE USER {name}@'%' IDENTIFIED BY 'right' FAILED_LOGIN_ATTEMPTS 1 PASSWORD_LOCK_TIME UNBOUNDED"
+    )
+    try:
+        for password, hint in (("wrong", "password"), ("right", "ACCOUNT UNLOCK")):
+            with pytest.raises(ConfigError) as refused:
+                connect(SourceSettings(mysql97.host, mysql97.port, name, password, 7))
+            assert hint in refused.value.hint
+    finally:
+        mysql97.execute(f"DROP USER {name}@'%'")

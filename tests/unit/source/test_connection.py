@@ -9,6 +9,7 @@ import pymysql
 import pytest
 
 from cdc.errors import BinlogPurged, CdcError, ConfigError, ProtocolError, SourceUnavailable, TransientError
+from cdc.sinks import errors_mysql
 from cdc.source.connection import (
     SourceSettings,
     SslSettings,
@@ -16,6 +17,7 @@ from cdc.source.connection import (
     TableGone,
     check_encryption,
     classify_1236,
+    is_refused_login,
     tls_context,
     translate_error,
 )
@@ -116,7 +118,7 @@ def test_error_1236_is_told_by_its_text(text: str, expected: type[CdcError]) -> 
 
 
 ERRORS: list[tuple[Exception, type[CdcError]]] = [
-    *[(Operational(n, "denied"), ConfigError) for n in (1044, 1045, 1130, 1227, 1698, 1820, 3118)],
+    *[(Operational(n, "denied"), ConfigError) for n in (1044, 1045, 1130, 1227, 1698, 1820, 3118, 3955, 4151)],
     *[(Operational(n, "denied"), TableDenied) for n in (1142, 1143, 1370)],
     *[(Programming(n, "gone"), TableGone) for n in (1051, 1146)],
     *[(Operational(n, "changed"), TableGone) for n in (1412, 1054, 1356)],
@@ -147,6 +149,13 @@ def test_a_wrong_password_and_a_missing_right_have_different_hints() -> None:
     right = translate_error(Operational(1227, "Access denied"), SETTINGS)
     assert "password" in password.hint
     assert "GRANT" in right.hint
+
+
+def test_an_account_that_is_locked_says_how_it_is_unlocked_and_whether_a_password_did_it() -> None:
+    for number, is_for_a_password in ((3955, True), (4151, True), (3118, False)):
+        error = Operational(number, "Access denied")
+        assert "ACCOUNT UNLOCK" in translate_error(error, SETTINGS).hint
+        assert is_refused_login(error) == errors_mysql.is_refused_login(error) == is_for_a_password
 
 
 def test_the_password_is_in_no_repr() -> None:
