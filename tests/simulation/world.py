@@ -36,7 +36,7 @@ import cdc.source.definitions
 import cdc.source.result_reader
 import cdc.source.stream
 import snapshot.exact
-from cdc.errors import LeaseLost, SinkRefused, TransientError
+from cdc.errors import CdcError, LeaseLost, TransientError
 from cdc.gtid import MysqlGtidSet
 from cdc.model import FilePos, SourcePosition, TableName
 from cdc.pipeline import runner
@@ -300,7 +300,8 @@ class _World:
         pipeline.join()
         instance.is_dead = True  # the process ends
         lease = self.database.rows.get("_cdc_lease", {}).get((PIPELINE,))
-        if isinstance(pipeline.error, SinkRefused) and lease is not None and lease["holder"] != instance.name:
+        # Who slept finds rows of the next holder, or lacks those that it has taken, before it looks at the lease.
+        if isinstance(pipeline.error, CdcError) and lease is not None and lease["holder"] != instance.name:
             self.count("ends by what the next holder has written")
             return
         if not isinstance(pipeline.error, LeaseHeld | LeaseLost | TransientError | None):
