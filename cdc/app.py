@@ -590,14 +590,15 @@ class Application:
     def start(self, *, until_caught_up: bool = False) -> None:
         """Reach the servers, then begin to replicate.
 
-        Raises ConfigError or TransientError when the source, or every sink, cannot be used.
+        Servers that are away are waited for, until `request_stop`: who restarts a service that ends waits longer each
+        time, and would be late when they are back. With `until_caught_up` they are an error.
+
+        Raises ConfigError when a server refuses us, TransientError when the source, or every sink, is away.
         """
         threading.Thread(target=self._watch_signal, name="watchdog", daemon=True).start()
-        with connect(self._source) as source:
-            self._choose_streams(source)
-            self._warn_of_patterns(source)
-        state = self._monitor.look()
-        self._check_sinks()
+        state = self._reach_servers(waits=not until_caught_up)
+        if state is None:
+            return
         for area in self._staging.values():
             area.open()
         until = state.written if until_caught_up else None
@@ -621,6 +622,34 @@ class Application:
             sinks=[sink.name for sink in self.config.sinks],
             holder=self.holder,
         )
+
+    def _reach_servers(self, *, waits: bool) -> _SourceState | None:
+        """Where the source is; None when the service was told to stop before all that is needed had answered."""
+        policy, attempts = _retry_policy(self.config), 0
+        while not self._is_stopping.is_set():
+            try:
+                with connect(self._source) as source:
+                    self._choose_streams(source)
+                    self._warn_of_patterns(source)
+                state = self._monitor.look()
+                self._check_sinks()
+            except TransientError as error:
+                if not waits:
+                    raise
+                pause = policy.pause_seconds(attempts)
+                attempts += 1
+                self._log.warning(
+                    "start_retrying",
+                    attempt=attempts,
+                    delay_s=round(pause, 2),
+                    error_class=type(error).__name__,
+                    message=error.message,
+                    hint=error.hint,
+                )
+                self._is_stopping.wait(pause)
+            else:
+                return state
+        return None
 
     def _start_http(self) -> None:
         from cdc.dashboard.server import HttpServer  # a quarter of a start's time, for who wants no pages
