@@ -307,6 +307,34 @@ def test_a_row_that_somebody_holds_is_waited_for_and_the_whole_transaction_tried
         assert made.status()["sinks"][0]["error"] is None
 
 
+@pytest.mark.full
+def test_what_comes_back_again_and_again_is_said_and_stops_the_sink_where_that_is_asked_for(
+    tmp_path: Path, mariadb118: Server, pg15: Server
+) -> None:
+    """Twenty seconds: each try waits a second for the lock. The rules themselves: tests/unit/pipeline/test_retry.py."""
+    with _small(tmp_path, mariadb118, pg15) as (made, sink):
+        command = made.command
+        made.command = lambda *words: [sys.executable, "-c", _IMPATIENT, *command(*words)[3:]]  # type: ignore[method-assign]
+        made.config["retry"] = {"initial_seconds": 0.01, "max_seconds": 0.01, "per_hour": 10}
+        with sink.holding("held", 1):
+            made.start()
+            _write(made, "new")
+            made.wait_for_log("retry_budget_spent")
+            (retries,) = [one["retries"] for one in made.status()["sinks"]]
+            assert (retries["last_hour"], retries["per_hour"], retries["is_spent"]) == (10, 10, True)
+            assert made.stop() == 0  # in the middle of a pause of minutes
+
+            made.config["retry"]["same_place_max"] = 3
+            process = made.start()
+            assert process.wait(120) == 1
+            lines = [json.loads(line) for line in made.log().splitlines() if '"pipeline_failed"' in line]
+            assert [line["error_class"] for line in lines] == ["RetriesSpent"]
+            assert "3 sessions in a row have ended at the same place" in lines[0]["message"]
+        made.config["retry"]["same_place_max"] = 0
+        made.catch_up()
+        made.assert_equal("first", "held", "last")
+
+
 # ---------------------------------------------------------------- a full disk
 
 _DISK_BYTES = 48 << 20
