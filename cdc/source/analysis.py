@@ -7,7 +7,7 @@ or an ALTER would wait for, no wait of ours beyond a second. Judges nothing (`sc
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cdc.errors import CdcError
@@ -16,7 +16,7 @@ from cdc.schema.advice import Candidate, TableFacts
 from cdc.schema.grants import parse_grants, quoted
 from cdc.source.connection import SourceConnection
 from cdc.source.positions import VIEWED_ENGINES
-from cdc.source.preflight import Captured, _by_table, _read_tables
+from cdc.source.preflight import Captured, _read_tables, each_of
 
 __all__ = ["Analysis", "read_analysis"]
 
@@ -50,24 +50,33 @@ def read_analysis(connection: SourceConnection, matches: Callable[[str, str], bo
     """Look at the tables that `matches` accepts. Writes nothing. Raises SourceUnavailable."""
     connection.query(f"SET SESSION lock_wait_timeout = {_WAIT_SECONDS_MAX}")  # somebody's ALTER goes first
     read = _read_tables(connection, Captured(matches))
-    databases = sorted({definition.name.database for definition in read.definitions})
-    sizes = _by_table(
-        connection,
-        # Of the engine, as the session has information_schema_stats_expiry=0: what MySQL caches is up to a day old, and
-        # a look at what it has not cached would write to its dictionary.
-        "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS, DATA_LENGTH, INDEX_LENGTH FROM information_schema.TABLES",
-        databases,
-        "TABLE_TYPE",
-    )
-    extras = _by_table(
+    tables_read = {definition.name for definition in read.definitions}
+    sizes = {
+        name: tuple(int(row[fact] or 0) for fact in ("TABLE_ROWS", "DATA_LENGTH", "INDEX_LENGTH"))
+        for name, row in each_of(
+            connection,
+            # Of the engine, as the session has information_schema_stats_expiry=0: what MySQL caches is up to a day
+            # old, and a look at what it has not cached would write to its dictionary.
+            "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS, DATA_LENGTH, INDEX_LENGTH FROM information_schema.TABLES",
+            tables_read,
+            "TABLE_TYPE",
+        )
+    }
+    sets_itself: dict[TableName, set[str]] = {}
+    for name, row in each_of(
         connection,
         "SELECT TABLE_SCHEMA, TABLE_NAME, COLUMN_NAME, EXTRA FROM information_schema.COLUMNS",
-        databases,
+        tables_read,
         "ORDINAL_POSITION",
-    )
-    indexes = _by_table(
-        connection, "SELECT * FROM information_schema.STATISTICS", databases, "INDEX_NAME, SEQ_IN_INDEX"
-    )
+    ):
+        if "on update" in (row["EXTRA"] or "").lower():
+            sets_itself.setdefault(name, set()).add(row["COLUMN_NAME"] or "")
+    leading: dict[TableName, dict[str, str]] = {}
+    for name, row in each_of(
+        connection, "SELECT * FROM information_schema.STATISTICS", tables_read, "INDEX_NAME, SEQ_IN_INDEX"
+    ):
+        if _leads(row):
+            leading.setdefault(name, {}).setdefault(row["COLUMN_NAME"] or "", row["INDEX_NAME"] or "")
     no_stream = _no_stream(connection)
     warnings = tuple(_warnings(connection))
     _bound_lookups(connection)
@@ -78,9 +87,9 @@ def read_analysis(connection: SourceConnection, matches: Callable[[str, str], bo
         _facts(
             connection,
             definition,
-            size=next(iter(sizes.get(definition.name, [])), {}),
-            extras=extras.get(definition.name, []),
-            indexes=indexes.get(definition.name, []),
+            size=sizes.get(definition.name, (0, 0, 0)),
+            sets_itself=sets_itself.get(definition.name, ()),
+            leading=leading.get(definition.name, {}),
             problems=(
                 *unknown.get(str(definition.name), ()),
                 *(["SELECT is not granted on all of it"] if definition.name in read.unreadable else []),
@@ -130,13 +139,13 @@ def _facts(
     connection: SourceConnection,
     definition: TableDefinition,
     *,
-    size: Mapping[str, str | None],
-    extras: Sequence[Mapping[str, str | None]],
-    indexes: Sequence[Mapping[str, str | None]],
+    size: tuple[int, ...],
+    sets_itself: Collection[str],
+    leading: Mapping[str, str],
     problems: tuple[str, ...],
 ) -> TableFacts:
-    leading = _leading(indexes)
-    sets_itself = {row["COLUMN_NAME"] for row in extras if "on update" in (row["EXTRA"] or "").lower()}
+    """`size`: rows, bytes, bytes of indexes. `leading`: an index that a column leads, by column."""
+    rows, data_bytes, index_bytes = size
     candidates = []
     for column in definition.columns:
         if column.kind in _TIMES or (column.kind is ValueKind.INTEGER and not column.is_generated):
@@ -154,23 +163,19 @@ def _facts(
             candidates.append(_with_greatest(connection, definition, column, candidate))
     return TableFacts(
         definition=definition,
-        rows=int(size.get("TABLE_ROWS") or 0),
-        data_bytes=int(size.get("DATA_LENGTH") or 0),
-        index_bytes=int(size.get("INDEX_LENGTH") or 0),
+        rows=rows,
+        data_bytes=data_bytes,
+        index_bytes=index_bytes,
         candidates=tuple(candidates),
         problems=problems,
     )
 
 
-def _leading(rows: Sequence[Mapping[str, str | None]]) -> dict[str, str]:
-    """The index that a column leads, by column: whole, sorted, and one that the server uses."""
-    found: dict[str, str] = {}
-    for row in rows:
-        is_used = row.get("IS_VISIBLE", "YES") != "NO" and row.get("IGNORED", "NO") != "YES"
-        is_whole = row["SUB_PART"] is None and row["COLUMN_NAME"] is not None
-        if row["SEQ_IN_INDEX"] == "1" and is_whole and is_used and row["INDEX_TYPE"] == "BTREE":
-            found.setdefault(row["COLUMN_NAME"] or "", row["INDEX_NAME"] or "")
-    return found
+def _leads(row: Mapping[str, str | None]) -> bool:
+    """Is this the first part of an index: the column whole, in a sorted index, and one that the server uses?"""
+    is_used = row.get("IS_VISIBLE", "YES") != "NO" and row.get("IGNORED", "NO") != "YES"
+    is_whole = row["SUB_PART"] is None and row["COLUMN_NAME"] is not None
+    return row["SEQ_IN_INDEX"] == "1" and is_whole and is_used and row["INDEX_TYPE"] == "BTREE"
 
 
 def _with_greatest(

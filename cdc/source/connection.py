@@ -148,6 +148,17 @@ class SourceConnection:
             rows = cast("list[tuple[bytes | None, ...]]", list(cursor.fetchall() or ()))
             return [dict(zip(names, (None if v is None else v.decode() for v in row), strict=True)) for row in rows]
 
+    def each_by_name(self, sql: str, parameters: Sequence[Any] = ()) -> Iterator[dict[str, str | None]]:
+        """Like `rows_by_name`, row by row as they come: for what may be more than one answer may be in memory.
+
+        Nothing else may be asked of this session until the last row has been taken, or the iterator is closed.
+        """
+        with self.translated(), self.raw.cursor(pymysql.cursors.SSCursor) as cursor:
+            cursor.execute(sql, parameters or None)
+            names = [column[0] for column in cursor.description or ()]
+            while (row := cursor.fetchone()) is not None:
+                yield dict(zip(names, (None if v is None else v.decode() for v in row), strict=True))
+
     def variable(self, name: str) -> str | None:
         """A global variable's value, None where the server does not know it."""
         rows = self.query_text("SHOW GLOBAL VARIABLES LIKE %s", (name.replace("_", r"\_"),))

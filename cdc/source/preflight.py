@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -306,7 +306,7 @@ class _Tables:
 
 
 def _read_tables(connection: SourceConnection, captured: Captured) -> _Tables:
-    """Every captured table in four queries. A column that we have no right on at all is not shown by the server."""
+    """Every captured table in a few queries. A column that we have no right on at all is not shown by the server."""
     plain: dict[TableName, tuple[str, str, str]] = {}
     others: list[tuple[TableName, str]] = []
     for database, table, kind, engine, collation, comment in connection.query_text(
@@ -321,37 +321,22 @@ def _read_tables(connection: SourceConnection, captured: Captured) -> _Tables:
             plain[name] = (engine or "", collation or "", comment or "")
         else:
             others.append((name, (kind or "").lower()))
-    databases = sorted({name.database for name in plain})
-    columns = _by_table(connection, "SELECT * FROM information_schema.COLUMNS", databases, "ORDINAL_POSITION")
-    indexes = _by_table(
-        connection,
-        "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS",
-        databases,
-        "INDEX_NAME, SEQ_IN_INDEX",
-        "NON_UNIQUE = 0",
-    )
-    json_columns = _json_columns(connection, databases)
+    columns = _read_columns(connection, plain)
+    keys = _read_keys(connection, plain)
     definitions: list[TableDefinition] = []
     unsupported: list[UnsupportedData] = []
     unreadable: dict[TableName, tuple[str, ...]] = {}
     for name, (engine, collation, comment) in sorted(plain.items()):
-        rows = columns.get(name, [])
-        denied = [r["COLUMN_NAME"] or "" for r in rows if "select" not in (r["PRIVILEGES"] or "").lower().split(",")]
-        if denied or not rows:
-            unreadable[name] = tuple(denied) if len(denied) < len(rows) else ()
-        made: list[ColumnDefinition] = []
-        for row in rows:
-            try:
-                made.append(column_of(name, row, json_columns.get(name, frozenset())))
-            except UnsupportedData as problem:
-                unsupported.append(problem)
-        keys = _unique_keys(indexes.get(name, []))
+        found = columns.get(name, _Columns())
+        if found.denied or not found.count:
+            unreadable[name] = tuple(found.denied) if len(found.denied) < found.count else ()
+        unsupported += found.unsupported
         definitions.append(
             TableDefinition(
                 name=name,
-                columns=tuple(made),
-                primary_key=next((key.columns for key in keys if key.name == "PRIMARY"), ()),
-                unique_keys=tuple(key for key in keys if key.name != "PRIMARY"),
+                columns=tuple(found.made),
+                primary_key=next((key.columns for key in keys.get(name, ()) if key.name == "PRIMARY"), ()),
+                unique_keys=tuple(key for key in keys.get(name, ()) if key.name != "PRIMARY"),
                 engine=engine,
                 charset=collation.partition("_")[0] or None,
                 collation=collation or None,
@@ -360,6 +345,44 @@ def _read_tables(connection: SourceConnection, captured: Captured) -> _Tables:
             )
         )
     return _Tables(tuple(definitions), unreadable, tuple(unsupported), tuple(sorted(others)))
+
+
+@dataclass(slots=True)
+class _Columns:
+    """Of one table: those that are known, those that may not be read, those of unknown types, and how many in all."""
+
+    made: list[ColumnDefinition] = field(default_factory=list)
+    denied: list[str] = field(default_factory=list)
+    unsupported: list[UnsupportedData] = field(default_factory=list)
+    count: int = 0
+
+
+def _read_columns(connection: SourceConnection, tables: Collection[TableName]) -> dict[TableName, _Columns]:
+    json_columns = _json_columns(connection, sorted({table.database for table in tables}))
+    found: dict[TableName, _Columns] = {}
+    for name, row in each_of(connection, "SELECT * FROM information_schema.COLUMNS", tables, "ORDINAL_POSITION"):
+        columns = found.setdefault(name, _Columns())
+        columns.count += 1
+        if "select" not in (row["PRIVILEGES"] or "").lower().split(","):
+            columns.denied.append(row["COLUMN_NAME"] or "")
+        try:
+            columns.made.append(column_of(name, row, json_columns.get(name, frozenset())))
+        except UnsupportedData as problem:
+            columns.unsupported.append(problem)
+    return found
+
+
+def _read_keys(connection: SourceConnection, tables: Collection[TableName]) -> dict[TableName, list[UniqueKey]]:
+    parts: dict[TableName, list[tuple[str | None, ...]]] = {}
+    for name, row in each_of(
+        connection,
+        "SELECT TABLE_SCHEMA, TABLE_NAME, INDEX_NAME, COLUMN_NAME, SUB_PART FROM information_schema.STATISTICS",
+        tables,
+        "INDEX_NAME, SEQ_IN_INDEX",
+        "NON_UNIQUE = 0",
+    ):
+        parts.setdefault(name, []).append((row["INDEX_NAME"], row["COLUMN_NAME"], row["SUB_PART"]))
+    return {name: _unique_keys(listed) for name, listed in parts.items()}
 
 
 def _try_by_column(connection: SourceConnection, grants: Grants, tables: _Tables) -> dict[TableName, str]:
@@ -372,23 +395,28 @@ def _try_by_column(connection: SourceConnection, grants: Grants, tables: _Tables
     }
 
 
-def _by_table(
-    connection: SourceConnection, select: str, databases: Sequence[str], order: str, condition: str = "1 = 1"
-) -> dict[TableName, list[Mapping[str, str | None]]]:
-    found: dict[TableName, list[Mapping[str, str | None]]] = {}
-    for database in databases:  # with one equality, servers that build information_schema from files open one folder
-        for row in connection.rows_by_name(
+def each_of(
+    connection: SourceConnection, select: str, tables: Collection[TableName], order: str, condition: str = "1 = 1"
+) -> Iterator[tuple[TableName, Mapping[str, str | None]]]:
+    """The rows of those tables, one after the other: a large database's are no answer to be held in memory.
+
+    `connection` is busy until the last one has been taken.
+    """
+    # With one equality, servers that build information_schema from files open one folder.
+    for database in sorted({table.database for table in tables}):
+        for row in connection.each_by_name(
             f"{select} WHERE TABLE_SCHEMA = %s AND {condition} ORDER BY TABLE_NAME, {order}", (database,)
         ):
-            found.setdefault(TableName(database, row["TABLE_NAME"] or ""), []).append(row)
-    return found
+            name = TableName(database, row["TABLE_NAME"] or "")
+            if name in tables:
+                yield name, row
 
 
-def _unique_keys(rows: Iterable[Mapping[str, str | None]]) -> list[UniqueKey]:
-    """As `definitions` does: indexes over expressions are left out."""
+def _unique_keys(rows: Iterable[tuple[str | None, ...]]) -> list[UniqueKey]:
+    """As `definitions` does: indexes over expressions are left out. `rows`: index, column, prefix."""
     parts: dict[str, list[tuple[str | None, str | None]]] = {}
-    for row in rows:
-        parts.setdefault(row["INDEX_NAME"] or "", []).append((row["COLUMN_NAME"], row["SUB_PART"]))
+    for index, column, prefix in rows:
+        parts.setdefault(index or "", []).append((column, prefix))
     return [
         UniqueKey(name, tuple(c for c, _ in columns if c is not None), any(prefix is not None for _, prefix in columns))
         for name, columns in parts.items()

@@ -15,13 +15,17 @@ import pymysql
 import pytest
 import yaml
 
+from cdc import mysql_client
 from cdc.check import CheckReport, grants_sql, run_checks, to_json
 from cdc.clock import SystemClock
 from cdc.config import Config, load_config
 from cdc.demo.servers import Server
-from cdc.model import FilePos, ServerIdentity, SourcePosition
+from cdc.errors import SourceUnavailable
+from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
 from cdc.schema.findings import Finding
+from cdc.source.analysis import read_analysis
 from cdc.source.connection import SourceConnection, SourceSettings, connect
+from cdc.source.definitions import read_definition
 from cdc.source.preflight import Captured, read_source
 from cdc.source.stream import BinlogStream
 from tests.support.collector import Collector, next_event
@@ -715,6 +719,29 @@ def test_reading_takes_as_many_queries_for_many_tables_as_for_one(
     assert counts[few][0] == 1
     assert counts[many][0] == 60
     assert counts[few][1] == counts[many][1] < 30
+
+
+def test_a_catalogue_that_is_more_than_one_answer_may_be_is_read_in_parts(
+    source_server: Server, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """200 000 columns are 256 MiB as one answer; 3 000 are as much as is allowed here."""
+    name = database(source_server)
+    columns = ", ".join(f"c{number} INT COMMENT 'what c{number} is for'" for number in range(300))
+    source_server.execute(f"CREATE TABLE t0 (id INT PRIMARY KEY, {columns})", database=name)
+    for number in range(1, 10):
+        source_server.execute(f"CREATE TABLE t{number} LIKE t0", database=name)
+    monkeypatch.setattr(mysql_client, "ANSWER_BYTES_MAX", 2 << 20)
+    settings = SourceSettings(source_server.host, source_server.port, source_server.user, "", 1)
+    whole = f"SELECT * FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = '{name}'"
+    with connect(settings) as connection, pytest.raises(SourceUnavailable, match="more than one answer may have"):
+        connection.query(whole)
+    with connect(settings) as connection:
+        facts = read_source(connection, captured_database(name), clock=SystemClock())
+        assert list(facts.definitions) == [
+            read_definition(connection, TableName(name, f"t{number}")) for number in range(10)
+        ]
+        analysis = read_analysis(connection, captured_database(name).matches)
+        assert [len(table.definition.columns) for table in analysis.tables] == [301] * 10
 
 
 # ---------------------------------------------------------------- PostgreSQL sinks
