@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pymysql
+from pymysql.constants import CLIENT
 
 from cdc.mysql_client import GuardedConnection
 
@@ -53,6 +54,8 @@ def connect(
         return GuardedConnection(ssl_disabled=True, **arguments)
     raw = GuardedConnection(ssl=context, defer_connect=True, **arguments)
     raw._ssl_required = is_required  # it has no public name
+    if not is_required:
+        raw.client_flag &= ~CLIENT.SSL  # added where TLS is offered; MySQL 5.6 takes the flag alone for a bad handshake
     raw.connect()
     return raw
 

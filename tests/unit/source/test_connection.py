@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
+import struct
 from pathlib import Path
 
 import pymysql
@@ -18,9 +20,11 @@ from cdc.source.connection import (
     check_encryption,
     classify_1236,
     is_refused_login,
+    open_session,
     tls_context,
     translate_error,
 )
+from tests.support.hostile_servers import CAPABILITIES, SSL, Line, serve
 
 SETTINGS = SourceSettings("db.example", 3306, "repl", "sesame", server_id=1)
 Operational, Programming, Internal = (
@@ -207,3 +211,18 @@ def test_a_session_in_the_clear_is_refused_where_tls_is_required() -> None:
 def test_a_ca_file_that_is_not_there_fails_before_any_connection(tmp_path: Path) -> None:
     with pytest.raises(OSError, match=r"."):
         tls_context(SslSettings("verify_ca", ca=str(tmp_path / "missing.pem")))
+
+
+def test_tls_is_not_begun_where_it_is_not_offered() -> None:
+    """MySQL 5.6 without TLS takes a login that says TLS for a bad handshake."""
+
+    def without_tls(line: Line) -> None:
+        line.let_in()
+        line.stream.shutdown(socket.SHUT_WR)
+
+    with serve(without_tls) as (port, lines), pytest.raises(pymysql.err.OperationalError):
+        open_session(SourceSettings("127.0.0.1", port, "u", "", server_id=1, ssl=SslSettings("preferred")))
+    (line,) = lines
+    flags = struct.unpack_from("<I", line.received, 4)[0]
+    assert flags & CAPABILITIES
+    assert not flags & SSL
