@@ -24,6 +24,8 @@ from cdc.source.cascades import ACTIVE_RULES, ForeignKey, logs_cascades, read_fo
 from cdc.source.connection import SourceConnection, SourceSettings
 from cdc.source.definitions import SYSTEM_DATABASES, column_of
 from cdc.source.positions import VIEWED_ENGINES
+from cdc.source.resultset import are_members_told
+from cdc.source.supplementary import told
 
 __all__ = [
     "SOURCE_CHECKS",
@@ -331,19 +333,18 @@ def _read_tables(connection: SourceConnection, captured: Captured) -> _Tables:
         if found.denied or not found.count:
             unreadable[name] = tuple(found.denied) if len(found.denied) < found.count else ()
         unsupported += found.unsupported
-        definitions.append(
-            TableDefinition(
-                name=name,
-                columns=tuple(found.made),
-                primary_key=next((key.columns for key in keys.get(name, ()) if key.name == "PRIMARY"), ()),
-                unique_keys=tuple(key for key in keys.get(name, ()) if key.name != "PRIMARY"),
-                engine=engine,
-                charset=collation.partition("_")[0] or None,
-                collation=collation or None,
-                comment=comment,
-                flavor=connection.flavor,
-            )
+        definition = TableDefinition(
+            name=name,
+            columns=tuple(found.made),
+            primary_key=next((key.columns for key in keys.get(name, ()) if key.name == "PRIMARY"), ()),
+            unique_keys=tuple(key for key in keys.get(name, ()) if key.name != "PRIMARY"),
+            engine=engine,
+            charset=collation.partition("_")[0] or None,
+            collation=collation or None,
+            comment=comment,
+            flavor=connection.flavor,
         )
+        definitions.append(told(connection, definition))
     return _Tables(tuple(definitions), unreadable, tuple(unsupported), tuple(sorted(others)))
 
 
@@ -1134,6 +1135,14 @@ def _column_types(facts: SourceFacts) -> Iterator[Finding]:
                     "known",
                     f"ALTER TABLE {quoted(definition.name.database)}.{quoted(definition.name.table)} MODIFY "
                     f"{quoted(column.name)} {column.column_type} CHARACTER SET utf8mb4; or exclude the table",
+                )
+            if not are_members_told(column):
+                yield warning(
+                    definition.name,
+                    f"members of {column.name} may have characters beyond U+FFFF: the source shows `?` for each, and "
+                    "does not say which; a value of such a member parks the table when it is loaded, and comes with "
+                    "the `?` when it is streamed",
+                    "nothing, where the members have `?` of their own; else exclude the table, or move to MySQL 8.0",
                 )
 
 

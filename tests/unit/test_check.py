@@ -228,6 +228,18 @@ def test_column_types_and_character_sets_that_are_not_known_stop_their_table() -
     assert "klingon1" in findings[1].problem
 
 
+def test_members_that_an_old_source_does_not_tell_are_warned_of() -> None:
+    kind = "enum('a?','b')"
+    text = ColumnDefinition("t", ValueKind.ENUM, kind, charset="utf8mb4", members=("a?", "b"))
+    table = TableDefinition(TableName("shop", "orders"), (text,), ("t",))
+    narrow = replace(table, name=TableName("shop", "narrow"), columns=(replace(text, charset="latin1"),))
+    told = replace(table, name=TableName("shop", "told"), columns=(replace(text, members=("a?", "b💥")),))
+
+    findings = check_tables(facts(definitions=(table, narrow, told)))
+
+    assert [(f.check, f.severity, f.subject) for f in findings] == [("table.column_types", "warning", "shop.orders")]
+
+
 # ---------------------------------------------------------------- grants
 
 
