@@ -190,6 +190,7 @@ class LoadTools:
     accepts_hidden_cascades: Callable[[str, str], bool]
     hook: Callable[[str], None]
     on_progress: LoadProgress
+    on_commit: Callable[[], None]
 
     def pace(self, table: TableName, *, first_rows: int = FIRST_ROWS) -> Pace:
         """How large the table's chunks are."""
@@ -259,6 +260,7 @@ class TableLoader:
         accepts_hidden_cascades: Callable[[str, str], bool],
         hook: Callable[[str], None],
         on_progress: LoadProgress,
+        on_commit: Callable[[], None] = lambda: None,
         on_resume: Callable[[LoadPlan], None] = lambda _plan: None,
         on_search: Callable[[TableName, str, float], None] = lambda _table, _what, _seconds_max: None,
         make_writer: Callable[[TargetTable], RowWriter] = MirrorWriter,
@@ -268,6 +270,8 @@ class TableLoader:
         may_remake: Callable[[TableName], bool] = lambda _table: True,
     ) -> None:
         """`options` says what the rows of a table with that key depend on.
+
+        `on_commit` is called once rows are there that a further attempt need not bring again.
 
         `on_resume` is told of a load that goes on where an earlier one was cut off, `on_search` what a load of a table
         without a key waits for, and for how long at most.
@@ -309,6 +313,7 @@ class TableLoader:
             accepts_hidden_cascades=accepts_hidden_cascades,
             hook=hook,
             on_progress=on_progress,
+            on_commit=on_commit,
         )
         self._may_remake = may_remake
         self._written: TableRecord | None = None
@@ -726,6 +731,7 @@ class TableLoader:
                 keep_chunk(self._chunks, tx, chunk_plan, chunk, loaded, known)
                 self._store.fence(tx)
                 tx.commit()
+            self.tools.on_commit()
             self._hook("load_chunk_committed")
             counter.add(loaded)
             counter.show()

@@ -348,6 +348,7 @@ class _Writing:
             return
         self._tools.store.fence(self._tx)
         self._tx.commit()
+        self._tools.on_commit()
         self.close()
         written, self._written = self._written, []
         for table, loaded in written:

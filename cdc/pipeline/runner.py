@@ -937,6 +937,7 @@ class _Session:
             accepts_hidden_cascades=self._p._routing.accepts_hidden_cascades,
             hook=self._hooks,
             on_progress=functools.partial(self._on_load_progress, watch),
+            on_commit=self._p.retries.well,
             on_resume=self._on_load_resumed,
             on_search=self._on_load_waits,
             is_sink_away=self._is_sink_away,

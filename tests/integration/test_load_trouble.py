@@ -222,6 +222,47 @@ def test_a_sink_session_that_is_killed_costs_its_chunk(made: Deployment) -> None
     assert tables["t"]["state"] == "ready"
 
 
+# Somebody ends all of our sessions at the sink, each time that a chunk has been committed there.
+_CUT_BEHIND_EACH_CHUNK = """
+import psycopg2
+from cdc.cli import main
+from cdc.pipeline.hooks import Hooks
+def cut(self, point, reached=Hooks.__call__):
+    reached(self, point)
+    if point == "load_chunk_committed":
+        with psycopg2.connect({url!r}) as somebody, somebody.cursor() as cursor:
+            cursor.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
+                           "WHERE datname = current_database() AND pid <> pg_backend_pid()")
+Hooks.__call__ = cut
+main()
+"""
+
+
+@pytest.mark.parametrize("sides", [0, pytest.param(1, marks=pytest.mark.full)])
+def test_a_load_that_each_session_brings_further_is_at_no_same_place(
+    tmp_path: Path, mariadb118: Server, pg15: Server, sides: int
+) -> None:
+    """Six chunks, six sessions: more than `same_place_max`."""
+    with deployment(tmp_path, mariadb118, sink=pg15) as made:
+        mariadb118.execute("CREATE TABLE t (id INT PRIMARY KEY, v INT)", database=made.source_database)
+        mariadb118.execute(
+            "INSERT INTO t VALUES " + ", ".join(f"({n}, {n})" for n in range(12)), database=made.source_database
+        )
+        made.config["snapshot"] = {"chunk_rows": 2, "beside": sides}
+        made.config["retry"] = {"initial_seconds": 0.01, "max_seconds": 0.01, "same_place_max": 3}
+        server, database = made.sinks["sink"]
+        program = _CUT_BEHIND_EACH_CHUNK.format(url=server.url_for(database))
+        command = made.command
+        made.command = lambda *words: [sys.executable, "-c", program, *command(*words)[3:]]  # type: ignore[method-assign]
+        made.start()
+        wait_until(lambda: _lines(made, "table_loaded") or _lines(made, "pipeline_failed"), 120, "the load's end")
+        assert not _lines(made, "pipeline_failed")
+        assert len(_lines(made, "pipeline_retrying")) > 3
+        assert made.stop() == 0
+        made.catch_up()
+        made.assert_equal("t")
+
+
 # ---------------------------------------------------------------- values that a key should not have
 
 
