@@ -172,6 +172,7 @@ class ColumnDefinition:
     default: str | None = None
     comment: str = ""
     has_default_expression: bool = False  # `default` is an expression; on MariaDB its text says so
+    is_told: bool = field(default=False, compare=False)  # the server itself was asked for `members`, not its dictionary
 
     @property
     def arrow_type(self) -> pa.DataType:

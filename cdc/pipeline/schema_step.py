@@ -35,6 +35,7 @@ from cdc.sinks.base import ExistingTable, Sink
 from cdc.source.connection import SourceConnection
 from cdc.source.definitions import read_definition
 from cdc.source.positions import written_file_pos
+from cdc.source.supplementary import TableHeld
 from checkpoints.checkpoint import Checkpoint, encode_position
 from checkpoints.store import WORKED_OUT, InSinkStore, TableRecord
 
@@ -496,6 +497,8 @@ class DefinitionAudit:
                 found = read_definition(source, record.source)
             except UnsupportedData:
                 found = None  # of a later version: its DDL is on its way
+            except TableHeld:
+                continue  # the next session looks again
             if found == record.definition:
                 self._settle(record, found)
                 continue

@@ -40,8 +40,9 @@ from cdc.errors import (
     SinkUnavailable,
     UnsupportedData,
 )
-from cdc.model import ChangeBatch, ColumnDefinition, PartialUpdate, ValueKind
+from cdc.model import ChangeBatch, ColumnDefinition, Flavor, PartialUpdate, ValueKind
 from cdc.schema.alteration import TargetAlteration
+from cdc.schema.dictionary_text import may_hide, members_query
 from cdc.schema.grants import grant_pattern
 from cdc.schema.sharing import Alteration, Reshaping, misfits, reshaping
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
@@ -100,6 +101,7 @@ _MODES = "NO_AUTO_VALUE_ON_ZERO,ALLOW_INVALID_DATES,NO_ENGINE_SUBSTITUTION"
 _BENIGN_WARNINGS = frozenset({1592})
 
 
+_SYNTAX_ERROR = 1064
 _LOST_RACES = frozenset({1007, 1050, 1062, 1213})  # a database, a table, a row; CREATE TABLEs dead-lock with each other
 _LOCK_WAIT_TIMEOUT = 1205
 CANCEL_SECONDS = 2  # for each step of a KILL QUERY: whoever cancels wants to leave
@@ -594,6 +596,8 @@ class MysqlSink:
             for row in self._query(_COLUMNS, place):
                 name, type_text, charset, collation, is_nullable, extra, default = map(_text, row)
                 is_generated = "GENERATED" in extra.upper().replace("DEFAULT_GENERATED", "")
+                if sql.is_list_of_members(type_text) and may_hide(type_text, charset):
+                    type_text = self._told(place, name, type_text)
                 canonical = sql.canonical_type(type_text, charset or None, collation or None)
                 columns[name] = (canonical, is_nullable == "YES", is_generated)
                 has_value = is_nullable == "YES" or row[-1] is not None or default or extra
@@ -617,6 +621,21 @@ class MysqlSink:
                 own = sql.own_rows(target) if shared is not None and shared.name.casefold() in there else ""
                 has_rows = bool(self._query(f"SELECT EXISTS (SELECT 1 FROM {sql.qualified(*place)}{own})")[0][0])
         return ExistingTable(columns, tuple(_text(name) for name, _ in key), has_rows, tuple(problems))
+
+    def _told(self, place: tuple[str, str], column: str, shown: str) -> str:
+        """The type with its members as they are, of which the dictionary may show some as `?`; MySQL 5.7 cannot say."""
+        kind, _, listed = shown.partition("(")
+        members = sql.members_of(listed)
+        flavor: Flavor = "mariadb" if self.kind == "mariadb" else "mysql"
+        is_set = kind.lower() == "set"
+        query = members_query(flavor, sql.qualified(*place), sql.quote(column), len(members), is_set=is_set)
+        try:
+            found = [_text(row[0]) for row in self._query(query)]
+        except pymysql.err.ProgrammingError as error:
+            if error.args[0] != _SYNTAX_ERROR:
+                raise
+            return shown
+        return f"{kind}({','.join(map(sql.text_literal, found))})"
 
     def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
         return table_differences(target, existing)

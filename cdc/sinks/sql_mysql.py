@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from cdc.model import ColumnDefinition, ValueKind
-from cdc.schema.dictionary_text import as_dictionaries_show
 from cdc.schema.sharing import Alteration
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 
@@ -34,6 +33,7 @@ __all__ = [
     "holds",
     "insert_prefix",
     "insert_staged",
+    "is_list_of_members",
     "key_condition",
     "keys_stage_of",
     "load_data",
@@ -444,22 +444,25 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", "0": "\0", "Z": "\x1a"}
 def canonical_type(column_type: str, charset: str | None = None, collation: str | None = None) -> str:
     """A column's type as one text over versions: no display widths or comments, `utf8` as `utf8mb3`, `year`.
 
-    Character set and collation are those given, or the ones at the end of `column_type`. Members of ENUM and SET are
-    as the dictionaries show them, which do not have every character.
+    Character set and collation are those given, or the ones at the end of `column_type`.
     """
     text, _, written = column_type.rpartition(" CHARACTER SET ") if charset is None else (column_type, "", "")
     if charset is None:
         text = text or column_type
         charset, _, collation = written.partition(" COLLATE ") if text != column_type else ("", "", "")
     if match := _MEMBERS.match(text):
-        members = map(as_dictionaries_show, members_of(match[2]))
-        text = f"{match[1].lower()}({','.join(map(text_literal, members))})"
+        text = f"{match[1].lower()}({','.join(map(text_literal, members_of(match[2])))})"
     else:
         text = _COMMENT.sub("", text).strip().lower()
         text = _WIDTH.sub(r"\1", text).replace("year(4)", "year").replace("geomcollection", "geometrycollection")
     if charset:
         text += f" CHARACTER SET {_utf8mb3(charset)} COLLATE {_utf8mb3(collation or '')}"
     return text
+
+
+def is_list_of_members(column_type: str) -> bool:
+    """Is it an ENUM or a SET?"""
+    return _MEMBERS.match(column_type) is not None
 
 
 def members_of(text: str) -> list[str]:
@@ -514,8 +517,6 @@ def can_hold(existing: str, wanted: str, *, is_key: bool) -> bool:
 
 def holds(existing: str, wanted: str, is_key: bool) -> bool:
     """As `schema.sharing` asks it: does a column of the first type hold every value of the second?"""
-    if _MEMBERS.match(_without_charset(wanted)) and not _holds_members(existing, wanted, is_key=is_key):
-        return False  # to the character
     return can_hold(canonical_type(existing), canonical_type(wanted), is_key=is_key)
 
 

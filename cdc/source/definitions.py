@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, Flavor, TableDefinition, TableName, UniqueKey, ValueKind
 from cdc.source.connection import SourceConnection
-from cdc.source.supplementary import told
+from cdc.source.supplementary import TableHeld, told
 
 __all__ = [
     "SYSTEM_DATABASES",
@@ -97,7 +97,8 @@ def list_tables(
 def read_definition(connection: SourceConnection, table: TableName) -> TableDefinition | None:
     """The table's definition now; None when there is no such table.
 
-    Raises UnsupportedData for a table that cannot be captured (system-versioned, a column type that is not known).
+    Raises UnsupportedData for a table that cannot be captured (system-versioned, a column type that is not known),
+    TableHeld for one that is locked where it has to be asked for what its dictionary does not show.
     """
     where = (table.database, table.table)
     found = connection.query_text(
@@ -127,15 +128,16 @@ def read_definition(connection: SourceConnection, table: TableName) -> TableDefi
 def read_definitions(
     connection: SourceConnection, tables: Collection[TableName]
 ) -> Mapping[TableName, TableDefinition]:
-    """The definitions of those of the tables that are there now and can be captured: with few statements, where the
-    server answers them sooner than one for each table. (`read_definition` says what the others are.)
+    """The definitions of those of the tables that are there now and can be captured, and are not held: with few
+    statements, where the server answers them sooner than one for each table. (`read_definition` says what the others
+    are.)
 
     MariaDB opens all tables of a database for a statement that names more than one.
     """
     found: dict[TableName, TableDefinition] = {}
     if connection.flavor == "mariadb":
         for table in tables:
-            with contextlib.suppress(UnsupportedData):
+            with contextlib.suppress(UnsupportedData, TableHeld):
                 definition = read_definition(connection, table)
                 found |= {table: definition} if definition is not None else {}
         return found
@@ -176,7 +178,7 @@ def _definitions_of(
         if name not in plain or name not in columns:
             continue
         table = TableName(database, name)
-        with contextlib.suppress(UnsupportedData):
+        with contextlib.suppress(UnsupportedData, TableHeld):
             keys = _keys_of(parts.get(name, ()))
             made = _definition(connection.flavor, table, plain[name], columns[name], keys, frozenset())
             found[table] = told(connection, made)

@@ -7,6 +7,7 @@ version and hosting at hand. The tables of checks are at the end; docs/check.md 
 
 from __future__ import annotations
 
+import contextlib
 import re
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +26,7 @@ from cdc.source.connection import SourceConnection, SourceSettings
 from cdc.source.definitions import SYSTEM_DATABASES, column_of
 from cdc.source.positions import VIEWED_ENGINES
 from cdc.source.resultset import are_members_told
-from cdc.source.supplementary import told
+from cdc.source.supplementary import TableHeld, told
 
 __all__ = [
     "SOURCE_CHECKS",
@@ -344,7 +345,9 @@ def _read_tables(connection: SourceConnection, captured: Captured) -> _Tables:
             comment=comment,
             flavor=connection.flavor,
         )
-        definitions.append(told(connection, definition))
+        with contextlib.suppress(TableHeld):  # somebody's ALTER goes first; a load asks again
+            definition = told(connection, definition)
+        definitions.append(definition)
     return _Tables(tuple(definitions), unreadable, tuple(unsupported), tuple(sorted(others)))
 
 

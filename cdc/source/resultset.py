@@ -21,7 +21,7 @@ import pyarrow as pa
 from cdc.binlog.charsets import text_decoder
 from cdc.errors import UnsupportedData
 from cdc.model import ColumnDefinition, TableDefinition, TableName, ValueKind
-from cdc.schema.dictionary_text import has_whole_unicode, is_beyond_dictionaries
+from cdc.schema.dictionary_text import is_beyond_dictionaries, may_hide
 
 __all__ = [
     "are_members_told",
@@ -51,12 +51,12 @@ _UNTOLD = b"untold"
 
 
 def are_members_told(column: ColumnDefinition) -> bool:
-    """Whether no `?` among the members can stand for a character beyond U+FFFF, as the dictionaries show it.
+    """Whether no `?` among the members can stand for a character that the dictionaries do not show.
 
-    One such character says that they are from elsewhere: from the log, a statement, or the server itself.
+    One that they would not show says that the members are from elsewhere: the log, a statement, the server itself.
     """
     members = "".join(column.members)
-    return "?" not in members or not has_whole_unicode(column.charset) or any(map(is_beyond_dictionaries, members))
+    return column.is_told or not may_hide(members, column.charset) or any(map(is_beyond_dictionaries, members))
 
 
 def select_list(definition: TableDefinition) -> str:

@@ -1,41 +1,49 @@
-"""What dictionaries do not tell: characters beyond U+FFFF, in the members of ENUM and SET and in defaults.
+"""What the source's dictionary does not tell (schema/dictionary_text.py): members of ENUM and SET, and defaults.
 
-information_schema and SHOW CREATE TABLE are in three-byte UTF-8 on every version, and show `?` for such a character
-(MySQL 9.7, MariaDB 10.11 and 11.8, seen). The server itself knows: a recursive query keeps the type of its first
-part, so that numbers written into an ENUM or SET there come out as members; DEFAULT() has the default. Neither reads
-a row, and both need no more than reading the table does.
+The server is asked for them: for members by a recursive query, for a default by DEFAULT(). Neither reads a row, and
+both need no more than reading the table does. But both wait for who has it locked, as no look at a dictionary does.
 """
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 
 import pymysql
 
+from cdc.errors import CdcError, SourceUnavailable
 from cdc.model import ColumnDefinition, TableDefinition, ValueKind
-from cdc.schema.dictionary_text import as_dictionaries_show, has_whole_unicode
+from cdc.schema.dictionary_text import as_dictionaries_show, may_hide, members_query
 from cdc.source.connection import SourceConnection
 from cdc.source.resultset import are_members_told, quote, quote_table
 
-__all__ = ["told"]
+__all__ = ["TableHeld", "told"]
 
-# A recursive query before MySQL 8.0 and MariaDB 10.2; no default; a table or column that went meanwhile; no right to
-# read it, which whoever reads its rows meets, too.
-_UNANSWERED = frozenset({1049, 1054, 1064, 1142, 1143, 1146, 1364})
+# A recursive query before MySQL 8.0 and MariaDB 10.2; no default; a table or column that went meanwhile, or that this
+# session's read view has otherwise; no right to read it, which whoever reads its rows meets, too.
+_UNANSWERED = frozenset({1049, 1054, 1064, 1142, 1143, 1146, 1364, 1412})
+_LOCK_WAIT_TIMEOUT = 1205
+_HELD_SECONDS = 1
 
-_NUMBERS_MAX = 70000  # an ENUM has up to 65535 members; the servers' own limit of recursion is 1000
-_WITHOUT_LIMIT = {
-    "mysql": f"{{}}SELECT /*+ SET_VAR(cte_max_recursion_depth={_NUMBERS_MAX}) */ {{}}",
-    "mariadb": f"SET STATEMENT max_recursive_iterations={_NUMBERS_MAX} FOR {{}}SELECT {{}}",
-}
+
+class TableHeld(SourceUnavailable):
+    """Somebody has locked the table, or is altering it, and its definition cannot be asked for meanwhile."""
 
 
 def told(connection: SourceConnection, definition: TableDefinition) -> TableDefinition:
-    """The definition, with what its dictionary shows as `?` asked for; unchanged where the server does not answer."""
+    """The definition, with what its dictionary shows as `?` asked for; unchanged where the server does not know.
+
+    Raises TableHeld for a table that is locked.
+    """
     if not any(map(_may_hide, definition.columns)):
         return definition
-    columns = (_asked(connection, definition, column) for column in definition.columns)
-    return replace(definition, columns=tuple(columns))
+    ((before,),) = connection.query_text("SELECT @@SESSION.lock_wait_timeout")
+    connection.query(f"SET SESSION lock_wait_timeout = {_HELD_SECONDS}")
+    try:
+        return replace(definition, columns=tuple(_asked(connection, definition, c) for c in definition.columns))
+    finally:
+        with contextlib.suppress(CdcError):  # the session is gone, which who uses it next is told
+            connection.query(f"SET SESSION lock_wait_timeout = {int(before or 0)}")
 
 
 def _may_hide(column: ColumnDefinition) -> bool:
@@ -44,8 +52,7 @@ def _may_hide(column: ColumnDefinition) -> bool:
 
 def _hides_default(column: ColumnDefinition) -> bool:
     """Literals only. MariaDB quotes them, and alone; MySQL's expressions are marked."""
-    text = column.default or ""
-    return "?" in text and has_whole_unicode(column.charset) and not column.has_default_expression
+    return may_hide(column.default or "", column.charset) and not column.has_default_expression
 
 
 def _asked(connection: SourceConnection, definition: TableDefinition, column: ColumnDefinition) -> ColumnDefinition:
@@ -59,6 +66,7 @@ def _asked(connection: SourceConnection, definition: TableDefinition, column: Co
     name = f"DEFAULT(t.{quote(column.name)})"
     answer = _ask(
         connection,
+        definition,
         f"SELECT CONVERT({name} USING utf8mb4) FROM (SELECT 1) AS one LEFT JOIN {quote_table(definition.name)} AS t "
         "ON FALSE",
     )
@@ -70,20 +78,14 @@ def _asked(connection: SourceConnection, definition: TableDefinition, column: Co
 def _with_members(
     connection: SourceConnection, definition: TableDefinition, column: ColumnDefinition
 ) -> ColumnDefinition:
-    count = len(column.members)
-    number = "n + 1" if column.kind is ValueKind.ENUM else "1 << n"
-    numbered = (
-        f"WITH RECURSIVE numbered (n, v) AS (SELECT 0, t.{quote(column.name)} FROM (SELECT 1) AS one "
-        f"LEFT JOIN {quote_table(definition.name)} AS t ON FALSE "
-        f"UNION ALL SELECT n + 1, {number} FROM numbered WHERE n < {count}) "
-    )
-    members = "CONVERT(v USING utf8mb4) FROM numbered WHERE n > 0 ORDER BY n"
-    found = tuple(
-        member or "" for member in _ask(connection, _WITHOUT_LIMIT[definition.flavor].format(numbered, members))
-    )
+    is_set = column.kind is ValueKind.SET
+    table, name = quote_table(definition.name), quote(column.name)
+    sql = members_query(definition.flavor, table, name, len(column.members), is_set=is_set)
+    found = tuple(member or "" for member in _ask(connection, definition, sql))
     if tuple(map(as_dictionaries_show, found)) != column.members:
         return column
-    return replace(column, members=found, column_type=f"{column.kind.value}({','.join(map(_quoted, found))})")
+    column_type = f"{column.kind.value}({','.join(map(_quoted, found))})"
+    return replace(column, members=found, column_type=column_type, is_told=True)
 
 
 def _quoted(text: str) -> str:
@@ -93,7 +95,7 @@ def _quoted(text: str) -> str:
     return f"'{text}'"
 
 
-def _ask(connection: SourceConnection, sql: str) -> list[str | None]:
+def _ask(connection: SourceConnection, definition: TableDefinition, sql: str) -> list[str | None]:
     """The answer's one column; empty where the server does not say."""
     with connection.translated():
         try:
@@ -101,6 +103,12 @@ def _ask(connection: SourceConnection, sql: str) -> list[str | None]:
                 cursor.execute(sql)
                 return [None if value is None else value.decode() for (value,) in cursor.fetchall()]
         except pymysql.err.Error as error:
-            if error.args and error.args[0] in _UNANSWERED:
+            number = error.args[0] if error.args else 0
+            if number in _UNANSWERED:
                 return []
+            if number == _LOCK_WAIT_TIMEOUT:
+                raise TableHeld(
+                    f"{definition.name} is locked, and its definition cannot be read meanwhile",
+                    hint="end the session on the source that locks or alters it",
+                ) from error
             raise

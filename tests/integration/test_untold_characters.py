@@ -9,13 +9,14 @@ import pytest
 from cdc.demo.servers import Server
 from cdc.errors import UnsupportedData
 from cdc.model import TableDefinition, TableName
-from cdc.source import supplementary
+from cdc.schema import dictionary_text
 from cdc.source.connection import SourceConnection, SourceSettings, SslSettings, connect
 from cdc.source.definitions import read_definition, read_definitions
 from cdc.source.result_reader import ResultReader
 from cdc.source.resultset import quote_table, select_list
 from tests.support.databases import fresh_database
 from tests.support.deployment import deployment
+from tests.support.waiting import wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -108,11 +109,61 @@ def test_they_are_replicated(tmp_path: Path, source: Server, pg17: Server, maria
         }
 
 
+def test_members_that_change_places_or_characters_are_told_from_those_of_before(
+    tmp_path: Path, source: Server, pg17: Server, mariadb118: Server
+) -> None:
+    """The dictionaries of source and sink show the same for both, and MySQL's family is sent numbers."""
+    with deployment(tmp_path, source, pg=pg17, my=mariadb118) as made:
+        lists = {"other": ("ENUM('a','💥')", "ENUM('a','💫')")}
+        if source.family == "mysql":  # MariaDB 10.11 takes these two for one
+            lists |= {"moved": ("ENUM('💥','💫')", "ENUM('💫','💥')"), "bits": ("SET('💥','💫')", "SET('💫','💥')")}
+        for table, (before, _) in lists.items():
+            source.execute(
+                f"CREATE TABLE {table} (id INT PRIMARY KEY, v {before} CHARACTER SET utf8mb4)",
+                database=made.source_database,
+            )
+            source.execute(f"INSERT INTO {table} VALUES (1, 1), (2, 1)", database=made.source_database)
+        made.catch_up()
+        for table, (_, after) in lists.items():
+            for statement in (
+                f"ALTER TABLE {table} MODIFY v {after} CHARACTER SET utf8mb4",
+                f"INSERT INTO {table} VALUES (3, '💫'), (4, 1)",
+            ):
+                source.execute(statement, database=made.source_database)
+        made.catch_up()
+        made.assert_equal(*lists)
+
+
+def test_a_locked_table_holds_up_no_other(tmp_path: Path, source: Server, mariadb118: Server) -> None:
+    """After DDL that was followed, each session asks what the definition is at the source."""
+    with deployment(tmp_path, source, my=mariadb118) as made:
+        source.execute(
+            "CREATE TABLE held (id INT PRIMARY KEY, v ENUM('y','?') CHARACTER SET utf8mb4)",
+            database=made.source_database,
+        )
+        source.execute("CREATE TABLE free (id INT PRIMARY KEY)", database=made.source_database)
+        made.catch_up()
+        source.execute("ALTER TABLE held ADD COLUMN n INT", database=made.source_database)
+        with source.connect(made.source_database) as locker, locker.cursor() as cursor:
+            made.start()
+            made.wait_for_log("schema_followed")
+            made.stop()
+            cursor.execute("LOCK TABLES held WRITE")
+            source.execute("INSERT INTO free VALUES (1)", database=made.source_database)
+            made.start()
+            wait_until(lambda: made.sink_rows("my", "free") != [], 60, "the row of the other table")
+            assert "pipeline_retrying" not in made.log()
+            cursor.execute("UNLOCK TABLES")
+        source.execute("INSERT INTO held VALUES (1, '?', 2)", database=made.source_database)
+        wait_until(lambda: made.sink_rows("my", "held") != [], 60, "the row of the table that was locked")
+        made.assert_equal("held", "free")
+
+
 def test_what_the_server_does_not_tell_is_not_loaded_as_something_else(
     source: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As from MySQL 5.7, which has no recursive queries: its values say that they are others."""
-    monkeypatch.setattr(supplementary, "_WITHOUT_LIMIT", {source.family: "{}SELECT FROM {}"})
+    monkeypatch.setattr(dictionary_text, "_WITHOUT_LIMIT", {source.family: "{}SELECT FROM {}"})
     settings = source_settings(source)
     with fresh_database(source) as database, connect(settings) as connection, connect(settings) as other:
         source.execute(f"CREATE TABLE t ({', '.join(_COLUMNS)})", database=database)
