@@ -49,6 +49,7 @@ class Faults:
         self._random = rng
         self._start = start
         self._began = time.monotonic()
+        self._filled = set[str]()
 
     def all(self) -> dict[str, Fault]:
         """By name; those that this scene has."""
@@ -92,9 +93,10 @@ class Faults:
         self.watch_service()
 
     def watch_sinks(self) -> None:
-        """Start those that a full disk has ended later than it was looked for."""
+        """Start those that a full disk has ended later than it was looked for. Others that have ended are a finding."""
         for name, server in self._scene.sinks.items():
             if not server.is_running:
+                assert name in self._filled, f"sink {name} has ended, and its disk was never full"
                 self.counts[f"ends of sink {name} on a full disk"] += 1
                 self._restart(server)
 
@@ -213,6 +215,7 @@ class Faults:
 
     def _fill_disk(self, name: str) -> None:
         path = self._scene.disks[name] / "filled"
+        self._filled.add(name)
         with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 20))
