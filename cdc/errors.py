@@ -100,7 +100,14 @@ class ConfigError(CdcError):
 
 
 class TransientError(CdcError):
-    """May pass by itself: back off and retry from the same position."""
+    """May pass by itself: back off and retry from the same position.
+
+    `is_full`: the server has no connection left for us.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", position: str | None = None, is_full: bool = False) -> None:
+        super().__init__(message, hint=hint, position=position)
+        self.is_full = is_full
 
 
 class SourceUnavailable(TransientError):

@@ -74,12 +74,13 @@ class Retries:
     def failed(self, error: TransientError, *, has_begun: bool, place: str) -> Pause:
         """A session was ended by `error`; `has_begun`: after both servers had answered. `place`: where it was.
 
+        A session takes several connections: one for which a server had none left is not counted, whichever it was.
         Raises RetriesSpent where the operator has set a limit, and that place has reached it.
         """
         with self._lock:
             attempts, self._attempts = self._attempts, self._attempts + 1
             seconds = self._policy.pause_seconds(attempts)
-            if not has_begun:
+            if not has_begun or error.is_full:
                 return Pause(self._attempts, seconds)
             self._same_place += 1
             if self._policy.same_place_max and self._same_place >= self._policy.same_place_max:

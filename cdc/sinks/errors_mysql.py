@@ -45,6 +45,8 @@ _CONFIG = frozenset(
         3955, 4151, 1787, 3748, 2026, 2049, 2054, 2058, 2059, 2061,
     }
 )  # fmt: skip
+# No connection left: of the server's, of the user's (max_user_connections), of an account's limits.
+_FULL = frozenset({1040, 1203, 1226})
 _READ_ONLY = frozenset({1290, 1792, 1836, 1874})
 _DISK = frozenset({3, 1021, 1026, 1030, 1114})
 # Too many wrong passwords: MySQL's FAILED_LOGIN_ATTEMPTS, MariaDB's max_password_errors. And locked by an operator.
@@ -128,7 +130,7 @@ def translate(
     if number in _CONFIG:
         return ConfigError(message, hint=f"run on the sink: {grant}" if grant else "give the sink's user that right")
     if number in _UNAVAILABLE:
-        return SinkUnavailable(message, hint=_unavailable_hint(number, text))
+        return SinkUnavailable(message, hint=_unavailable_hint(number, text), is_full=number in _FULL)
     if table is None:
         return ConfigError(message, hint="check the sink's metadata tables and the rights of its user")
     where = f" (row with {key})" if key else ""

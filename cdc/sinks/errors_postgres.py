@@ -15,6 +15,7 @@ __all__ = ["is_integrity_error", "is_refusal", "is_refused_login", "translate", 
 
 # Try again later: the connection, the server's state, a lock, a full disk, a read-only server.
 _UNAVAILABLE_CLASSES = ("08", "40", "53", "57", "58")
+_TOO_MANY_CONNECTIONS = "53300"
 _UNAVAILABLE = frozenset({"55P03", "55006", "25006", "25P03", "25P04"})
 # The operator: authentication, a missing database, a missing right.
 _CONFIG_CLASSES = ("28",)
@@ -60,7 +61,7 @@ def translate(
     if code in _CONFIG or code.startswith(_CONFIG_CLASSES):
         return ConfigError(message, hint=f"run on the sink: {grant}" if grant else "give the sink's user that right")
     if not code or code in _UNAVAILABLE or code.startswith(_UNAVAILABLE_CLASSES):
-        return SinkUnavailable(message, hint=_unavailable_hint(code))
+        return SinkUnavailable(message, hint=_unavailable_hint(code), is_full=code == _TOO_MANY_CONNECTIONS)
     if table is None:
         return ConfigError(message, hint="check the sink's metadata tables and the rights of its user")
     where = f" (row with {key})" if key else ""
@@ -102,6 +103,8 @@ _NO_DATABASE = re.compile(r'database "(.*)" does not exist')
 _BAD_TLS = re.compile(r"SSL|certificate|TLS", re.IGNORECASE)
 # Also in the middle of the handshake: what is wrong with TLS is said in an alert.
 _CUT = re.compile(r"server closed the connection|SSL SYSCALL error|unexpected eof|closed unexpectedly", re.IGNORECASE)
+# The server's (also of a role or a database), and PgBouncer's.
+_FULL = re.compile(r"too many (?:clients|connections)|connection slots are reserved|no more connections allowed")
 
 
 _REFUSED_LOGIN = re.compile(r"authentication failed|no password supplied")
@@ -129,7 +132,11 @@ def translate_connect(error: psycopg2.Error, *, sink: str, where: str, user: str
         return ConfigError(message, hint="check user and password of the sink's url, and the server's pg_hba.conf")
     if _BAD_TLS.search(text) and not _CUT.search(text):
         return ConfigError(message, hint="check ssl_mode, ssl_ca, ssl_cert and ssl_key of the sink")
-    return SinkUnavailable(message, hint="check that the server runs and that host and port are right")
+    return SinkUnavailable(
+        message,
+        hint="check that the server runs and that host and port are right",
+        is_full=_FULL.search(text) is not None,
+    )
 
 
 def translate_set_up(error: psycopg2.Error, *, sink: str, where: str) -> CdcError:

@@ -30,6 +30,7 @@ from cdc.model import Flavor, ServerIdentity
 from cdc.tls import TlsFiles, client_context, unverified_context
 
 __all__ = [
+    "ExpressionRefused",
     "SourceConnection",
     "SourceSettings",
     "SslMode",
@@ -83,6 +84,12 @@ class TableDenied(ConfigError):
 
 class TableGone(CdcError):
     """A table that was there a moment ago does not exist any more (error 1146, 1051)."""
+
+
+class ExpressionRefused(SourceUnavailable):
+    """What a statement computes has failed at a row (SIGNAL, a number out of range), or would write in a session that
+    only reads. Passes only where the statement is nobody's own.
+    """
 
 
 def tls_context(settings: SslSettings) -> ssl.SSLContext | None:
@@ -331,7 +338,11 @@ _LOCKED_HINT = (
 _DENIED = {1044, 1045, 1095, 1130, 1131, 1184, 1227, 1251, 1698, 1820, 1862, _LOCKED, *_LOCKED_OUT}
 _TABLE_DENIED = {1142, 1143, 1370}
 _GONE = {1051, 1146, 1109, 1356}
+# No connection left: of the server's, of the user's (max_user_connections), of an account's limits. Not 1041, out of
+# memory: that may be a statement's own trouble.
+_FULL = {1040, 1203, 1226}
 _CHANGED = {1412, 1054}
+_EXPRESSION_REFUSED = {1644, 1690, 1792}
 
 
 def translate_error(error: Exception, settings: SourceSettings, *, position: str | None = None) -> CdcError:
@@ -356,6 +367,8 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
             hint="enable TLS on the server, check source.ssl_ca and the server's certificate, "
             "or set source.ssl_mode: preferred where the network is trusted",
         )
+    if number in _EXPRESSION_REFUSED:
+        return ExpressionRefused(f"{where}: {text} (error {number})", hint="see what the statement calls")
     if isinstance(error, (OSError, pymysql.err.OperationalError, pymysql.err.InterfaceError)) or number in (
         1205,
         1213,
@@ -368,6 +381,7 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
             f"{where} cannot be used: {text}{what}",
             hint="check host, port and network in source.url, and that the server is up"
             + ("; source.read_timeout_seconds is how long it may be silent" if "timed out" in text else ""),
+            is_full=number in _FULL,
         )
     return ProtocolError(f"{where}: {text} (error {number})", hint="see the server's error log")
 

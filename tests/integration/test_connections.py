@@ -133,6 +133,39 @@ def test_a_server_without_a_free_connection_is_come_back_to(
         assert '"pipeline_failed"' not in made.log()
 
 
+@pytest.mark.parametrize("kind", ["mariadb118", pytest.param("mysql97", marks=pytest.mark.full)])
+def test_a_source_that_has_a_connection_for_reading_and_none_for_the_log_is_not_counted(
+    tmp_path: Path, request: pytest.FixtureRequest, pg17: Server, kind: str
+) -> None:
+    """Where sessions that begin are: the monitor and the session itself take what the user may have."""
+    source: Server = request.getfixturevalue(kind)
+    with deployment(tmp_path, source, sink=pg17) as made, contextlib.ExitStack() as stack:
+        user = f"u{made.source_database[-12:]}"
+        source.execute(f"CREATE USER {user} IDENTIFIED BY 'x' WITH MAX_USER_CONNECTIONS 50")
+        stack.callback(source.execute, f"DROP USER {user}")
+        source.execute(f"GRANT SELECT, REPLICATION SLAVE, REPLICATION CLIENT ON *.* TO {user}")
+        source.execute("CREATE TABLE t (id INT PRIMARY KEY, v VARCHAR(20))", database=made.source_database)
+        made.config["source"]["url"] = f"mysql://{user}:x@{source.host}:{source.port}"
+        made.config["retry"] = {"initial_seconds": 0.2, "max_seconds": 0.2, "same_place_max": 3}
+        made.start()
+        stack.callback(made.kill)
+        made.wait_for_log("table_ready")
+        sessions = f"SELECT ID, COMMAND FROM information_schema.PROCESSLIST WHERE USER = '{user}'"
+        wait_until(lambda: len(source.execute(sessions)) == 3, 60, lambda: str(source.execute(sessions)))
+        source.execute(f"ALTER USER {user} WITH MAX_USER_CONNECTIONS 2")
+        for number, command in source.execute(sessions):
+            if command.startswith("Binlog Dump"):
+                source.execute(f"KILL {number}")
+        failed = '"pipeline_failed"'
+        wait_until(lambda: made.log().count("(error 1226)") >= 6 or failed in made.log(), 120, lambda: made.log())
+        assert failed not in made.log()
+        source.execute(f"ALTER USER {user} WITH MAX_USER_CONNECTIONS 50")
+        _write(made, 2)
+        assert _wait_for_row(made, 2) < _RECOVERY_SECONDS_MAX
+        assert made.stop() == 0
+        made.assert_equal("t")
+
+
 @pytest.mark.parametrize("kind", ["mysql97", pytest.param("mariadb118", marks=pytest.mark.full)])
 def test_all_sessions_that_end_at_once_on_both_sides_are_made_anew(
     tmp_path: Path, start_server: Callable[..., Server], kind: str

@@ -38,6 +38,17 @@ def test_a_server_that_is_away_for_a_month_is_tried_all_the_time() -> None:
     assert retries.to_dict() == {"attempt": 100_000, "last_hour": 0, "per_hour": 240, "is_spent": False}
 
 
+def test_a_server_that_has_one_connection_left_and_not_the_next_is_not_counted() -> None:
+    """The session had begun: it was a further one of its connections."""
+    retries = Retries(RetryPolicy(per_hour=10, same_place_max=3), FakeClock())
+    full = SourceUnavailable("Too many connections", is_full=True)
+    pauses = [retries.failed(full, has_begun=True, place="binlog.000001:4") for _ in range(50)]
+    assert [pause.attempt for pause in pauses] == list(range(1, 51))
+    assert (retries.left, retries.to_dict()["last_hour"]) == (10, 0)
+    _failed(retries)
+    assert retries.left == 9
+
+
 def test_what_moves_on_begins_with_the_shortest_pause_again() -> None:
     retries = Retries(RetryPolicy(), FakeClock())
     for _ in range(9):

@@ -102,6 +102,32 @@ def test_a_connection_to_postgresql_that_fails_says_who_acts(text: str, expected
 
 
 @pytest.mark.parametrize(
+    "text,expected",
+    [
+        ("FATAL:  sorry, too many clients already", True),
+        ('FATAL:  too many connections for role "cdc"', True),
+        ("FATAL:  remaining connection slots are reserved for non-replication superuser connections", True),
+        ("FATAL:  no more connections allowed (max_client_conn)", True),
+        ("FATAL:  the database system is starting up", False),
+    ],
+)
+def test_a_postgresql_without_a_connection_left_is_told_from_one_in_trouble(text: str, expected: bool) -> None:
+    error = errors_postgres.translate_connect(
+        psycopg2.OperationalError(text), sink="s", where="h:1", user="cdc", database="d"
+    )
+    assert isinstance(error, SinkUnavailable)
+    assert error.is_full is expected
+
+
+@pytest.mark.parametrize("number,expected", [(1040, True), (1203, True), (1226, True), (1041, False), (1205, False)])
+def test_a_mysql_without_a_connection_left_is_told_from_one_in_trouble(number: int, expected: bool) -> None:
+    raised = pymysql.err.OperationalError(number, "none left")
+    error = errors_mysql.translate(raised, sink="s", doing="connect")
+    assert isinstance(error, SinkUnavailable)
+    assert error.is_full is expected
+
+
+@pytest.mark.parametrize(
     "number,expected",
     [
         (0, SinkUnavailable),

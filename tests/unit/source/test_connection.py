@@ -121,6 +121,13 @@ def test_error_1236_is_told_by_its_text(text: str, expected: type[CdcError]) -> 
     assert type(translate_error(Operational(1236, text), SETTINGS, position="0-1-5")) is expected
 
 
+@pytest.mark.parametrize("number, expected", [(1040, True), (1203, True), (1226, True), (1041, False), (2013, False)])
+def test_a_server_without_a_connection_left_is_told_from_one_in_trouble(number: int, expected: bool) -> None:
+    found = translate_error(Operational(number, "none left"), SETTINGS)
+    assert isinstance(found, SourceUnavailable)
+    assert found.is_full is expected
+
+
 ERRORS: list[tuple[Exception, type[CdcError]]] = [
     *[(Operational(n, "denied"), ConfigError) for n in (1044, 1045, 1130, 1227, 1698, 1820, 3118, 3955, 4151)],
     *[(Operational(n, "denied"), TableDenied) for n in (1142, 1143, 1370)],
