@@ -16,6 +16,8 @@ removed, as the stream would.
 
 from __future__ import annotations
 
+import functools
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -27,7 +29,7 @@ from cdc.model import TableDefinition, TableName
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import ApplyResult, Sink, SinkTransaction
 from cdc.sinks.target_facts import drop_unique
-from cdc.source.connection import SourceConnection, TableDenied, TableGone
+from cdc.source.connection import ExpressionRefused, SourceConnection, TableDenied, TableGone
 from cdc.source.definitions import read_definition
 from cdc.source.positions import written_file_pos
 from cdc.source.resultset import quote, quote_table
@@ -119,19 +121,22 @@ class PartLoader:
         TransientError.
         """
         table = record.source
+        sessions = SessionPool(self._connect, self._limits.guard.slots)
         try:
             target = self._target(record)
             require_part(target)
-            self._require_condition(target, condition)
+            self._require_condition(sessions, target, condition)
             drop_unique(self._sink, target, self._store.fence)  # rows are of different moments until V
             self._hook("load_begun")
-            return self._copy(record, target, condition, finish)
+            return self._copy(sessions, record, target, condition, finish)
         except (TableGone, TableDenied) as error:
             raise UnsupportedData(
                 f"{table} cannot be read: {error.message}", table=str(table), hint=error.hint
             ) from error
-        except ProtocolError as error:  # an error of the server's, which the condition has brought about
+        except (ProtocolError, ExpressionRefused) as error:  # the server's, which the condition has brought about
             raise self._refused(table, error) from error
+        finally:
+            sessions.close()
 
     def _target(self, record: TableRecord) -> TargetTable:
         definition = read_definition(self._source, record.source)
@@ -144,27 +149,42 @@ class PartLoader:
             )
         return target
 
-    def _require_condition(self, target: TargetTable, condition: str) -> None:
-        """Does the source take it, and does the key tell the rows apart that meet it?"""
+    def _require_condition(self, sessions: SessionPool, target: TargetTable, condition: str) -> None:
+        """Does the source take it, and does the key tell the rows apart that meet it?
+
+        Asked by a session that only reads: a function of constants is run before there is a row.
+        """
         definition, key = target.definition, target.source_key
         where = f"FROM {quote_table(definition.name)} WHERE ({condition})"
+        source = sessions.take(functools.partial(self._wait, definition.name))
         try:
-            self._source.query(f"SELECT 1 {where} LIMIT 0")
+            self._require_taken(source, definition.name, f"SELECT 1 {where} LIMIT 0")
+            require_no_null(source, definition, key)
+            columns = ", ".join(map(quote, key))
+            if not is_backed(definition, key) and source.query(
+                f"SELECT 1 {where} GROUP BY {columns} HAVING COUNT(*) > 1 LIMIT 1"
+            ):
+                raise UnsupportedData(
+                    f"{definition.name}: the configured primary_key ({', '.join(key)}) is not unique: "
+                    "several rows have the same value",
+                    table=str(definition.name),
+                    hint="name columns that tell rows apart under tables.overrides",
+                )
+        finally:
+            sessions.give(source)
+
+    def _require_taken(self, source: SourceConnection, table: TableName, sql: str) -> None:
+        try:
+            source.query(sql)
         except CdcError as error:
-            if not self._source.raw.open:
+            if not source.raw.open:
                 raise
-            raise self._refused(definition.name, error) from error
-        require_no_null(self._source, definition, key)
-        columns = ", ".join(map(quote, key))
-        if not is_backed(definition, key) and self._source.query(
-            f"SELECT 1 {where} GROUP BY {columns} HAVING COUNT(*) > 1 LIMIT 1"
-        ):
-            raise UnsupportedData(
-                f"{definition.name}: the configured primary_key ({', '.join(key)}) is not unique: "
-                "several rows have the same value",
-                table=str(definition.name),
-                hint="name columns that tell rows apart under tables.overrides",
-            )
+            raise self._refused(table, error) from error
+
+    def _wait(self, table: TableName, seconds: float) -> None:
+        """For a session; ends when the service does."""
+        self._on_progress(table, rows=0, rows_estimate=None)
+        time.sleep(seconds)
 
     def _refused(self, table: TableName, error: CdcError) -> UnsupportedData:
         return UnsupportedData(
@@ -176,39 +196,36 @@ class PartLoader:
 
     def _copy(
         self,
+        sessions: SessionPool,
         record: TableRecord,
         target: TargetTable,
         condition: str,
         finish: Callable[[SinkTransaction, PartRows], None],
     ) -> tuple[TableRecord, PartRows]:
         rows = PartRows()
-        sessions = SessionPool(self._connect, self._limits.guard.slots)
         plan = ChunkPlan(target.definition, target.source_key, self._pace(record.source), condition=condition)
-        try:
-            with (
-                ChunkReaders(
-                    plan,
-                    sessions=sessions,
-                    workers=self._limits.workers,
-                    bytes_max=self._limits.bytes_max,
-                    guard=self._limits.guard,
-                ) as readers,
-                self._sink.transaction() as tx,
-            ):
-                for _, batches in readers.chunks(lambda: self._show(record, rows)):
-                    for batch in batches:
-                        self._put(tx, batch, target, rows)
-                        self._show(record, rows)
-                self._hook("load_done")
-                if read_definition(self._source, record.source) != target.definition:
-                    raise NotThereYet(f"{record.source} was altered while a part of it was read")
-                record = self._read(record).with_policy_changes(rows.changes)
-                self._store.save_table(tx, record)
-                finish(tx, rows)
-                self._store.fence(tx)
-                tx.commit()
-        finally:
-            sessions.close()
+        with (
+            ChunkReaders(
+                plan,
+                sessions=sessions,
+                workers=self._limits.workers,
+                bytes_max=self._limits.bytes_max,
+                guard=self._limits.guard,
+            ) as readers,
+            self._sink.transaction() as tx,
+        ):
+            for _, batches in readers.chunks(lambda: self._show(record, rows)):
+                for batch in batches:
+                    self._put(tx, batch, target, rows)
+                    self._show(record, rows)
+            self._hook("load_done")
+            if read_definition(self._source, record.source) != target.definition:
+                raise NotThereYet(f"{record.source} was altered while a part of it was read")
+            record = self._read(record).with_policy_changes(rows.changes)
+            self._store.save_table(tx, record)
+            finish(tx, rows)
+            self._store.fence(tx)
+            tx.commit()
         self._hook("load_recorded")
         return record, rows
 

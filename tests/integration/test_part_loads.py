@@ -214,11 +214,30 @@ def test_what_cannot_be_loaded_in_part_is_refused_and_nothing_is_changed(made: D
 
 
 def test_a_condition_can_write_nothing_at_the_source(made: Deployment) -> None:
+    """Not even one that the server runs before it looks at a row, nor where keys are asked for that are there twice."""
+    made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.unbacked", "primary_key": ["v"]}]
+    _execute(made, "CREATE TABLE unbacked (v INT NOT NULL)")
+    _execute(made, "INSERT INTO unbacked VALUES (1), (2)")
     made.catch_up()
     _execute(made, "CREATE TABLE other (n INT)")
     _execute(
         made,
         "CREATE FUNCTION writes(n INT) RETURNS INT DETERMINISTIC BEGIN INSERT INTO other VALUES (n); RETURN n; END",
     )
-    _refused(made, f"`{made.source_database}`.writes(id) > 0", "READ ONLY")
+    writes = f"`{made.source_database}`.writes"
+    _refused(made, f"{writes}(id) > 0", "refuses the condition")
+    _refused(made, f"{writes}(1) > 0", "READ ONLY")
+    _refused(made, f"{writes}(v) > 0", "READ ONLY", table="unbacked")
     assert made.source_rows("other") == []
+
+
+@pytest.mark.full
+def test_a_condition_that_fails_at_a_row_is_refused(made: Deployment) -> None:
+    made.catch_up()
+    _execute(
+        made,
+        "CREATE FUNCTION raises(n INT) RETURNS INT DETERMINISTIC "
+        "BEGIN IF n = 7 THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'not seven'; END IF; RETURN n; END",
+    )
+    for condition in (f"`{made.source_database}`.raises(id) > 0", "CAST(id AS UNSIGNED) - 1000 > 0"):
+        _refused(made, condition, "the source refuses the condition")
