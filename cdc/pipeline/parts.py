@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 import orjson
 
 from cdc.clock import Clock
-from cdc.errors import CdcError, SourceUnavailable, UnsupportedData
+from cdc.errors import CdcError, SinkUnavailable, TransientError, UnsupportedData
 from cdc.log import Logger
 from cdc.metrics import SinkMetrics
 from cdc.model import TableName
@@ -24,13 +25,13 @@ from checkpoints.lanes import finish_command
 from checkpoints.store import Command, InSinkStore, TableRecord
 from snapshot.part import NotThereYet, PartLoader, PartRows
 
-__all__ = ["PART", "PartLoads", "part_argument", "part_of", "read_only_session"]
+__all__ = ["PART", "PartAttempts", "PartLoads", "part_argument", "part_of", "read_only_session"]
 
 PART = "part"
 """The name of the command."""
 
 # How often one is begun in this process. The source may refuse a condition only when it comes to a row (a function that
-# raises), and tells it like a session that was cut.
+# raises), and tells it like a session that was cut; the sink, what is too large for one transaction.
 _ATTEMPTS_MAX = 3
 # What is said of one under way: found at a start, it was cut off.
 _BEGUN = "loading"
@@ -59,11 +60,20 @@ def read_only_session(settings: SourceSettings) -> SourceConnection:
     return connection
 
 
-class PartLoads:
-    """The commands about parts that one session of a pipeline finds.
+@dataclass(slots=True)
+class PartAttempts:
+    """How often each command was begun, by its id, over the sessions of a process, and what ended the last attempt."""
 
-    `attempts` counts how often each command was begun, by its id, over the sessions of a process.
-    """
+    begun: Counter[int] = field(default_factory=Counter)
+    ended_by: dict[int, TransientError] = field(default_factory=dict)
+
+    def spent(self, command_id: int) -> TransientError | None:
+        """What a command failed of that is not to be begun again; None for one that is."""
+        return self.ended_by.get(command_id) if self.begun[command_id] >= _ATTEMPTS_MAX else None
+
+
+class PartLoads:
+    """The commands about parts that one session of a pipeline finds."""
 
     def __init__(
         self,
@@ -71,7 +81,7 @@ class PartLoads:
         store: InSinkStore,
         tables: TableRegistry,
         is_elsewhere: Callable[[TableName], bool],
-        attempts: Counter[int],
+        attempts: PartAttempts,
         clock: Clock,
         log: Logger,
         metrics: SinkMetrics,
@@ -90,20 +100,23 @@ class PartLoads:
         """Load what the commands ask for, one after the other. Raises TransientError."""
         for command in commands:
             table, condition = part_of(command)
+            if (trouble := self._attempts.spent(command.id)) is not None:
+                self._fail(command, table, _given_up(table, trouble))
+                continue
             try:
                 record = self._record(table)
                 self._load(command, record, condition, make_loader(table))
             except NotThereYet as error:
-                if self._attempts[command.id] >= _ATTEMPTS_MAX:
+                if self._attempts.begun[command.id] >= _ATTEMPTS_MAX:
                     self._fail(command, table, error)
                     continue
                 self.has_put_off = True
                 self._store.set_command(command.id, "running", error.message)
                 self._log.info("part_put_off", table=str(table), command=command.id, message=error.message)
-            except SourceUnavailable as error:
-                if self._attempts[command.id] < _ATTEMPTS_MAX:
-                    raise
-                self._fail(command, table, error)
+            except TransientError as error:
+                # What it has done at the sink ends with the session: the next one fails the command where that is due.
+                self._attempts.ended_by[command.id] = error
+                raise
             except UnsupportedData as error:
                 self._fail(command, table, error)
 
@@ -125,7 +138,7 @@ class PartLoads:
 
     def _load(self, command: Command, record: TableRecord, condition: str, loader: PartLoader) -> None:
         table, is_again = record.source, (command.state, command.message) == ("running", _BEGUN)
-        self._attempts[command.id] += 1
+        self._attempts.begun[command.id] += 1
         self._store.set_command(command.id, "running", _BEGUN)
         self._log.info("part_begun", table=str(table), command=command.id, is_again=is_again)
         began = self._clock.monotonic()
@@ -151,6 +164,17 @@ class PartLoads:
     def _fail(self, command: Command, table: TableName, error: CdcError) -> None:
         self._store.set_command(command.id, "failed", "\n".join(filter(None, (error.message, error.hint))))
         self._log.error("part_failed", table=str(table), command=command.id, message=error.message, hint=error.hint)
+
+
+def _given_up(table: TableName, error: TransientError) -> UnsupportedData:
+    where = "sink" if isinstance(error, SinkUnavailable) else "source"
+    return UnsupportedData(
+        f"{table}: the part was begun {_ATTEMPTS_MAX} times, and trouble at the {where} ended it each time, at last: "
+        f"{error.message}",
+        table=str(table),
+        hint="nothing of it is there, and the stream goes on; mend that, or ask for smaller parts (all of one is one "
+        "transaction on the sink), and ask again",
+    )
 
 
 def _said(rows: PartRows, *, is_again: bool) -> str:

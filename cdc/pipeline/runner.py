@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -58,7 +57,7 @@ from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.loads import LoadWatch
 from cdc.pipeline.merging import ShadowMerge
 from cdc.pipeline.modes import LoadWriter
-from cdc.pipeline.parts import PART, PartLoads, part_of, read_only_session
+from cdc.pipeline.parts import PART, PartAttempts, PartLoads, part_of, read_only_session
 from cdc.pipeline.reader import EMPTY_RUN_SECONDS, Reader
 from cdc.pipeline.recovery import AutoReload, Recovery, is_purged, seed_again
 from cdc.pipeline.retry import Retries, RetryPolicy, spent_hint
@@ -196,7 +195,7 @@ class Pipeline:
         self._is_stopping = threading.Event()
         self._commands: list[Command] = []
         self._taken_up: set[int] = set()
-        self._part_attempts: Counter[int] = Counter()
+        self._part_attempts = PartAttempts()
         self._commands_lock = threading.Lock()
         self._channel: Channel | None = None
         self._applying: TransactionRun | None = None

@@ -213,6 +213,30 @@ def test_what_cannot_be_loaded_in_part_is_refused_and_nothing_is_changed(made: D
     assert made.stop() == 0
 
 
+def test_trouble_at_the_sink_fails_the_command_and_the_stream_goes_on(made: Deployment) -> None:
+    """An index's function says what the server says of a full disk."""
+    made.config["sinks"] = [one for one in made.config["sinks"] if one["name"] == "pg"]
+    made.sinks = {"pg": made.sinks["pg"]}
+    made.catch_up()
+    _make_wrong(made, PART)
+    server, database = made.sinks["pg"]
+    schema = made.source_database
+    function = f'CREATE OR REPLACE FUNCTION "{schema}".sees(v BIGINT) RETURNS INT IMMUTABLE LANGUAGE plpgsql AS '
+    server.execute(f"{function} $$ BEGIN RETURN 1; END $$", database=database)
+    server.execute(f'CREATE INDEX by_sees ON "{schema}".t (("{schema}".sees(v)))', database=database)
+    full = "IF v = 250 THEN RAISE EXCEPTION 'no room for that' USING ERRCODE = '53100'; END IF"
+    server.execute(f"{function} $$ BEGIN {full}; RETURN 1; END $$", database=database)
+    _execute(made, "UPDATE t SET v = -1 WHERE id = 400")
+    result = _part(made, PART)
+    assert result.returncode == 1, result.stdout + result.stderr
+    assert "trouble at the sink ended it each time" in result.stderr
+    assert "no room for that" in result.stderr
+    assert "hint: nothing of it is there" in result.stderr
+    assert _wrong_ids(made, "pg") == set(range(101, 301))
+    assert _on_sink(made, "pg", "SELECT v FROM {t} WHERE id = 400") == [(-1,)]
+    assert [one["state"] for one in made.status()["tables"]] == ["ready"]
+
+
 def test_a_condition_can_write_nothing_at_the_source(made: Deployment) -> None:
     """Not even one that the server runs before it looks at a row, nor where keys are asked for that are there twice."""
     made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.unbacked", "primary_key": ["v"]}]
