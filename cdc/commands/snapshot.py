@@ -142,16 +142,40 @@ def _say(name: str, message: str, hint: str) -> None:
 def _report_part(
     name: str, stores: Mapping[int, InSinkStore], tables: list[TableName], asked: Mapping[int, int]
 ) -> int:
-    """What became of a part; 1 where it was not loaded."""
+    """What became of a part; 1 where it was not loaded, or its table has not come through what followed."""
     ((lane, command_id),) = asked.items()
     command = stores[lane].read_command(command_id)
     if command is None or command.state != "done":
         message, _, hint = (command.message if command is not None else "the command is gone").partition("\n")
         _say(name, message or "the part was not loaded", hint)
         return 1
+    record = _caught_up(stores[lane], tables[0])
+    if record is not None and record.state in ("parked", "snapshotting"):
+        problem = "the service is gone before the stream has passed it"
+        hint = f"start it again: `cdc status` shows when {tables[0]} is ready"
+        if record.state == "parked":
+            problem = f"{tables[0]} is parked since: {(record.error or {}).get('message', '')}"
+            hint = str((record.error or {}).get("hint", ""))
+        _say(name, f"the part was loaded, {command.message}, and {problem}", hint)
+        return 1
     sys.stdout.write(f"{name}: part of {tables[0]} loaded, {command.message}\n")
     sys.stdout.write("  rows that are gone at the source stay on the sink: `cdc verify` finds them\n")
     return 0
+
+
+def _caught_up(store: InSinkStore, table: TableName) -> TableRecord | None:
+    """The table's record, as soon as the stream has passed what a load has read, or nobody goes there any more."""
+    well_at = time.monotonic()
+    while True:
+        record = store.load_tables().get(table)
+        if record is None or record.state != "snapshotting":
+            return record
+        lease = store.read_lease()
+        if lease is not None and store.is_holder_alive(lease) and lease.status.get("state") != "failed":
+            well_at = time.monotonic()
+        elif time.monotonic() - well_at > _GONE_SECONDS_MAX:
+            return record
+        time.sleep(_POLL_SECONDS)
 
 
 def _stores(config: Config, sink: Sink, pipeline: str) -> dict[int, InSinkStore]:

@@ -92,6 +92,34 @@ def test_what_the_stream_has_not_brought_yet_ends_right(made: Deployment) -> Non
     made.assert_equal("t")
 
 
+def _execute_minimal(one: Deployment, *statements: str) -> None:
+    """By a session whose images lack columns; a transaction each."""
+    with contextlib.closing(one.source.connect(one.source_database)) as connection, connection.cursor() as cursor:
+        cursor.execute("SET SESSION binlog_row_image = MINIMAL")
+        for statement in statements:
+            cursor.execute(statement)
+            connection.commit()
+
+
+@pytest.mark.parametrize("is_live", [False, pytest.param(True, marks=pytest.mark.full)])
+def test_a_table_that_is_parked_behind_its_part_is_told(made: Deployment, is_live: bool) -> None:
+    made.config["sinks"] = [one for one in made.config["sinks"] if one["name"] == "pg"]
+    made.sinks = {"pg": made.sinks["pg"]}
+    made.catch_up()
+    if is_live:
+        made.config["flush"] = {"age_ms_max": 15_000}  # so long the stream waits with what it has, also behind the part
+        made.start()
+        wait_until(lambda: {one["state"] for one in made.status()["sinks"]} <= {"streaming", "caught_up"})
+    _execute_minimal(made, "UPDATE t SET id = 10010 WHERE id = 10")
+    result = _part(made, "id = 2")
+    assert result.returncode == 1, result.stdout
+    assert "part of" not in result.stdout
+    assert f"1 written, and {made.source_database}.t is parked since: " in result.stderr
+    assert "hint: the load may have missed that row" in result.stderr
+    if is_live:
+        assert made.stop() == 0
+
+
 @pytest.mark.parametrize("sink", ["pg", pytest.param("my", marks=pytest.mark.full)])
 @pytest.mark.parametrize("point", ["load_chunk:3", pytest.param("load_done", marks=pytest.mark.full), "load_recorded"])
 def test_a_kill_leaves_nothing_or_all_and_the_next_start_goes_on(made: Deployment, point: str, sink: str) -> None:
