@@ -101,6 +101,19 @@ def _execute_minimal(one: Deployment, *statements: str) -> None:
             connection.commit()
 
 
+def test_a_row_that_the_target_lacks_may_be_changed_until_the_stream_has_come_there(made: Deployment) -> None:
+    """The part has not brought it, as it was deleted before the read: its change is passed over, not refused."""
+    made.config["flush"] = {"rows_max": 1}  # a transaction at a time: nothing is folded
+    made.catch_up()
+    for sink in made.sinks:
+        _on_sink(made, sink, "DELETE FROM {t} WHERE id = 200")
+    _execute_minimal(made, "UPDATE t SET v = -1 WHERE id = 200", "DELETE FROM t WHERE id = 200")
+    _execute(made, "UPDATE t SET v = -2 WHERE id = 350")
+    result = _part(made, PART)
+    made.assert_equal("t")
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("is_live", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_a_table_that_is_parked_behind_its_part_is_told(made: Deployment, is_live: bool) -> None:
     made.config["sinks"] = [one for one in made.config["sinks"] if one["name"] == "pg"]
