@@ -24,7 +24,7 @@ from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint, decode_positio
 from checkpoints.history import SchemaHistory, TableHistory
 from checkpoints.history import as_ascii as _ascii
 
-__all__ = ["WORKED_OUT", "Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "TableRecord"]
+__all__ = ["MAKING", "WORKED_OUT", "Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "TableRecord"]
 
 
 # A sink and its transaction, as far as they are used here (`cdc.sinks.base`); typed loosely so that this package, which
@@ -36,6 +36,8 @@ MetadataSink = Any
 _NEWER_TABLES = ("prepared", "chunks", "marks", "loads", "rejects", "skips", "polls", "history")
 WORKED_OUT = "worked out"
 """`TableRecord.step`: the definition is that of a statement's words, and not compared with the source's yet."""
+MAKING = "making"
+"""`TableRecord.step`: its target is about to be made; what stands there may be somebody else's."""
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 

@@ -63,7 +63,7 @@ from cdc.pipeline.recovery import AutoReload, Recovery, is_purged, seed_again
 from cdc.pipeline.retry import Retries, RetryPolicy, spent_hint
 from cdc.pipeline.schema_step import DefinitionAudit, SchemaStep
 from cdc.pipeline.status import PipelineStatus
-from cdc.pipeline.table_steps import INTENT, SourceFacts
+from cdc.pipeline.table_steps import INTENT, SourceFacts, settled
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.pipeline.text import iso_time
 from cdc.pipeline.transform import Stamp, left_out_rows, load_id_text, transformed_rows
@@ -86,7 +86,7 @@ from checkpoints.checkpoint import Checkpoint
 from checkpoints.history import ENTRIES_MAX
 from checkpoints.polls import polled_before
 from checkpoints.rejects import RejectStore
-from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
+from checkpoints.store import MAKING, Command, InSinkStore, LeaseHeld, TableRecord
 from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader, stale_columns
 from snapshot.order import in_load_order
@@ -599,7 +599,7 @@ class _Session:
 
     def _tables(self, source: SourceConnection) -> TableRegistry:
         """Every table's state: what the metadata knows, what is new on the source, what commands ask for."""
-        records = self._store.load_tables()
+        records = {name: self._settled(record) for name, record in self._store.load_tables().items()}
         if self._p._side is not None:
             for record in records.values():
                 if not is_shadow(record.target):  # perhaps by a commit that was not answered
@@ -653,6 +653,14 @@ class _Session:
         if self._p._beside is not None:
             self._p._beside.published()
         return tables
+
+    def _settled(self, record: TableRecord) -> TableRecord:
+        if record.step != MAKING or record.definition is None:
+            return record
+        target = None
+        with contextlib.suppress(UnsupportedData):
+            target = TableRegistry(self._p._routing, self._sink.kind, ()).make_target(record.definition)
+        return settled(record, self._sink, target)
 
     def _record_at_start(
         self, name: TableName, record: TableRecord | None, *, is_present: bool, server: ServerIdentity

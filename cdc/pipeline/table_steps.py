@@ -28,9 +28,9 @@ from cdc.sinks.base import ExistingTable, Sink
 from cdc.source.connection import SourceConnection
 from cdc.source.definitions import read_definition
 from checkpoints.checkpoint import Checkpoint, encode_position
-from checkpoints.store import WORKED_OUT, InSinkStore, TableRecord
+from checkpoints.store import MAKING, WORKED_OUT, InSinkStore, TableRecord
 
-__all__ = ["INTENT", "SourceFacts", "TableSteps"]
+__all__ = ["INTENT", "SourceFacts", "TableSteps", "settled"]
 
 INTENT = "begun "  # in TableRecord.step
 # PostgreSQL's limit in bytes is the lowest.
@@ -192,7 +192,8 @@ class TableSteps:
         is_made_anew = existing is not None and is_ours and not self._fits(known, target, existing)
         if not self._is_transactional:
             # The intent comes first: a table that is made and not recorded would pass for somebody else's.
-            self._begin([] if is_ours else [replace(made, state="dropped", is_complete=False, step="")])
+            self._begin([] if is_ours else [replace(made, state="dropped", is_complete=False, step=MAKING)])
+            self._hooks("schema_intent")
             self._make(target, existing, is_made_anew=is_made_anew)
         with self._sink.transaction() as tx:
             if self._is_transactional:
@@ -407,6 +408,22 @@ class TableSteps:
                 )
             )
         return records
+
+
+def settled(record: TableRecord, sink: Sink, target: TargetTable | None) -> TableRecord:
+    """A record that is `MAKING`, when its session has ended: is what stands there ours? `target`: of its definition.
+
+    Only what is just as it would have been made, and empty; all else somebody may have put there.
+    """
+    existing = sink.inspect(target) if target is not None and str(target) == record.target else None
+    is_ours = (
+        target is not None
+        and existing is not None
+        and not existing.has_rows
+        and set(existing.columns) == {column.name for column in target.columns}
+        and not sink.differences(target, existing)
+    )
+    return replace(record, step="", definition=record.definition if is_ours else None)
 
 
 def require_no_ring(pairs: list[tuple[TargetTable, TargetTable]]) -> None:

@@ -175,6 +175,27 @@ def test_a_target_that_was_made_before_a_kill_is_ours(tmp_path: Path, mysql97: S
         made.assert_equal("n", "other")
 
 
+@pytest.mark.crash
+@pytest.mark.parametrize("columns", ["id INT PRIMARY KEY, a INT", "id INT PRIMARY KEY, theirs INT"])
+def test_what_comes_where_a_target_was_not_made_before_a_kill_is_not_ours(
+    tmp_path: Path, mysql97: Server, mariadb1011: Server, columns: str
+) -> None:
+    with deployment(tmp_path, mysql97, my=mariadb1011) as made:
+        _begin(made, "other")
+        process = made.start(crash_at="schema_intent:1")
+        _wait_for_stream(made)
+        on_source(made, "CREATE TABLE n (id INT PRIMARY KEY, a INT)")
+        assert process.wait(60) == -signal.SIGKILL
+        server, database = made.sinks["my"]
+        server.execute(f"CREATE TABLE n ({columns})", database=database)
+        server.execute("INSERT INTO n VALUES (7, 70)", database=database)
+        made.run("run", "--until-caught-up")
+        assert _state(made, "my", "n") == "parked"
+        made.run("run", "--until-caught-up")
+        assert [tuple(row) for row in server.execute("SELECT * FROM n", database=database)] == [(7, 70)]
+        made.assert_equal("other")
+
+
 def test_a_new_table_that_the_sink_refuses_is_parked(one_pair: Deployment) -> None:
     """All else goes on."""
     _begin(one_pair, "other")
