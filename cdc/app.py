@@ -34,7 +34,7 @@ from cdc.config import (
     parse_table_pattern,
 )
 from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
-from cdc.errors import CdcError, ConfigError, TransientError
+from cdc.errors import CdcError, ConfigError, SourceUnavailable, TransientError
 from cdc.log import Logger
 from cdc.metrics import Metrics
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
@@ -470,9 +470,10 @@ class _Monitor:
             try:
                 self.look()
             except CdcError as error:
-                self._lose(error, is_bug=False)
+                self.lose(error)
             except Exception as error:  # noqa: BLE001 - without this thread every page would go on telling old news
-                self._lose(error, is_bug=True)
+                self._count(error)
+                self.lose(error)
             try:
                 self._on_tick()
             except Exception as error:  # noqa: BLE001 - likewise
@@ -480,9 +481,8 @@ class _Monitor:
         if self._connection is not None:
             self._connection.close()
 
-    def _lose(self, error: Exception, *, is_bug: bool) -> None:
-        if is_bug:
-            self._count(error)
+    def lose(self, error: Exception) -> None:
+        """The source has not answered."""
         if self._state.is_reachable:
             hint = error.hint if isinstance(error, CdcError) else None
             self._log.warning("source_unreachable", message=str(error), hint=hint)
@@ -596,20 +596,20 @@ class Application:
         Raises ConfigError when a server refuses us, TransientError when the source, or every sink, is away.
         """
         threading.Thread(target=self._watch_signal, name="watchdog", daemon=True).start()
+        if self.config.http.enabled:
+            self._start_http()
         state = self._reach_servers(waits=not until_caught_up)
         if state is None:
             return
         for area in self._staging.values():
             area.open()
         until = state.written if until_caught_up else None
-        factories = {}
-        for sink in self.config.sinks:
-            factories[sink.name] = self._factory(sink)
-            self._pipelines[sink.name] = self._make_group(sink, factories[sink.name], until, is_once=until_caught_up)
+        self._pipelines = {  # at once: the pages look at it
+            sink.name: self._make_group(sink, self._factory(sink), until, is_once=until_caught_up)
+            for sink in self.config.sinks
+        }
         plain = {sink.name: self._factory(sink, hooked=False) for sink in self.config.sinks}
         self._estimates = _Estimates(self._pipelines, plain)
-        if self.config.http.enabled:
-            self._start_http()
         for pipeline in self._pipelines.values():
             pipeline.start()
         self._monitor.start()
@@ -636,6 +636,8 @@ class Application:
             except TransientError as error:
                 if not waits:
                     raise
+                if isinstance(error, SourceUnavailable):
+                    self._monitor.lose(error)
                 pause = policy.pause_seconds(attempts)
                 attempts += 1
                 self._log.warning(
@@ -1008,7 +1010,7 @@ class Application:
     # ------------------------------------------------------------ what the pages ask
 
     def _sink_reports(self) -> Iterable[SinkReport]:
-        for settings in self.config.sinks:
+        for settings in self._begun():
             group = self._pipelines[settings.name]
             sides = group.beside.sides
             lanes = [self._lane_report(settings, lane, pipeline) for lane, pipeline in group.lanes.items()]
@@ -1077,7 +1079,7 @@ class Application:
         sinks = {}
         records = []
         streams = 0
-        for settings in self.config.sinks:
+        for settings in self._begun():
             lanes = self._pipelines[settings.name]
             streams += len(lanes.lanes)
             for pipeline in _running(lanes):
@@ -1112,7 +1114,23 @@ class Application:
             tables_parked=sum(record.state == "parked" for record in records),
             sync_errors=errors.total(),
             error_summary=dict(errors),
+            file_staging=self._file_staging(),
         )
+
+    def _begun(self) -> list[SinkSettings]:
+        """The sinks that have pipelines: none while servers are waited for at the start."""
+        return [settings for settings in self.config.sinks if settings.name in self._pipelines]
+
+    def _file_staging(self) -> dict[str, Any]:
+        uses = [area.use for area in self._staging.values()]
+        if not uses:
+            return {"enabled": False}
+        return {
+            "enabled": True,
+            "bytes": sum(use.byte_count for use in uses),
+            "bytes_max": sum(use.bytes_max for use in uses),
+            "chunks": sum(use.file_count for use in uses),
+        }
 
     def is_ready(self) -> bool:
         return bool(self._pipelines) and all(

@@ -72,7 +72,10 @@ def _of_sink(config: Config, settings: SinkSettings, sink: Sink, source: SourceC
     records = {record.source: record for record in every if not is_shadow(record.target)}
     tables = TableRegistry(routing(config, settings), sink.kind, records.values())  # they say what a target lacks
     for record in sorted(records.values(), key=lambda one: one.source):
-        if record.state == "ready" and record.definition is not None:
+        if record.state == "parked":
+            why = Drift("broken", f"the table is parked: {(record.error or {}).get('message', '')}")
+            yield TableDrift(settings.name, str(record.source), record.target, (why,))
+        elif record.state == "ready" and record.definition is not None:
             found = tuple(_of_table(record, tables, sink, source))
             yield TableDrift(settings.name, str(record.source), record.target, found)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import urllib.error
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,15 @@ def _section(made: Deployment, which: str) -> dict[str, Any]:
     return section
 
 
+def _answer(made: Deployment, path: str) -> tuple[int, bytes]:
+    line = next(line for line in made.log().splitlines() if '"http_listening"' in line)
+    try:
+        with urllib.request.urlopen(f"{json.loads(line)['url']}{path}", timeout=10) as answer:  # noqa: S310 - our own
+            return answer.status, answer.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
+
+
 @pytest.mark.parametrize("which", ["source", "sink"])
 def test_the_service_waits_and_begins(tmp_path: Path, mariadb118: Server, pg17: Server, which: str) -> None:
     with deployment(tmp_path, mariadb118, sink=pg17) as made:
@@ -30,9 +42,18 @@ def test_the_service_waits_and_begins(tmp_path: Path, mariadb118: Server, pg17: 
         with through(section["url"]) as (proxy, url):
             section["url"] = url
             proxy.freeze()
+            made.config["http"] = {"enabled": True, "port": 0}
             made.start()
             made.wait_for_log("start_retrying", count=2)
             assert "service_started" not in made.log()
+            assert {path: _answer(made, path)[0] for path in ("/healthz", "/health", "/readyz", "/metrics")} == {
+                "/healthz": 200,
+                "/health": 503,
+                "/readyz": 503,
+                "/metrics": 200,
+            }
+            assert json.loads(_answer(made, "/health")[1])["status"] == "unhealthy"
+            assert json.loads(_answer(made, "/api/status")[1])["sinks"] == []
             proxy.cut()
             proxy.thaw()
             made.wait_for_log("table_ready", count=len(TABLES))
