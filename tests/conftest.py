@@ -16,6 +16,7 @@ from collections.abc import Callable, Generator, Hashable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from cdc.demo.servers import NotPrivate, Options, Server, ServerUnavailable
@@ -26,6 +27,10 @@ from tests.support.sample import Candidate, sample
 # PyMySQL makes a context for TLS for each connection, and that reads the system's certificates: 30 ms of CPU, ten
 # times what is left with one. No test asks for them; processes started by tests inherit this.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("support") / "no_authority.pem")
+
+# How long an example takes is up to who else uses the machine.
+hypothesis.settings.register_profile("shared", deadline=None)
+hypothesis.settings.load_profile("shared")
 
 POOL = pytest.StashKey[ServerPool]()
 REPORTS = pytest.StashKey[list[str]]()
