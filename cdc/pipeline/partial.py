@@ -94,8 +94,8 @@ class _Segment:
 
     live: dict[Any, _Row] = field(default_factory=dict)
     gone: dict[Any, int] = field(default_factory=dict)
-    left: set[Any] = field(default_factory=set)
-    """Keys that partial updates have moved away from."""
+    left: dict[Any, int] = field(default_factory=dict)
+    """Keys that partial updates have moved away from, with an image that has each."""
     alike: set[Any] | None = None
     """Every key met, as `_alike` sees it; None while nobody has asked."""
     counts: Counter[int] = field(default_factory=Counter)
@@ -221,7 +221,7 @@ class _Fold:
         if row.origin is not None and new_key != key:
             if self._is_met(segment, new_key):
                 return False
-            segment.left.add(key)
+            segment.left[key] = place
         segment.live.pop(key, None)
         if row.origin is None:
             if before is not None and before.origin is not None and before.origin[0] != new_key:
@@ -302,7 +302,9 @@ class _Fold:
                 updates.setdefault((columns, is_moved), []).append((images, self._origins(rows) if is_moved else None))
         # What the sink has under a key that an update moves a row from is that row, not one that came and went since.
         moved = {row.origin[0] for row in segment.live.values() if row.origin is not None}
-        gone = [place for key, place in segment.gone.items() if key not in segment.live and key not in moved]
+        # But a load may have read it there, wherever it was on its way.
+        every = {**segment.left, **segment.gone} if self._may_lack_rows else segment.gone
+        gone = [place for key, place in every.items() if key not in segment.live and key not in moved]
         batches, upserts, deletes = self._batches, self._selections(whole), self._selections(gone)
         if composed:
             batch = _batch_of(self._definition, _joined(composed))

@@ -395,6 +395,17 @@ def test_a_key_that_moves_while_the_table_catches_up_is_refused_unless_the_row_i
     assert only(changes_of(*moved, deleted, may_lack_rows=True)).delete_count == 2
 
 
+def test_a_row_that_a_load_may_have_read_on_its_way_is_deleted_there() -> None:
+    moved = (*minimal_update(row_of(a=5), a=6), *minimal_update(row_of(a=6), a=7))
+    deleted = (DELETE, row_of(a=7), frozenset(NAMES) - {"a"})
+    change = only(changes_of(*moved, deleted, may_lack_rows=True))
+    assert sorted(row["a"] for rows in change.delete_images() for row in rows.to_pylist()) == [5, 6, 7]
+    whole = ((BEFORE, row_of(a=7), frozenset()), (AFTER, row_of(a=7, v=1), frozenset()))
+    change = only(changes_of(*moved, *whole, may_lack_rows=True))
+    assert sorted(row["a"] for rows in change.delete_images() for row in rows.to_pylist()) == [5, 6]
+    assert change.upsert_count == 1
+
+
 def test_an_update_of_a_row_that_is_gone_is_refused() -> None:
     gone = (DELETE, row_of(a=5), frozenset(NAMES) - {"a"})
     assert "has been deleted" in refusal(gone, *minimal_update(row_of(a=5), v=1)).message
