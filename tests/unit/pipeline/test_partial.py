@@ -400,7 +400,7 @@ def test_a_row_that_a_load_may_have_read_on_its_way_is_deleted_there() -> None:
     deleted = (DELETE, row_of(a=7), frozenset(NAMES) - {"a"})
     change = only(changes_of(*moved, deleted, may_lack_rows=True))
     assert sorted(row["a"] for rows in change.delete_images() for row in rows.to_pylist()) == [5, 6, 7]
-    whole = ((BEFORE, row_of(a=7), frozenset()), (AFTER, row_of(a=7, v=1), frozenset()))
+    whole: tuple[Image, ...] = ((BEFORE, row_of(a=7), frozenset()), (AFTER, row_of(a=7, v=1), frozenset()))
     change = only(changes_of(*moved, *whole, may_lack_rows=True))
     assert sorted(row["a"] for rows in change.delete_images() for row in rows.to_pylist()) == [5, 6]
     assert change.upsert_count == 1
