@@ -97,7 +97,6 @@ from snapshot.together import TableSize, TablesTogether, in_groups, table_sizes
 __all__ = ["Pipeline", "PipelineSettings"]
 
 _POLL_SECONDS = 0.2
-_UPKEEP_SECONDS = 0.1  # of an idle moment
 # A side has to be where its lane is within moments, as the lane waits for it there.
 _SIDE_POLL_SECONDS, _SIDE_EMPTY_RUN_SECONDS = 0.05, 0.2
 # How long a checkpoint that the source does not know yet may stay so: under semi-synchronous replication the stream
@@ -1300,13 +1299,13 @@ class _Session:
             applier.close()
 
     def _keep_up(self, applier: Applier, tables: TableRegistry, item: Any) -> None:
-        """Look after one target, in an idle moment after several. One that cannot hold its rows parks its table."""
+        """Look after one target. One that cannot hold its rows any more parks its table."""
         assert self._upkeep is not None, "the stream has begun"
         position = item.end if isinstance(item, TransactionRun) else None
         if isinstance(item, Progress):
             position = item.position
         try:
-            self._upkeep.step(position, 0 if isinstance(item, TransactionRun) else _UPKEEP_SECONDS)
+            self._upkeep.step(position)
         except UnsupportedData as error:
             error.position = error.position or str(applier.checkpoint.position)
             self._park_and_restart(tables, error)

@@ -124,22 +124,18 @@ class TargetUpkeep:
                 self._due.pop(table, None)
         self._revision = -1
 
-    def step(self, position: SourcePosition | None, seconds: float = 0) -> None:
-        """Look at one table, if one is due, and at more for so long. All before `position` is committed (None: nothing
-        more than before).
+    def step(self, position: SourcePosition | None) -> None:
+        """Look at one table, if one is due. All before `position` is committed (None: nothing more than before).
 
         Raises SinkRefused for a target that cannot hold its table's rows any more (park it), SinkUnavailable,
         SourceUnavailable, LeaseLost.
         """
         self._position = position or self._position
         self._find_due()
-        until = self._clock.monotonic() + seconds
-        while self._due:
+        if self._due:
             table = next(iter(self._due))
             del self._due[table]
             self._look(table)
-            if self._clock.monotonic() >= until:
-                break
         for table, source in list(self._waiting.items()):
             if self._has_passed(source):
                 del self._waiting[table]
