@@ -168,6 +168,7 @@ def _position(source: SourceConnection, place: str, *, taken_ids: int) -> Source
     `taken_ids`: so many ids of the block belong to the service.
     """
     identity = source.identity()
+    place = place.partition(" @ ")[0]  # of `GTIDS @ FILE:POS`, as positions are printed, the GTIDs say it all
     match = _PLACE.fullmatch(place)
     if match is None:
         try:

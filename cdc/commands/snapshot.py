@@ -17,7 +17,7 @@ import orjson
 from cdc.app import Application, make_sink, parse_table, pipeline_name, sinks_named
 from cdc.commands.bars import LoadBars
 from cdc.config import Config, SinkSettings
-from cdc.errors import CdcError, ConfigError, SinkUnavailable
+from cdc.errors import CdcError, ConfigError, SinkUnavailable, TransientError
 from cdc.log import configure_logging
 from cdc.model import TableName
 from cdc.pipeline.dealing import lane_stores, side_stores
@@ -347,7 +347,11 @@ def _load_alone(config: Config, wishes: list[_Wish], *, report: _Report) -> int:
     log = configure_logging("warning", config.log.format)
     only = {settings.name for settings, _, _ in wishes}
     service = Application(own, log=log, environ=dict(os.environ), only_sinks=only, logs_progress=False)
-    service.start(until_caught_up=True)
+    try:
+        service.start(until_caught_up=True)
+    except TransientError:
+        sys.stderr.write("cdc: the tables stay asked for: the next `cdc run` loads them\n")
+        raise
     with LoadBars() as bars:
         while not service.has_ended(_POLL_SECONDS):
             bars.show(service.loads())

@@ -286,7 +286,27 @@ def _live_start(
     if options.from_position is None:
         return end
     gtids = _gtids(options.from_position, "--from")
-    return source.at(connection, _place(options.from_position)) if gtids is None else source.after_gtids(gtids)
+    if gtids is not None:
+        return source.after_gtids(gtids)
+    place = _place(options.from_position)
+    _require_place(connection, place)
+    return source.at(connection, place)
+
+
+def _require_place(connection: SourceConnection, place: FilePos) -> None:
+    """Raises ConfigError for a file that the server does not have, or a position behind its end."""
+    sizes = {row["Log_name"]: int(row["File_size"] or 0) for row in connection.rows_by_name("SHOW BINARY LOGS")}
+    if place.file not in sizes:
+        names = list(sizes)
+        raise ConfigError(
+            f"--from {place}: the source has no such file; it has {names[0]} to {names[-1]}",
+            hint="SHOW BINARY LOGS on the source lists its files",
+        )
+    if place.pos > sizes[place.file]:
+        raise ConfigError(
+            f"--from {place}: that file ends at {sizes[place.file]}",
+            hint="give the position of an event, as `position` in the lines of `cdc tail` has it",
+        )
 
 
 def _check_gtids_known(until: Until | None, start: SourcePosition) -> None:

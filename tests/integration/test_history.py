@@ -281,10 +281,11 @@ def test_a_target_that_is_not_as_it_was_is_loaded_again_and_one_without_a_key_to
     with deployment(tmp_path, source_server, pg=pg15) as made:
         execute(made, TABLE.format("t"), "CREATE TABLE keyless (v INT)", "CREATE TABLE same (id INT PRIMARY KEY)")
         made.catch_up()
-        back = place_of(made.source)
+        back, file = place_of(made.source), file_place(made.source)
+        printed = back if back == file else f"{back} @ {file}"
         execute(made, FOLLOWED[0].format("t"), "INSERT INTO keyless VALUES (1), (1)", "INSERT INTO same VALUES (1)")
         made.catch_up()
-        result = made.run("checkpoint", "set", back, "--yes")
+        result = made.run("checkpoint", "set", printed, "--yes")
         assert result.returncode == 0, result.stderr
         assert ".t: loaded again; its target is not as it was: it has z, which came later" in result.stdout
         assert ".keyless: loaded again; it has no key" in result.stdout

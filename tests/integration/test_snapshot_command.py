@@ -55,6 +55,19 @@ def test_one_that_was_killed_is_carried_out_from_where_it_was(
     assert {state for _, state in _commands(made)} == {"done"}
 
 
+def test_one_that_could_not_begin_says_that_the_next_run_carries_it_out(made: Deployment) -> None:
+    made.catch_up()
+    url = made.config["source"]["url"]
+    made.config["source"]["url"] = url.replace(str(made.source.port), "1")
+    result = made.run("snapshot", f"{made.source_database}.t")
+    assert result.returncode == 1
+    assert "the next `cdc run` loads them" in result.stderr
+    assert _commands(made) == [("snapshot", "queued")]
+    made.config["source"]["url"] = url
+    made.catch_up()
+    assert _commands(made) == [("snapshot", "done")]
+
+
 def test_beside_a_service_that_loads_it_waits_for_that_load(made: Deployment) -> None:
     process = made.start(crash_at="load_chunk_committed:3")
     assert process.wait(60) == -signal.SIGKILL

@@ -267,6 +267,17 @@ def test_a_file_holds_what_the_server_sends(
     assert seen(f"{name}.*", "--binlog", str(file), "--until", place_text) == expected[:4]
 
 
+def test_a_place_that_the_log_does_not_have_is_refused(
+    source_server: Server, database: Callable[[Server], str], follow: Callable[[Server, str], Follower]
+) -> None:
+    follower = follow(source_server, database(source_server))
+    last = source_server.execute("SHOW BINARY LOGS")[-1]
+    assert follower.run("--from", f"{last[0]}9:4", "--until-caught-up", code=2) == []
+    assert "the source has no such file; it has" in follower.stderr
+    assert follower.run("--from", f"{last[0]}:999999999999", "--until-caught-up", code=2) == []
+    assert "that file ends at" in follower.stderr
+
+
 def test_gtids_say_where_to_begin_and_to_end(
     source_server: Server, database: Callable[[Server], str], follow: Callable[[Server, str], Follower]
 ) -> None:
