@@ -332,7 +332,9 @@ def _mydumper(case: Case, target: Target, directory: Path) -> None:
         ["mydumper", *client(case.source), "-B", _DATABASE, "-o", str(dump), "-t", "2", "-r", "100000", "-k"],
         ["myloader", *client(target.server), "-B", _SINK_DATABASE, "-d", str(dump), "-t", "2"],
     ):
-        subprocess.run(command, check=True, capture_output=True, timeout=_RUN_SECONDS_MAX)
+        done = subprocess.run(command, check=False, capture_output=True, timeout=_RUN_SECONDS_MAX, text=True)
+        if done.returncode != 0:
+            raise ArmUnavailable(f"{arm}: {command[0]} failed: {done.stderr.strip()[-300:]}")
     seconds = time.monotonic() - began
     target.check(case, arm)
     case.add(arm, seconds)
@@ -396,9 +398,18 @@ def _measure(chosen: argparse.Namespace) -> Case:
                 print(f"{kind} ({settings_line(server)})")
                 arms = _arms(case, target, chosen.workers, Path(place))
                 for _ in range(chosen.rounds):
-                    for arm in arms:
-                        arm()
+                    arms = [arm for arm in arms if _is_run(case, arm)]
         return case
+
+
+def _is_run(case: Case, arm: Callable[[], None]) -> bool:
+    """Whether the arm ran: a program that cannot read this source is noted once, and not tried again."""
+    try:
+        arm()
+    except ArmUnavailable as error:
+        case.note(str(error))
+        return False
+    return True
 
 
 if __name__ == "__main__":

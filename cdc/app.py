@@ -189,6 +189,7 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
         accepts_hidden_cascades=lambda database, table: (
             config.policies_for(database, table).hidden_cascades == "accept"
         ),
+        applies_hidden_cascades=lambda database, table: config.policies_for(database, table).hidden_cascades == "apply",
         options=functools.partial(table_options, config),
         ddl=ddl_policies,
         schema=sink.schema_name,
@@ -338,20 +339,23 @@ def lane_server_ids(config: Config) -> dict[str, list[int]]:
 
 
 def side_server_ids(config: Config) -> dict[str, list[int]]:
-    """The ids of the streams of each sink's sides (`pipeline.beside`): what the lanes leave of the block, from its end.
+    """The ids of the streams of each sink's sides (`pipeline.beside`): those of the block behind the lanes'.
 
-    Where that is not enough there are fewer sides, and none where it is nothing. One id stays for `cdc tail`.
+    Where these are not enough there are fewer sides, and none where there are none. The last one is `cdc tail`'s.
     """
-    source = config.source
-    taken = {number for numbers in lane_server_ids(config).values() for number in numbers}
-    block = range(source.server_id, source.server_id + source.server_id_count)
-    free = [number for number in block if number not in taken][1:]
+    lanes = sum(map(len, lane_server_ids(config).values()))
+    first = config.source.server_id
+    free = iter(range(first + lanes, first + config.ids_taken(lanes, len(config.sinks))))
     ids: dict[str, list[int]] = {sink.name: [] for sink in config.sinks}
     for _ in range(config.snapshot.beside):
         for sink in config.sinks:
-            if free:
-                ids[sink.name].append(free.pop())
+            ids[sink.name] += itertools.islice(free, 1)
     return ids
+
+
+def service_ids(config: Config) -> int:
+    """How many ids of the block, from the first on, are the service's."""
+    return config.ids_taken(sum(map(len, lane_server_ids(config).values())), len(config.sinks))
 
 
 def staging_directory(config: Config, sink: str) -> Path | None:
@@ -400,6 +404,8 @@ class _SourceState:
     gtid: str | None = None
     now_us: int | None = None
     error: Exception | None = None
+    lost_us: int | None = None
+    """When it was first not reached."""
 
 
 class _Monitor:
@@ -486,7 +492,8 @@ class _Monitor:
         if self._state.is_reachable:
             hint = error.hint if isinstance(error, CdcError) else None
             self._log.warning("source_unreachable", message=str(error), hint=hint)
-        self._state = replace(self._state, is_reachable=False, error=error)
+        lost_us = self._state.lost_us or self._clock.now_us()
+        self._state = replace(self._state, is_reachable=False, error=error, lost_us=lost_us)
         if self._connection is not None:
             self._connection.close()
             self._connection = None
@@ -795,12 +802,22 @@ class Application:
         return PolledSink(lanes, poller, self._clock)
 
     def _make_lanes(self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None) -> SinkLanes:
+        sides = len(self._side_server_ids[sink.name])
+        if sides < self.config.snapshot.beside:
+            self._log.warning(
+                "sides_lack_server_ids",
+                sink=sink.name,
+                beside=self.config.snapshot.beside,
+                sides=sides,
+                hint="tables are loaded in the sink's own stream instead, which waits for them, or fewer at a time: "
+                "raise source.server_id_count, with as many ids that no other replica has",
+            )
         return SinkLanes(
             pipeline=pipeline_name(self.config, sink),
             rule=lane_rule(sink),
             make_lane=functools.partial(self._make_lane, sink, make, until),
             make_side=functools.partial(self._make_side, sink, make),
-            sides=len(self._side_server_ids[sink.name]),
+            sides=sides,
             target=functools.partial(target_of, self.config, sink),
             captures=self._is_followed,
             place=functools.partial(target_place, self.config, sink),
@@ -815,9 +832,10 @@ class Application:
         settings = self._pipeline_settings(
             lane_name(pipeline_name(self.config, sink), lane),
             self._server_id(sink, lane),
-            # All sides together have what a lane has.
-            self.config.queue_bytes_max // (len(sink.lanes) + bool(self._side_server_ids[sink.name])),
+            self.config.queue_bytes_max // len(sink.lanes),
         )
+        # All sides together have what a lane has.
+        bytes_beside = self.config.queue_bytes_max // (len(sink.lanes) + 1)
         whole = replace(routing(self.config, sink), matches=self._is_followed)
         pipeline = Pipeline(
             settings=replace(
@@ -825,6 +843,8 @@ class Application:
                 lane=lane if lane > 1 or len(sink.lanes) > 1 else None,
                 recovery=Recovery(**self.config.recovery.model_dump()),
                 history_entries_max=self.config.history.entries_max,
+                beside_rows_min=self.config.snapshot.beside_rows_min,
+                queue_bytes_beside=bytes_beside,
                 standby=self.config.standby and until is None and lane == 1,
             ),
             source=self._source,
@@ -854,7 +874,8 @@ class Application:
         )
         whole, side = replace(routing(self.config, sink), matches=self._is_followed), link.side
         pipeline = Pipeline(
-            settings=replace(settings, side=number),
+            # Parked tables are its lane's to try again, once they have joined it.
+            settings=replace(settings, side=number, recovery=Recovery(on_purged=self.config.recovery.on_purged)),
             source=self._source,
             make_sink=make,
             routing=replace(
@@ -1069,7 +1090,7 @@ class Application:
             name=self.config.name,
             version=cdc.__version__,
             now_us=self._clock.now_us(),
-            source=SourceReport(state.flavor, state.version, position),
+            source=SourceReport(state.flavor, state.version, position, _source_error(state)),
             sinks=self._sink_reports(),
         )
 
@@ -1213,6 +1234,17 @@ def _running(group: SinkLanes | PolledSink) -> list[Pipeline | Poller]:
     return [*group.lanes.values(), *([group.poller] if isinstance(group, PolledSink) else [])]
 
 
+def _source_error(state: _SourceState) -> dict[str, Any] | None:
+    """Why the source could not be asked last time; None while it answers, and before it was asked."""
+    if state.is_reachable is not False:
+        return None
+    error = state.error
+    if not isinstance(error, CdcError):
+        seconds = f"the source has not answered for {_SOURCE_SECONDS_MAX:g} s"
+        error = TransientError(f"{type(error).__name__}: {error}" if error is not None else seconds)
+    return error.to_dict(since=iso_time(state.lost_us))
+
+
 # ---------------------------------------------------------------- without a running service
 
 
@@ -1230,8 +1262,8 @@ def read_status(config: Config, *, clock: Clock | None = None) -> dict[str, Any]
         written = state.written
         position = {"gtid": state.gtid, "file": written.file, "pos": written.pos} if written else None
         source = SourceReport(state.flavor, state.version, position)
-    except CdcError:
-        pass  # the document says so: every field of the source is null
+    except CdcError as error:
+        source = SourceReport(error=error.to_dict())
     reports = [_read_sink(config, settings, state) for settings in config.sinks]
     return status_document(
         name=config.name, version=cdc.__version__, now_us=clock.now_us(), source=source, sinks=reports
@@ -1267,6 +1299,9 @@ def _read_sink(config: Config, settings: SinkSettings, source: _SourceState) -> 
         report = merged([beside(lanes[0], found, elsewhere), *lanes[1:]])
         return _with_polled(config, settings, source, report, poller_stores(sink, pipeline_name(config, settings)))
     except CdcError as error:
+        if isinstance(error, TransientError) and config.http.enabled:
+            pages = "what a running service knows of it is on its page /api/status, and in its log"
+            error.hint = f"{error.hint}; {pages}" if error.hint else pages
         return merged([SinkReport(name=settings.name, kind=settings.url.kind, state="failed", error=error.to_dict())])
     finally:
         sink.close()

@@ -6,6 +6,7 @@ docs/check.md is generated from the tables of checks (`python -m cdc.check > doc
 
 from __future__ import annotations
 
+import functools
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -22,11 +23,13 @@ from cdc.clock import Clock, SystemClock
 from cdc.config import Config, SinkSettings, parse_table_name, parse_table_pattern
 from cdc.errors import CdcError, ConfigError, UnsupportedData
 from cdc.model import TableDefinition, TableName
+from cdc.pipeline.cascades import provable
 from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.findings import Check, Finding, Severity, error, info, listed, warning
 from cdc.schema.grants import account_text, quoted
 from cdc.schema.keys import choose_key
+from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
 from cdc.sinks.preflight import (
     MYSQL_LATER_RIGHTS,
@@ -39,6 +42,7 @@ from cdc.sinks.preflight import (
     plan_targets,
     read_sink,
 )
+from cdc.source.cascades import ForeignKey
 from cdc.source.connection import SourceConnection, connect
 from cdc.source.log_use import why_no_log
 from cdc.source.offers import LOG_CHECKS, polling_findings
@@ -209,7 +213,44 @@ def captured_tables(config: Config) -> Captured:
         accepts_hidden_cascades=lambda database, table: (
             config.policies_for(database, table).hidden_cascades == "accept"
         ),
+        hidden_cascades=functools.partial(_hidden_cascades, config),
     )
+
+
+def _hidden_cascades(
+    config: Config, definitions: Sequence[TableDefinition], keys: Sequence[ForeignKey]
+) -> dict[TableName, str]:
+    """Why what foreign keys do in silence cannot be applied to a table, on any sink; '' where it can."""
+    known = {
+        one.name: one
+        for one in definitions
+        if not table_polling(config, one.name.database, one.name.table).is_polled(has_log=True)
+    }
+    reasons: dict[TableName, str] = {}
+    for sink in config.sinks:
+        rules = routing(config, sink)
+        registry = TableRegistry(rules, sink.url.kind, ())
+        names = {name for key in keys for name in (key.table, key.parent_table)} & known.keys()
+        targets = {name: target for name in names if (target := _target(registry, known[name])) is not None}
+        asked = {name for name in names if rules.applies_hidden_cascades(name.database, name.table)}
+        found = provable(
+            keys,
+            target=targets.get,
+            definition=known.get,
+            is_alone=lambda _table: True,  # what goes to one target without a source column is parked
+            is_asked=asked.__contains__,
+        )
+        for key in found.graph.keys:
+            reasons.setdefault(key.table, "")
+        reasons |= {table: f"{reason} (sink {sink.name})" for table, reason in found.refused.items()}
+    return reasons
+
+
+def _target(registry: TableRegistry, definition: TableDefinition) -> TargetTable | None:
+    try:
+        return registry.make_target(definition)
+    except UnsupportedData:
+        return None
 
 
 def _include_pattern(text: str) -> IncludePattern:

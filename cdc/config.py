@@ -993,7 +993,7 @@ class TableOverride(Section):
         json_schema_extra={"default_text": "`policies.nul_bytes`"},
         description="As `policies.nul_bytes`, for this table.",
     )
-    hidden_cascades: Literal["park", "accept"] | None = Field(
+    hidden_cascades: Literal["apply", "park", "accept"] | None = Field(
         default=None,
         json_schema_extra={"default_text": "`policies.hidden_cascades`"},
         description="As `policies.hidden_cascades`, for this table.",
@@ -1455,14 +1455,25 @@ class SnapshotSettings(Section):
         "`queue_bytes_max`, which makes them smaller where rows are wide.",
     )
     beside: Integer = Field(
-        default=0,
+        default=2,
         ge=0,
         le=16,
         json_schema_extra={"unit": "streams"},
         description="Groups of tables that are loaded at a time beside the live stream, per sink, each with a stream, "
         "a `server_id` of the block and sessions of its own; `workers` read each. The sink's other tables stay current "
         "meanwhile. 0: tables are loaded in the sink's own stream, which waits for them; so it is where the block has "
-        "no ids left. Off by default in this version, because it is new: 2 is a good value.",
+        "no ids left, which the log says.",
+    )
+    beside_rows_min: Integer = Field(
+        default=50_000,
+        ge=0,
+        le=1_000_000_000,
+        json_schema_extra={"unit": "rows"},
+        description="Smaller tables are loaded in the stream even so, as many at a time as have fewer rows together "
+        "(and up to 16, of 8 MiB, by the source's estimate): it waits for about a second, and they are there sooner. "
+        "Not while loads are limited or paused (`rows_per_second` and below), nor while somebody holds the table. "
+        "Where none of a stream's tables is current yet, as at a first start, up to 2 GiB are loaded in it. "
+        "0: every table beside.",
     )
     rows_per_second: Number | None = Field(
         default=None,
@@ -1577,11 +1588,13 @@ class Policies(Section):
         description="The character U+0000 in text, which PostgreSQL cannot store: `replace` writes U+FFFD in its "
         "place, `strip` leaves it out, `error` parks the table. Replacing keeps the length and stays visible.",
     )
-    hidden_cascades: Literal["park", "accept"] = Field(
+    hidden_cascades: Literal["apply", "park", "accept"] = Field(
         default="park",
         description="Tables whose rows foreign keys change (ON DELETE or ON UPDATE CASCADE, SET NULL, SET DEFAULT) on "
-        "a source that does not log such changes: every MariaDB, MySQL before 9.6. `park` does not follow such a "
-        "table, because its copy would go wrong in silence; `accept` follows it all the same.",
+        "a source that does not log such changes: every MariaDB, MySQL before 9.6. `park` follows no such table; "
+        "`apply` does the same on the sink, in the transaction of the parent's rows, and parks a table where it cannot "
+        "be sure that the outcome is the same (`cdc check` says why); `accept` follows it without, and its copy goes "
+        "wrong. After `accept`, load such tables again: `cdc snapshot TABLE`.",
     )
 
     ddl: DdlPolicy = Field(
@@ -1890,17 +1903,28 @@ class Config(Section):
         strategies = [self.tables.sync_strategy, *(override.sync_strategy for override in self.tables.overrides)]
         return any(strategy not in (None, "cdc") for strategy in strategies)
 
+    def ids_taken(self, lanes: int, sinks: int) -> int:
+        """How many ids of the source's block are the service's, from the first on: of all lanes, and of the sides of
+        all sinks, which leave the last of the block to `cdc tail`."""
+        sides = self.snapshot.beside * sinks
+        return max(lanes, min(lanes + sides, self.source.server_id_count - 1))
+
 
 class SourceConfig(Config):
     """The configuration of a command that opens no sink: those that it names may be incomplete, or none at all."""
 
     sinks: tuple[SinkSettings, ...] = ()
-    _stream_count: int = PrivateAttr(default=0)
+    _lane_counts: tuple[int, ...] = PrivateAttr(default=())
 
     @property
     def stream_count(self) -> int:
         """How many lanes the service's sinks have: each takes one id of the source's block."""
-        return self._stream_count
+        return sum(self._lane_counts)
+
+    @property
+    def service_ids(self) -> int:
+        """How many ids of the block are the service's."""
+        return self.ids_taken(self.stream_count, len(self._lane_counts))
 
 
 def config_schema() -> dict[str, Any]:
@@ -2028,13 +2052,13 @@ class _Loader:
         root = self.read(path)
         if root is None:
             return None
-        stream_count = sum(_lane_count(sink) for sink in _list_at(root, ("sinks",)))
+        lane_counts = tuple(_lane_count(sink) for sink in _list_at(root, ("sinks",)))
         if isinstance(root.value, dict):
             root.value.pop("sinks", None)
         self.problems = [problem for problem in self.problems if problem.section != "sinks"]
         config = self.checked_tree(root, SourceConfig)
         if config is not None:
-            config._stream_count = stream_count
+            config._lane_counts = lane_counts
         return config
 
     def read(self, path: Path | None) -> _Node | None:

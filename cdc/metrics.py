@@ -177,8 +177,9 @@ class Metrics:
         )
         self.policy_changes = self._counter(
             "cdc_policy_changes_total",
-            "Values that a policy changed because the sink cannot hold them (the status says which columns), and row "
-            "images that a table's row_filter left out.",
+            "Values that a policy changed because the sink cannot hold them (the status says which columns), row "
+            "images that a table's row_filter left out, and rows that foreign keys changed in no event "
+            "(`hidden_cascades`).",
             "sink",
             "policy",
         )

@@ -39,6 +39,7 @@ import pyarrow as pa
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 
 __all__ = [
+    "Cascade",
     "ChangeBatch",
     "ColumnDefinition",
     "EventFrame",
@@ -342,6 +343,21 @@ class RowBatch:
 
 
 @dataclass(frozen=True, slots=True)
+class Cascade:
+    """Rows of a parent that went, or got other keys: what foreign keys' rules then did to other tables is in no event.
+
+    `old` has the columns that foreign keys refer to, as they were, a row a row of the parent; `new` as they are then,
+    None where the rows are gone. `tables`: whose rows the rules may change here, and of each how many of the run's
+    images, in the order of its batches, come before.
+    """
+
+    parent: TableName
+    old: pa.RecordBatch
+    new: pa.RecordBatch | None
+    tables: Mapping[TableName, int]
+
+
+@dataclass(frozen=True, slots=True)
 class TransactionEnds:
     """Where each finished transaction of a run ends, and what it is called: one value a transaction, in stream order.
 
@@ -417,7 +433,7 @@ class TransactionRun:
     the position before the transaction, which no checkpoint may pass. `commit_times_us` (int64) has one
     value a finished transaction, and so have `ends`. The GTID set advances once per run, in `end`. `open_transaction`
     is set in a part that is not the last one. `xa`: what becomes of rows of XA transactions, in order; a run that
-    stores or applies any holds that transaction alone.
+    stores or applies any holds that transaction alone. `cascades`: what foreign keys did beside the images, in order.
     """
 
     batches: tuple[RowBatch, ...]
@@ -429,6 +445,7 @@ class TransactionRun:
     ends: TransactionEnds | None = None
     open_transaction: OpenTransaction | None = None
     xa: tuple[XaStep, ...] = ()
+    cascades: tuple[Cascade, ...] = ()
 
     @property
     def transaction_count(self) -> int:

@@ -640,19 +640,21 @@ def results_text(results: Sequence[TableResult], in_flight: Sequence[str]) -> st
             printed.append(f"{result.table} on {result.sink} ({result.target}): {'; '.join(result.notes)}")
             printed += [f"  {difference}" for difference in result.differences]
     tables = {result.table for result in results}
-    unequal = {result.table for result in results if result.state not in ("equal", "not compared")}
+    unlike = [result for result in results if result.state not in ("equal", "not compared")]
+    unequal = {result.table for result in unlike}
     compared = {result.table for result in results if result.state != "not compared"}
     printed.append("")
     if unequal:
         printed += in_flight
-        printed.append(f"{len(unequal)} of {len(tables)} tables differ")
+        states = Counter({result.table: result.state for result in reversed(unlike)}.values())
+        said = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+        differ = "differs" if len(tables) == 1 else "differ"
+        printed.append(f"{len(unequal)} of {len(tables)} {_plural('table', len(tables))} {differ}: {said}")
     else:
         sinks = {result.sink for result in results}
         others = f"; {len(tables - compared)} not compared" if tables - compared else ""
-        printed.append(
-            f"all {len(compared)} {_plural('table', len(compared))} equal on {len(sinks)} "
-            f"{_plural('sink', len(sinks))}{others}"
-        )
+        tables_text = "1 table" if len(compared) == 1 else f"all {len(compared)} tables"
+        printed.append(f"{tables_text} equal on {len(sinks)} {_plural('sink', len(sinks))}{others}")
     return "".join(f"{line}\n" for line in printed)
 
 

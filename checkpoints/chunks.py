@@ -89,20 +89,20 @@ class ChunkStore:
 
     def replace(self, tx: Any, source: TableName, record: ChunkRecord) -> None:
         """Keep what is new of a chunk that is known."""
-        tx.execute_count(
+        tx.execute_later(
             f"UPDATE {self._table} SET content = %s WHERE pipeline = %s AND source_table = %s AND number = %s",
             (orjson.dumps(_encode(record)).decode(), self._store.pipeline, _name(source), record.number),
         )
 
     def forget(self, tx: Any, source: TableName) -> None:
         """Nothing is kept of the table's load any more."""
-        tx.execute_count(
+        tx.execute_later(
             f"DELETE FROM {self._table} WHERE pipeline = %s AND source_table = %s",
             (self._store.pipeline, _name(source)),
         )
 
     def _insert(self, tx: Any, source: TableName, number: int, content: Mapping[str, Any]) -> None:
-        tx.execute(
+        tx.execute_later(
             f"INSERT INTO {self._table} (pipeline, source_table, number, content) VALUES (%s, %s, %s, %s)",
             (self._store.pipeline, _name(source), number, orjson.dumps(content).decode()),
         )

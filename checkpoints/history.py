@@ -385,6 +385,8 @@ class SchemaHistory:
         self._noted = None
         self._wrong.clear()
         at: tuple[str, int] | None = None
+        if sum(table in self._stale for table, _, _ in noted) > 1:
+            self._all(tx)  # by one question
         for table, seen, definition in noted:
             rows = self._of(tx, table)
             if is_told(rows, seen) and table not in wrong:

@@ -20,10 +20,9 @@ def note_load(tx: Any, table: str, *, pipeline: str, source: str, state: str, ha
         return
     where = "WHERE pipeline = %s AND source_table = %s"
     if has_ended:
-        tx.execute_count(f"UPDATE {table} SET loaded_us = {now_us} {where} AND loaded_us IS NULL", (pipeline, source))
+        tx.execute_later(f"UPDATE {table} SET loaded_us = {now_us} {where} AND loaded_us IS NULL", (pipeline, source))
         return
-    begun = tx.execute_count(f"UPDATE {table} SET began_us = {now_us}, loaded_us = NULL {where}", (pipeline, source))
-    if not begun:
-        tx.execute(
-            f"INSERT INTO {table} (pipeline, source_table, began_us) VALUES (%s, %s, {now_us})", (pipeline, source)
-        )
+    tx.execute_later(f"DELETE FROM {table} {where}", (pipeline, source))
+    tx.execute_later(
+        f"INSERT INTO {table} (pipeline, source_table, began_us) VALUES (%s, %s, {now_us})", (pipeline, source)
+    )

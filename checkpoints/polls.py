@@ -42,6 +42,8 @@ class PollState:
         rows_before, rows_after: in the target, exact or (`is_estimate`) the sink's guess; None where nobody counted.
         undated, ahead: rows that have no modifier, and rows whose modifier lies in the future.
         attempts: failed in a row, of which `error` says the last reason.
+        load_began_us, load_edge: of a load that is not done: the source's time and the modifier's highest value before
+            its first row was read. It is gone on with when it is cut off, and the first run behind it begins there.
     """
 
     strategy: str = ""
@@ -67,10 +69,13 @@ class PollState:
     attempts: int = 0
     error: Mapping[str, Any] | None = None
     problems: tuple[str, ...] = field(default=())
+    load_began_us: int | None = None
+    load_edge: str | None = None
 
     def forgotten(self) -> PollState:
         """The table is going to be read from its beginning."""
-        return replace(self, edge=None, marks=(), is_settled=False, since_comparison=0)
+        begun = replace(self, load_began_us=None, load_edge=None)
+        return replace(begun, edge=None, marks=(), is_settled=False, since_comparison=0)
 
 
 _FORMAT = 1

@@ -24,7 +24,17 @@ from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint, decode_positio
 from checkpoints.history import SchemaHistory, TableHistory
 from checkpoints.history import as_ascii as _ascii
 
-__all__ = ["MAKING", "WORKED_OUT", "Command", "InSinkStore", "LeaseHeld", "LeaseRow", "MetadataSink", "TableRecord"]
+__all__ = [
+    "APPROVED",
+    "MAKING",
+    "WORKED_OUT",
+    "Command",
+    "InSinkStore",
+    "LeaseHeld",
+    "LeaseRow",
+    "MetadataSink",
+    "TableRecord",
+]
 
 
 # A sink and its transaction, as far as they are used here (`cdc.sinks.base`); typed loosely so that this package, which
@@ -38,6 +48,8 @@ WORKED_OUT = "worked out"
 """`TableRecord.step`: the definition is that of a statement's words, and not compared with the source's yet."""
 MAKING = "making"
 """`TableRecord.step`: its target is about to be made; what stands there may be somebody else's."""
+APPROVED = "approved"
+"""`TableRecord.step`: its next load may make the target whatever the table is by then: the operator has said so."""
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 
@@ -613,8 +625,11 @@ class InSinkStore:
             **_decode_loaded(key),
         )
 
-    def save_table(self, tx: Any, record: TableRecord) -> None:
-        """Write one table's state as part of a sink transaction."""
+    def save_table(self, tx: Any, record: TableRecord, *, is_known: bool | None = None) -> None:
+        """Write one table's state as part of a sink transaction.
+
+        `is_known`: does this pipeline have one of it? Where the caller knows, no answer is waited for.
+        """
         is_loaded = record.state == "snapshotting" and record.ready_at is not None
         self.history.note(
             tx,
@@ -641,15 +656,16 @@ class InSinkStore:
             _ascii(orjson.dumps(record.policy_changes).decode()),
             _ascii(orjson.dumps(record.error).decode()) if record.error else None,
         )
-        count = tx.execute_count(
+        update = (
             f"UPDATE {self._table('tables')} SET target = %s, state = %s, definition = %s, key_columns = %s, "
             f"is_complete = %s, loaded_from = %s, "
             f"ready_at = %s, rows_loaded = %s, last_change_us = %s, policy_changes = %s, error = %s, "
-            f"updated_us = {self._dialect.now_us} WHERE pipeline = %s AND source_table = %s",
-            (*values, self.pipeline, source),
+            f"updated_us = {self._dialect.now_us} WHERE pipeline = %s AND source_table = %s"
         )
-        if not count:
-            tx.execute(
+        if is_known:
+            tx.execute_later(update, (*values, self.pipeline, source))
+        elif is_known is False or not tx.execute_count(update, (*values, self.pipeline, source)):
+            tx.execute_later(
                 f"INSERT INTO {self._table('tables')} (target, state, definition, key_columns, is_complete, "
                 f"loaded_from, ready_at, rows_loaded, last_change_us, policy_changes, error, pipeline, source_table, "
                 f"updated_us) VALUES ({', '.join(['%s'] * 13)}, {self._dialect.now_us})",

@@ -363,6 +363,20 @@ class TableLoader:
             self._require_unique(target.definition, target.source_key)
         return self._begun(record, target, None, may_replace=may_replace)
 
+    def resume(self, record: TableRecord, target: TargetTable) -> LoadPlan | None:
+        """The load that `begin` has begun and that was cut off, if its rows are as good as a new one's were then.
+
+        What has changed since then is for the caller to find.
+        """
+        plan = self._cut_off(record, target)
+        if plan is not None:
+            self._on_resume(plan)
+        return plan
+
+    def forget(self, tx: SinkTransaction, table: TableName) -> None:
+        """In the transaction that records such a load as done."""
+        self._chunks.forget(tx, table)
+
     def copy(self, plan: LoadPlan) -> Loaded:
         """All rows of a table with a key, for a load that `begin` has begun."""
         self._writer = self._make_writer(plan.target)
@@ -470,15 +484,21 @@ class TableLoader:
         What has changed at the source since then comes by the stream, from the position at which it began: the log
         must have it. (So does what was altered, and altered back.)
         """
+        if record.loaded_from is None:
+            return None
+        plan = self._cut_off(record, target)
+        return plan if plan is not None and is_in_log(self._source, record.loaded_from) else None
+
+    def _cut_off(self, record: TableRecord, target: TargetTable) -> LoadPlan | None:
         is_cut_off = record.state == "snapshotting" and record.ready_at is None and not record.is_complete
-        if not is_cut_off or record.loaded_from is None or record.definition != target.definition:
+        if not is_cut_off or record.definition != target.definition:
             return None
         options = self._options(record.source, target.source_key)
         if (record.target, record.key, record.options) != (str(target), target.source_key, options):
             return None
         chunks = self._chunks.load(record.source, plan=load_digest(target, options))
         plan = self._with_files(LoadPlan(replace(record, error=None), target, chunks=tuple(chunks)))
-        if not (plan.loaded or plan.staged_count) or not is_in_log(self._source, record.loaded_from):
+        if not (plan.loaded or plan.staged_count):
             return None
         existing = self._sink.inspect(target)
         if existing is None or self._sink.differences(target, existing) or stale_columns(record, target, existing):

@@ -256,8 +256,9 @@ class TableRun:
             try:
                 return self._try(record, state, polling, why_no_log=why_no_log, may_replace=may_replace)
             except _Altered:
-                # What the attempt wrote is what the next one finds: a target that it made is ours.
-                record = self._store.load_tables().get(record.source, record)
+                # What the attempt wrote is what the next one finds: a target that it made is ours. Its rows are not
+                # gone on with, though the table may be as before by then: they may have been others meanwhile.
+                record = replace(self._store.load_tables().get(record.source, record), state="pending")
             except TableGone:
                 if read_definition(self._source, record.source) is None:
                     return self._dropped(record, state)
@@ -307,7 +308,9 @@ class TableRun:
         is_new = self._is_to_load(record, target) or (has_changed and choice.strategy == "incremental")
         plan = None
         if is_new:
-            plan = self._loader.begin(record, target, may_replace=may_replace)
+            if choice.strategy == "incremental" and state.load_began_us is not None:
+                plan = self._loader.resume(record, target)
+            plan = plan or self._loader.begin(record, target, may_replace=may_replace)
             record = plan.record
             self._tools.hook("load_begun")
         if choice.strategy == "full_refresh":
@@ -461,6 +464,11 @@ class TableRun:
         lookback = polling.lookback(column.kind)
         before, is_estimate = self._count(target)
         now = _look(self._source, definition.name, column, is_indexed=is_indexed)
+        if plan.chunks and state.load_began_us is not None:  # rows of it are of that time
+            now = replace(now, time_us=state.load_began_us, highest=state.load_edge)
+        else:
+            state = replace(state, load_began_us=now.time_us, load_edge=now.highest)
+            self._keep(definition.name, state)
         loaded = self._loader.copy(plan)
         self._tools.hook("load_done")
         if read_definition(self._source, definition.name) != definition:
@@ -479,12 +487,21 @@ class TableRun:
             rows_after=after,
             is_estimate=is_estimate,
             ahead=now.ahead,
+            # What was deleted since the chunks that an earlier attempt has brought is there: the next run compares.
+            since_comparison=polling.detect_deletes_every if plan.chunks else 0,
         )
         with self._sink.transaction() as tx:
+            self._loader.forget(tx, definition.name)
             self._write(tx, record, state)
             tx.commit()
         self._tools.hook("load_recorded")
         return record, state
+
+    def _keep(self, table: TableName, state: PollState) -> None:
+        with self._sink.transaction() as tx:
+            self._polls.put(tx, table, state)
+            self._store.fence(tx)
+            tx.commit()
 
     # ------------------------------------------------------------ what has changed
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from cdc.clock import Clock
 
-__all__ = ["LoadRate", "count_text", "pace_texts", "progress_text"]
+__all__ = ["LoadRate", "count_text", "pace_texts", "progress_text", "rows_text"]
 
 # The rate is that of the last so many seconds: chunks come one a second or two, and a pause must show.
 _WINDOW_SECONDS = 20.0
@@ -98,10 +98,15 @@ def _seconds_text(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
+def rows_text(count: int) -> str:
+    """`1 row`, `12,345 rows`."""
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
 def count_text(progress: Mapping[str, Any]) -> str:
     """`120,000 of about 500,000 rows`, of a `LoadRate.to_dict`."""
     rows, estimate = int(progress["rows"] or 0), progress["rows_estimate"]
-    return f"{rows:,} of about {estimate:,} rows" if estimate and estimate > rows else f"{rows:,} rows"
+    return f"{rows:,} of about {estimate:,} rows" if estimate and estimate > rows else rows_text(rows)
 
 
 def pace_texts(progress: Mapping[str, Any]) -> list[str]:

@@ -120,6 +120,8 @@ class LogRetention:
         identity = source.identity()
         logs = [(row["Log_name"] or "", int(row["File_size"] or 0)) for row in source.rows_by_name("SHOW BINARY LOGS")]
         names = [name for name, _ in logs]
+        if self.since.file is None and not isinstance(self.since.gtid, MysqlGtidSet):
+            return LogOutlook(True)  # a list alone (`checkpoint set`): MariaDB says at the dump whether it has it
         if self.since.server == identity:
             if not is_in_log(source, self.since):
                 return LogOutlook(False, self._file or (self.since.file.file if self.since.file else None))

@@ -6,7 +6,7 @@ table of a few thousand rows takes longer for than for its rows. Here the steps 
     1  W, the visible position before the first read of any of them
     2  the definitions; the targets, which are not there yet; all recorded as begun, in one transaction
     3  chunks, read by several sessions at a time from several tables; each is recorded with its rows, and one
-       transaction takes as many tables as are there
+       transaction takes as many tables as are there; a target that was complete is replaced in one
     4  the definitions again, V, and all recorded as loaded, in one transaction
 
 What the metadata have is what loads of their own would have written. So whatever cuts this off, each table is taken up
@@ -21,13 +21,16 @@ import secrets
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pyarrow as pa
 
 from cdc.errors import CdcError, SinkRefused, SourceUnavailable, UnsupportedData
 from cdc.model import ServerIdentity, SourcePosition, TableDefinition, TableName
+from cdc.schema.modes import keeps_rows
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import SinkTransaction
+from cdc.sinks.target_facts import drop_unique
 from cdc.source.cascades import read_hidden_keys
 from cdc.source.connection import SourceConnection, TableDenied, TableGone
 from cdc.source.definitions import read_definitions
@@ -36,10 +39,19 @@ from cdc.source.resultset import quote_table
 from checkpoints.chunks import ChunkStore, Loaded
 from checkpoints.store import TableRecord
 from snapshot.chunks import FIRST_ROWS, Chunk, ChunkPlan, KeyRange
-from snapshot.loader import LoadCounter, LoadTools, MirrorWriter, added, is_backed, keep_chunk, load_digest
+from snapshot.loader import (
+    LoadCounter,
+    LoadTools,
+    MirrorWriter,
+    added,
+    is_backed,
+    keep_chunk,
+    load_digest,
+    stale_columns,
+)
 from snapshot.parallel import ChunkReaders
 
-__all__ = ["TABLES_MAX", "TableSize", "TablesTogether", "in_groups", "table_sizes"]
+__all__ = ["TABLES_MAX", "TableSize", "TablesTogether", "in_groups", "is_held", "table_sizes", "without_patience"]
 
 TABLES_MAX = 64
 """So many at a time: for as long as they take together, none of them is ready."""
@@ -49,7 +61,9 @@ _BYTES_MAX = 8 << 20
 _COMMIT_BYTES = 8 << 20
 _COMMIT_SECONDS = 1.0
 # A table that cannot be read at once is loaded by itself, after the others.
-_HELD_SECONDS, _LOCK_WAIT_TIMEOUT = 1, 1205
+_HELD_SECONDS = 1
+# A wait for a lock; max_execution_time (MySQL), max_statement_time (MariaDB).
+_TOOK_TOO_LONG = (1205, 3024, 1969)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +81,47 @@ class TableSize:
 
 def table_sizes(source: SourceConnection, tables: Sequence[TableName]) -> Mapping[TableName, TableSize]:
     """Of those that the source has an estimate of."""
+    where = "TABLE_SCHEMA IN %s"
+    values: tuple[Any, ...] = (sorted({table.database for table in tables}),)
+    if len(tables) == 1:  # MariaDB opens each table that this leaves
+        where, values = "TABLE_SCHEMA = %s AND TABLE_NAME = %s", (tables[0].database, tables[0].table)
     rows = source.query_text(
         "SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS, DATA_LENGTH FROM information_schema.TABLES "
-        "WHERE TABLE_SCHEMA IN %s AND TABLE_ROWS IS NOT NULL",
-        (sorted({table.database for table in tables}),),
+        f"WHERE {where} AND TABLE_ROWS IS NOT NULL",
+        values,
     )
     found = {TableName(d or "", t or ""): TableSize(int(count or 0), int(size or 0)) for d, t, count, size in rows}
     return {table: found[table] for table in tables if table in found}
+
+
+@contextlib.contextmanager
+def without_patience(source: SourceConnection) -> Iterator[None]:
+    """What is asked within does not wait for a table that DDL or LOCK TABLES holds, nor looks at it for long: `is_held`
+    tells the errors."""
+    ours = {"lock_wait_timeout": _HELD_SECONDS}
+    if source.flavor == "mariadb":
+        ours["max_statement_time"] = _HELD_SECONDS
+    elif source.version >= (5, 7, 8):
+        ours["max_execution_time"] = _HELD_SECONDS * 1000
+    (before,) = source.query_text(f"SELECT {', '.join(f'@@SESSION.{name}' for name in ours)}")
+    source.query(_setting(ours))
+    try:
+        yield
+    except CdcError:
+        with contextlib.suppress(CdcError):  # a session that is gone needs no settings
+            source.query(_setting(dict(zip(ours, before, strict=True))))
+        raise
+    source.query(_setting(dict(zip(ours, before, strict=True))))
+
+
+def _setting(variables: Mapping[str, object]) -> str:
+    return f"SET SESSION {', '.join(f'{name} = {value}' for name, value in variables.items())}"
+
+
+def is_held(error: SourceUnavailable) -> bool:
+    """Did it take too long to get at a table, and is all else well?"""
+    cause = error.__cause__
+    return cause is not None and cause.args[:1] in [(number,) for number in _TOOK_TOO_LONG]
 
 
 def in_groups(records: Sequence[TableRecord], sizes: Mapping[TableName, TableSize]) -> list[list[TableRecord]]:
@@ -82,8 +130,7 @@ def in_groups(records: Sequence[TableRecord], sizes: Mapping[TableName, TableSiz
     was_small = False
     for record in records:
         size = sizes.get(record.source)
-        is_first = record.state == "pending" and not record.is_complete
-        is_small = is_first and size is not None and size.is_small
+        is_small = record.state == "pending" and size is not None and size.is_small
         if groups and is_small and was_small and len(groups[-1]) < TABLES_MAX:
             groups[-1].append(record)
         else:
@@ -100,6 +147,8 @@ class _Table:
     target: TargetTable
     plan: ChunkPlan
     counter: LoadCounter
+    replaces: bool = False
+    """Does its target hold rows that readers must not lose sight of?"""
     known: set[int] = field(default_factory=set)
     before: TableRecord = field(init=False)
 
@@ -109,6 +158,10 @@ class _Table:
     @property
     def source(self) -> TableName:
         return self.record.source
+
+
+class _IsLarger(Exception):
+    """A table that is to be replaced in one transaction with others is more than one chunk."""
 
 
 class TablesTogether:
@@ -144,6 +197,8 @@ class TablesTogether:
                 self._end(plain, visible.server)
         except (UnsupportedData, TableGone, TableDenied) as error:
             self.problem = error  # the table's own load meets it, too
+        except _IsLarger as error:
+            self.problem = UnsupportedData(f"{error} is larger than its estimate", table=str(error))
         return dict(self._records)
 
     # ------------------------------------------------------------ which
@@ -154,7 +209,7 @@ class TablesTogether:
         there = self._there(records)
         definitions = read_definitions(tools.source, [record.source for record in there])
         hidden = self._with_hidden_changes(list(definitions))
-        found: list[_Table] = []
+        found: list[tuple[TableRecord, TargetTable]] = []
         taken = set[str]()
         namespaces = set[str]()
         for record in there:
@@ -166,18 +221,29 @@ class TablesTogether:
             if target.namespace not in namespaces:
                 tools.sink.create_namespace(target.namespace)
                 namespaces.add(target.namespace)
-            if tools.sink.inspect(target) is None:
-                found.append(self._planned(record, target, sizes.get(record.source)))
-        return found
+            found.append((record, target))
+        absent = {str(target) for target in tools.sink.absent([target for _, target in found])} if found else set()
+        planned = []
+        for record, target in found:
+            replaces = str(target) not in absent
+            if not replaces or self._is_replaceable(record, target):
+                planned.append(self._planned(record, target, sizes.get(record.source), replaces=replaces))
+        return planned
+
+    def _is_replaceable(self, record: TableRecord, target: TargetTable) -> bool:
+        """Is it a target of ours that is complete, and whose rows alone are to be others?"""
+        is_ours = record.is_complete and record.target == str(target) and record.definition == target.definition
+        if not is_ours or record.key != target.source_key or record.left_out or keeps_rows(record.options):
+            return False
+        existing = self._tools.sink.inspect(target)
+        if existing is None or not existing.has_rows or stale_columns(record, target, existing):
+            return False
+        return not self._tools.sink.differences(target, existing)
 
     def _there(self, records: Sequence[TableRecord]) -> list[TableRecord]:
         """Without those that DDL or LOCK TABLES holds: no other waits for them, and their own load does."""
-        source = self._tools.source
-        ((before,),) = source.query_text("SELECT @@SESSION.lock_wait_timeout")
-        source.query(f"SET SESSION lock_wait_timeout = {_HELD_SECONDS}")
-        found = [record for record in records if self._is_there(record.source)]
-        source.query(f"SET SESSION lock_wait_timeout = {int(before or 0)}")
-        return found
+        with without_patience(self._tools.source):
+            return [record for record in records if self._is_there(record.source)]
 
     def _is_there(self, table: TableName) -> bool:
         """And does nobody hold it?"""
@@ -186,8 +252,7 @@ class TablesTogether:
         except (TableGone, TableDenied):
             return False
         except SourceUnavailable as error:
-            cause = error.__cause__
-            if cause is None or cause.args[:1] != (_LOCK_WAIT_TIMEOUT,):
+            if not is_held(error):
                 raise
             return False
         return True
@@ -207,11 +272,11 @@ class TablesTogether:
         is_plain = target.mode == "mirror" and target.source_column is None and is_backed(definition, key)
         return target if is_plain and not any(definition.column(name).is_nullable for name in key) else None
 
-    def _planned(self, record: TableRecord, target: TargetTable, size: TableSize | None) -> _Table:
+    def _planned(self, record: TableRecord, target: TargetTable, size: TableSize | None, *, replaces: bool) -> _Table:
         rows = size.rows if size is not None else 0
         pace = self._tools.pace(record.source, first_rows=max(FIRST_ROWS, 2 * rows))
         plan = ChunkPlan(target.definition, target.source_key, pace)
-        return _Table(record, target, plan, LoadCounter(self._tools.on_progress, record.source, rows))
+        return _Table(record, target, plan, LoadCounter(self._tools.on_progress, record.source, rows), replaces)
 
     # ------------------------------------------------------------ the steps
 
@@ -220,19 +285,22 @@ class TablesTogether:
         tools = self._tools
         has_ddl_inside = tools.sink.kind == "postgresql"
         for table in tables:
-            table.record = tools.begun(table.record, table.target, visible)
+            if table.replaces:  # chunks are of different moments: rows may be two that never were at once
+                drop_unique(tools.sink, table.target, tools.store.fence)
+            begun = tools.begun(table.record, table.target, visible)
+            table.record = replace(begun, is_complete=table.replaces)
         with tools.sink.transaction() as tx:
             for table in tables:
-                tools.store.save_table(tx, table.record)
+                tools.store.save_table(tx, table.record, is_known=True)
                 digest = load_digest(table.target, table.record.options)
                 self._chunks.begin(tx, table.source, plan=digest, load_id=secrets.token_hex(16))
-                if has_ddl_inside:
+                if has_ddl_inside and not table.replaces:
                     self._make(table)
             tools.store.fence(tx)
             tx.commit()
         self._records |= {table.source: table.record for table in tables}
         if not has_ddl_inside:
-            self._make_each(tables)
+            self._make_each([table for table in tables if not table.replaces])
         for _ in tables:
             tools.hook("load_begun")
 
@@ -301,7 +369,7 @@ class TablesTogether:
                 loaded[table.source] = record.with_policy_changes(total.policy_changes)
         with tools.sink.transaction() as tx:
             for record in loaded.values():
-                tools.store.save_table(tx, record)
+                tools.store.save_table(tx, record, is_known=True)
                 self._chunks.forget(tx, record.source)
             tools.store.fence(tx)
             tx.commit()
@@ -325,21 +393,27 @@ class _Writing:
     def write(self, table: _Table, chunk: Chunk, batches: Iterator[pa.RecordBatch]) -> None:
         """One chunk. Committed at once where it is not the whole table, which is larger than it was thought to be; else
         with those before it, once they are enough."""
+        is_whole = chunk.range == KeyRange()
+        if table.replaces and not is_whole:
+            raise _IsLarger(table.source)
         first = next(batches, None)
-        if first is None and chunk.range == KeyRange():
-            return  # the whole table, and it is empty
+        if first is None and is_whole and not table.replaces:
+            return  # it is empty
         tx = self._open()
         writer, loaded = MirrorWriter(table.target), Loaded()
+        if table.replaces:
+            writer.begin(tx)
         batch = first
         while batch is not None:
             self._byte_count += batch.nbytes
             loaded = added(loaded, self._tools.put(writer, tx, batch, table.target))
             table.counter.show(loaded.rows_read)
             batch = next(batches, None)
-        keep_chunk(self._chunks, tx, table.plan, chunk, loaded, table.known)
+        if not table.replaces:
+            keep_chunk(self._chunks, tx, table.plan, chunk, loaded, table.known)
         self._written.append((table, loaded))
         is_enough = self._byte_count >= _COMMIT_BYTES or time.monotonic() - self._began >= _COMMIT_SECONDS
-        if is_enough or chunk.range != KeyRange():
+        if is_enough or not is_whole:
             self.commit()
 
     def commit(self) -> None:

@@ -13,13 +13,13 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import typer
 
-from cdc.app import lane_server_ids, make_sink, pipeline_name, routing, sinks_named, source_settings
+from cdc.app import make_sink, pipeline_name, routing, service_ids, sinks_named, source_settings
 from cdc.binlog.constants import EventType
 from cdc.config import Config, SinkSettings
 from cdc.errors import BinlogPurged, ConfigError, SourceChanged, SourceUnavailable, UnsupportedData
@@ -29,6 +29,7 @@ from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.modes import keeps_rows
 from cdc.sinks.base import Sink
+from cdc.source.cascades import read_hidden_keys
 from cdc.source.connection import SourceConnection, connect
 from cdc.source.groups import is_between_groups
 from cdc.source.positions import is_in_log, uses_gtid
@@ -52,7 +53,8 @@ _PLACE = re.compile(r"(?P<file>[^\s:,]+\.\d+):(?P<pos>\d+)")
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """One lane. `reasons`: of the tables that are loaded again; `unknown`: of those among them whose definition is not
-    known; `changed`: those that go on with other columns; `others`: records of tables that are not followed."""
+    known; `changed`: those that go on with other columns; `children`: those that foreign keys change in no event;
+    `others`: records of tables that are not followed."""
 
     store: InSinkStore
     before: Checkpoint
@@ -61,6 +63,7 @@ class _Plan:
     changed: list[str]
     unknown: dict[str, str]
     histories: Mapping[TableName, TableHistory]
+    children: Set[TableName]
     others: list[TableRecord] = field(default_factory=list)
 
 
@@ -84,12 +87,12 @@ def set_checkpoint(
     """
     file = read_schema_file(schema) if schema is not None else None
     with connect(source_settings(config)) as source:
-        position = _position(source, place, taken_ids=sum(map(len, lane_server_ids(config).values())))
+        position = _position(source, place, taken_ids=service_ids(config))
         for settings in sinks_named(config, only_sinks):
             sink = make_sink(settings)
             try:
                 sink.open()
-                plans = _plans(config, settings, sink, position, file, is_restored=is_restored, reloads=reloads)
+                plans = _plans(config, settings, sink, source, position, file, is_restored=is_restored, reloads=reloads)
                 _set_on(settings, position, plans, is_confirmed=is_confirmed)
             finally:
                 sink.close()
@@ -111,6 +114,7 @@ def _plans(
     config: Config,
     settings: SinkSettings,
     sink: Sink,
+    source: SourceConnection,
     position: SourcePosition,
     file: SchemaFile | None,
     *,
@@ -142,7 +146,7 @@ def _plans(
                 hint="a checkpoint is only ever set back; `cdc skip` steps over what cannot be passed",
             )
         tables = TableRegistry(routing(config, settings), sink.kind, store.load_tables().values())
-        plan = _Plan(store, checkpoint, [], {}, [], {}, store.histories())
+        plan = _Plan(store, checkpoint, [], {}, [], {}, store.histories(), _children(config, source, tables))
         for record in tables.records():
             if record.state == "ready" and record.definition is not None:
                 _decide(plan, tables, record, position, file, is_restored=is_restored)
@@ -275,6 +279,8 @@ def _decide(
     if definition is None and file is not None:
         definition = file.find(record.source, record.definition.flavor, position)
     reason = _why_load(record, history, position, is_restored=is_restored)
+    if reason is None and not is_restored and record.source in plan.children:
+        reason = "foreign keys change its rows in no event, and would change rows that are newer"
     # Whether the log of then names columns is not to be seen today, and what does not fit today's parks its table.
     if reason is None and definition is None:
         reason = plan.unknown[name] = history.why_unknown(position)
@@ -306,6 +312,13 @@ def _why_load(record: TableRecord, history: TableHistory, position: SourcePositi
     if record.left_out:
         return "its target lacks columns"
     return None
+
+
+def _children(config: Config, source: SourceConnection, tables: TableRegistry) -> Set[TableName]:
+    """The tables to which cascades are applied that are in no event (`policies.hidden_cascades`)."""
+    captured = {record.source for record in tables.records() if record.state != "dropped"}
+    asked = {t for t in captured if config.policies_for(t.database, t.table).hidden_cascades == "apply"}
+    return {key.table for key in read_hidden_keys(source, asked)} if asked else set()
 
 
 def _misfit(tables: TableRegistry, sink: Sink, record: TableRecord, definition: TableDefinition) -> str | None:

@@ -6,10 +6,11 @@ followed from there; without one, this process becomes the holder, loads, catche
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -28,6 +29,7 @@ from cdc.sinks.base import Sink
 from checkpoints.polls import POLLER
 from checkpoints.store import Command, InSinkStore, LeaseRow, TableRecord
 from snapshot.condition import condition_problem
+from snapshot.progress import rows_text
 
 __all__ = ["snapshot_part", "snapshot_tables"]
 
@@ -41,6 +43,8 @@ _Wish = tuple[SinkSettings, list[TableName], dict[int, int]]
 """What is asked of a sink: the tables, and the commands' ids by lane."""
 _Report = Callable[[str, Mapping[int, InSinkStore], list[TableName], Mapping[int, int]], int]
 """Says what became of that on a sink, by name; the exit code."""
+_Ask = Callable[[str, Mapping[int, InSinkStore]], tuple[list[TableName], dict[int, int]] | int]
+"""Asks the pipelines of a sink: the tables, and the commands' ids by lane; an exit code if it asks nothing."""
 
 
 def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) -> int:
@@ -55,30 +59,15 @@ def snapshot_tables(config: Config, names: list[str], *, only_sinks: list[str]) 
                 f"{table} is not captured by this configuration",
                 hint="add it to tables.include (or take it out of tables.exclude)",
             )
-    exit_code = 0
-    alone: dict[str, _Wish] = {}
-    for settings in sinks_named(config, only_sinks):
-        sink = make_sink(settings)
-        try:
-            sink.open()
-            InSinkStore(sink, pipeline_name(config, settings)).create()
-            stores = _stores(config, sink, pipeline_name(config, settings))
-            wanted = tables or _unsettled(stores)
-            if not wanted and stores[1].load_checkpoint()[0] is not None:
-                sys.stdout.write(
-                    f"{settings.name}: no table is pending, loading or parked; name the tables to load again\n"
-                )
-                continue
-            asked = _ask(stores, tables) if tables else _ask_again(stores, wanted)
-            if any(map(_is_live, stores.values())):
-                exit_code |= _follow(settings.name, stores, asked, wanted, report=_report_all)
-            else:
-                alone[settings.name] = (settings, wanted, asked)
-        finally:
-            sink.close()
-    if alone:
-        exit_code |= _load_alone(config, list(alone.values()), report=_report_all)
-    return exit_code
+
+    def ask(name: str, stores: Mapping[int, InSinkStore]) -> tuple[list[TableName], dict[int, int]] | int:
+        wanted = tables or _unsettled(stores)
+        if not wanted and stores[1].load_checkpoint()[0] is not None:
+            sys.stdout.write(f"{name}: no table is pending, loading or parked; name the tables to load again\n")
+            return 0
+        return wanted, _ask(stores, tables) if tables else _ask_again(stores, wanted)
+
+    return _on_each(config, only_sinks, ask, report=_report_all)
 
 
 def snapshot_part(config: Config, names: list[str], condition: str, *, only_sinks: list[str]) -> int:
@@ -96,28 +85,64 @@ def snapshot_part(config: Config, names: list[str], condition: str, *, only_sink
             f"--where {problem}", hint="it is one condition over the table's columns, as the source's SQL has it"
         )
     table = parse_table(names[0])
+
+    def ask(name: str, stores: Mapping[int, InSinkStore]) -> tuple[list[TableName], dict[int, int]] | int:
+        lane = _lane_with(name, stores, table)
+        if lane is None:
+            return 1
+        return [table], {lane: stores[lane].add_command(PART, part_argument(table, condition))}
+
+    return _on_each(config, only_sinks, ask, report=_report_part)
+
+
+def _on_each(config: Config, only_sinks: list[str], ask: _Ask, *, report: _Report) -> int:
+    """Ask every sink, so that they are at it at the same time, then say of each what became of it. The exit code.
+
+    What a sink's connection raises is raised when the others are done.
+    """
     exit_code = 0
-    alone: dict[str, _Wish] = {}
+    alone: list[_Wish] = []
+    followed: list[_Wish] = []
+    trouble: list[CdcError] = []
     for settings in sinks_named(config, only_sinks):
-        sink = make_sink(settings)
         try:
-            sink.open()
-            InSinkStore(sink, pipeline_name(config, settings)).create()
-            stores = _stores(config, sink, pipeline_name(config, settings))
-            lane = _lane_with(settings.name, stores, table)
-            if lane is None:
-                exit_code = 1
-                continue
-            asked = {lane: stores[lane].add_command(PART, part_argument(table, condition))}
-            if any(map(_is_live, stores.values())):
-                exit_code |= _follow(settings.name, stores, asked, [table], report=_report_part)
-            else:
-                alone[settings.name] = (settings, [table], asked)
-        finally:
-            sink.close()
+            with _opened(config, settings, creates=True) as stores:
+                wish = ask(settings.name, stores)
+                if isinstance(wish, int):
+                    exit_code |= wish
+                else:
+                    (followed if any(map(_is_live, stores.values())) else alone).append((settings, *wish))
+        except CdcError as error:
+            trouble.append(error)
+    for settings, wanted, asked in followed:
+        try:
+            with _opened(config, settings) as stores:
+                exit_code |= _follow(settings.name, stores, asked, wanted, report=report)
+        except CdcError as error:
+            trouble.append(error)
     if alone:
-        exit_code |= _load_alone(config, list(alone.values()), report=_report_part)
+        try:
+            exit_code |= _load_alone(config, alone, report=report)
+        except CdcError as error:
+            trouble.append(error)
+    for other in trouble[1:]:
+        sys.stderr.write(f"cdc: {other}\n" + (f"  hint: {other.hint}\n" if other.hint else ""))
+    if trouble:
+        raise trouble[0]
     return exit_code
+
+
+@contextlib.contextmanager
+def _opened(config: Config, settings: SinkSettings, *, creates: bool = False) -> Iterator[dict[int, InSinkStore]]:
+    """The metadata of a sink's lanes, and of its poller, over a session of its own; `creates`: made if need be."""
+    sink = make_sink(settings)
+    try:
+        sink.open()
+        if creates:
+            InSinkStore(sink, pipeline_name(config, settings)).create()
+        yield _stores(config, sink, pipeline_name(config, settings))
+    finally:
+        sink.close()
 
 
 def _lane_with(name: str, stores: Mapping[int, InSinkStore], table: TableName) -> int | None:
@@ -335,13 +360,13 @@ def _report(name: str, stores: Mapping[int, InSinkStore], wanted: list[TableName
         elif any(f"{table}: " in failure for failure in failures):
             is_unsaid = True  # of it the record says nothing
         else:
-            sys.stdout.write(f"{name}: {table} loaded, {record.rows_loaded:,} rows\n")
+            sys.stdout.write(f"{name}: {table} loaded, {rows_text(record.rows_loaded)}\n")
     if failures and (is_unsaid or not code):
         sys.stderr.writelines(f"cdc: {name}: {failure}\n" for failure in failures)
     return 1 if failures else code
 
 
-def _load_alone(config: Config, wishes: list[_Wish], *, report: _Report) -> int:
+def _load_alone(config: Config, wishes: Sequence[_Wish], *, report: _Report) -> int:
     """No service runs: run one here, for these sinks, until it has caught up."""
     own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
@@ -364,11 +389,6 @@ def _load_alone(config: Config, wishes: list[_Wish], *, report: _Report) -> int:
     if code:
         return code
     for settings, wanted, asked in wishes:
-        sink = make_sink(settings)
-        try:
-            sink.open()
-            stores = _stores(config, sink, pipeline_name(config, settings))
+        with _opened(config, settings) as stores:
             code |= report(settings.name, stores, wanted, asked)
-        finally:
-            sink.close()
     return code

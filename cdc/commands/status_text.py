@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from io import StringIO
 from typing import Any
 
 from rich.console import Console
@@ -12,6 +14,7 @@ from snapshot.progress import progress_text
 
 __all__ = ["print_status"]
 
+_UNFOLDED = 100_000  # columns
 _STATE_STYLES = {
     "caught_up": "green",
     "streaming": "green",
@@ -29,11 +32,11 @@ def _state(state: str) -> str:
     return f"[{style}]{escape(state)}[/{style}]" if style else escape(state)
 
 
-def _position(position: dict[str, Any]) -> str:
+def _position(position: dict[str, Any], *, is_cut: bool) -> str:
     parts = []
     if position["gtid"]:
         gtid = position["gtid"]
-        parts.append(gtid if len(gtid) <= 48 else f"…{gtid[-46:]}")
+        parts.append(f"…{gtid[-46:]}" if is_cut and len(gtid) > 48 else gtid)
     if position["file"]:
         parts.append(f"{position['file']}:{position['pos']}")
     return escape("\n".join(parts) or "-")
@@ -84,13 +87,29 @@ def _print_polling(tables: list[dict[str, Any]], console: Console) -> None:
 
 
 def print_status(document: dict[str, Any], console: Console | None = None) -> None:
-    """Print the `cdc status --json` object."""
+    """Print the `cdc status --json` object. What is no terminal has no width: nothing is folded or cut there."""
     if console is None:
         console = Console()
-        if not console.is_terminal:  # a pipe has no width: nothing is folded there
-            console = Console(width=240)
+    if console.is_terminal:
+        _print(document, console)
+        return
+    text = StringIO()
+    _print(document, Console(file=text, width=_UNFOLDED))
+    console.file.writelines(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
+
+
+def _hint(hint: str, table: dict[str, Any], document: dict[str, Any]) -> str:
+    """The hint, with the sink that it is about where there are several."""
+    if len(document["sinks"]) == 1:
+        return hint
+    command = rf"cdc snapshot {re.escape(table['table'])}(?![\w.$-]| --sink)"
+    return re.sub(command, lambda found: f"{found[0]} --sink {table['sink']}", hint)
+
+
+def _print(document: dict[str, Any], console: Console) -> None:
+    is_cut = console.is_terminal
     source = document["source"]
-    where = _position(source["position"]).replace("\n", "  ")
+    where = _position(source["position"], is_cut=is_cut).replace("\n", "  ")
     console.print(
         f"[bold]{escape(document['name'])}[/bold]  cdc {escape(document['version'])}  "
         f"source {escape(source['flavor'] or 'not reachable')} {escape(source['server_version'] or '')}  {where}"
@@ -103,7 +122,7 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
             escape(sink["name"]),
             sink["kind"] or "-",
             _state(sink["state"]),
-            _position(sink["position"]),
+            _position(sink["position"], is_cut=is_cut),
             _number(sink["lag_seconds"], " s"),
             (sink["last_commit"] or "-")[:19],
         )
@@ -113,7 +132,7 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
                 f"  lane {lane['lane']}",
                 f"{lane['tables']} tables",
                 _state(lane["state"]),
-                _position(lane["position"]),
+                _position(lane["position"], is_cut=is_cut),
                 _number(lane["lag_seconds"], " s"),
                 (lane["last_commit"] or "-")[:19],
             )
@@ -163,11 +182,18 @@ def print_status(document: dict[str, Any], console: Console | None = None) -> No
         console.print()
         console.print(tables)
     _print_polling(document["tables"], console)
-    errors = [(f"sink {s['name']}", s["error"]) for s in document["sinks"] if s["error"]]
-    errors += [(f"{t['sink']}: {t['table']}", t["error"]) for t in document["tables"] if t["error"]]
+    errors = [("source", source["error"])] if source.get("error") else []
+    errors += [(f"sink {s['name']}", s["error"]) for s in document["sinks"] if s["error"]]
+    for table in document["tables"]:
+        if table["error"]:
+            error = table["error"]
+            said = error["message"].removeprefix(f"sink {table['sink']}: ").removeprefix(f"{table['table']}: ")
+            hint = _hint(error.get("hint") or "", table, document)
+            errors.append((f"{table['sink']}: {table['table']}", {**error, "message": said, "hint": hint}))
     for subject, error in errors:
         console.print()
-        console.print(f"[red]{escape(subject)}[/red]: {escape(error['message'])}", highlight=False)
+        said = error["message"].removeprefix(f"{subject}: ")
+        console.print(f"[red]{escape(subject)}[/red]: {escape(said)}", highlight=False)
         if error.get("position"):
             console.print(f"  at: {escape(error['position'])}", highlight=False)
         if error.get("hint"):

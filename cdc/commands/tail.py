@@ -101,6 +101,8 @@ def tail(options: TailOptions, config: SourceConfig | None) -> int:
             silence_seconds_max=None if options.files or config is None else config.source.read_timeout_seconds,
             monotonic=time.monotonic,
         )
+        if not options.files:
+            _say_where(parts, matcher, is_ending=bool(parts.until))
         try:
             follower.run()
         except TransientError as error:
@@ -114,6 +116,18 @@ def tail(options: TailOptions, config: SourceConfig | None) -> int:
                 count = len(follower.skipped)
                 _warn(f"{count} table{'s' if count > 1 else ''} passed over: {', '.join(sorted(follower.skipped))}")
     return 0
+
+
+def _say_where(parts: _Parts, matcher: _Matcher, *, is_ending: bool) -> None:
+    """That no table matches, always; to a terminal, what is followed and from where."""
+    assert matcher.present is not None, "there is a server"
+    count = len(matcher.present())
+    if not count:
+        _warn("no table of the source matches; one that is made later will, if its name does")
+    elif sys.stderr.isatty():
+        end = "" if is_ending else "; Ctrl-C ends it"
+        place = parts.start.file or parts.start.gtid
+        sys.stderr.write(f"cdc: {count} table{'s' if count > 1 else ''}, from {place} on{end}\n")
 
 
 def _warn(text: str) -> None:
@@ -257,7 +271,7 @@ def _from_files(options: TailOptions, config: SourceConfig | None, matcher: _Mat
 def _from_server(options: TailOptions, config: SourceConfig | None, matcher: _Matcher) -> _Parts:
     assert config is not None, "the caller loads it"
     with connect(source_settings(config)) as connection:
-        source = LiveSource(connection, taken_ids=config.stream_count)
+        source = LiveSource(connection, taken_ids=config.service_ids)
         end = source.end(connection)
         start = _live_start(options, source, connection, end)
     until: Until | None = None

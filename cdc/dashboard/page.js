@@ -259,6 +259,7 @@ function allErrors(status) {
     else known.look = look;
     found.set(key, known);
   };
+  if (status.source?.error) add("", "", status.source.error, "");
   for (const sink of status.sinks) {
     for (const error of sink.recent_errors ?? []) add(sink.name, text(error.table), error, "idle");
     if (sink.error) add(sink.name, "", sink.error, sink.state === "failed" ? "" : "warn");
@@ -287,7 +288,7 @@ function showErrors(status, now) {
     return node;
   }, (parts, { sink, table, error, count, look }) => {
     const times = count > 1 ? `${number(count)} times, last ` : "";
-    setText(parts.where, table ? `${table} on ${text(sink)}` : `sink ${text(sink)}`);
+    setText(parts.where, table ? `${table} on ${text(sink)}` : sink ? `sink ${text(sink)}` : "source");
     setText(parts.since, `${times}${error.since ? ago(error.since, now) : ""}${look === "idle" ? ", over" : ""}`);
     parts.since.title = localTime(error.since);
     setText(parts.place, error.position ? `at ${text(error.position)}` : "");

@@ -7,12 +7,13 @@ parts and stays in one open sink transaction until its last part.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 
 from cdc.errors import InvariantBroken, UnsupportedData
-from cdc.model import RowBatch, SourcePosition, TableDefinition, TableName, TransactionRun
+from cdc.model import Cascade, RowBatch, SourcePosition, TableDefinition, TableName, TransactionRun
+from cdc.pipeline.cascades import CascadeStep, stages
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.keyless import keyless_change, source_columns, transformed_keyless, whole_batches
 from cdc.pipeline.modes import KeptRows, hint_at_kept_rows, soft_deleted
@@ -53,7 +54,9 @@ class Applier:
         on_ready: Callable[[TableRecord], None],
         on_partial: Callable[[TableDefinition], None],
         new_load_id: Callable[[], str],
+        on_cascade: Callable[[TableName, Cascade], None] = lambda _table, _cascade: None,
     ) -> None:
+        """`on_cascade`: rows of a table were changed for the first time by what a foreign key did in no event."""
         self.checkpoint = checkpoint
         self.prepared = PreparedRows(store, tables)
         """What waits for its XA COMMIT; `load` it before the first run."""
@@ -64,6 +67,10 @@ class Applier:
         self._on_ready = on_ready
         self._on_partial = on_partial
         self._partial: set[TableName] = set()
+        self._on_cascade = on_cascade
+        self._cascaded: set[TableName] = set()
+        self._graph = tables.cascades.graph
+        self._children = frozenset(key.table for key in self._graph.keys)
         self._new_load_id = new_load_id
         self._stamp = Stamp("")
         self._kept_rows = KeptRows(sink, store)
@@ -101,8 +108,10 @@ class Applier:
             tx = self._begin()
             self._stamp = replace(self._stamp, run=run)
             for together in self.prepared.batches(tx, run):
-                for name, batches in _by_table(together).items():
-                    self._apply_table(tx, name, batches)
+                if run.cascades and together is run.batches:
+                    self._apply_in_stages(tx, run)
+                else:
+                    self._apply_rows(tx, _by_table(together))
             if not run.is_last_part:
                 self._part_number += 1
                 return Applied()
@@ -124,6 +133,25 @@ class Applier:
             self._stamp = Stamp(self._new_load_id())
         return self._tx
 
+    def _apply_in_stages(self, tx: SinkTransaction, run: TransactionRun) -> None:
+        """Images, what foreign keys did behind these, further images, and so on."""
+        step = CascadeStep(self._graph, self._sink.kind, self._tables.target)
+        for rows, cascades in stages(_by_table(run.batches), run.cascades, self._graph):
+            self._apply_rows(tx, rows)
+            for cascade in cascades:
+                self._hooks("before_cascade")
+                deleted, changed = step.apply(tx, cascade)
+                for name in deleted.keys() | changed.keys():
+                    counts = Counter({("*", "hidden_cascades"): deleted[name] + changed[name]})
+                    self._count(name, ApplyResult(changed[name], deleted[name], counts))
+                    if name not in self._cascaded:
+                        self._cascaded.add(name)
+                        self._on_cascade(name, cascade)
+
+    def _apply_rows(self, tx: SinkTransaction, by_table: Mapping[TableName, list[RowBatch]]) -> None:
+        for name, batches in by_table.items():
+            self._apply_table(tx, name, batches)
+
     def _apply_table(self, tx: SinkTransaction, name: TableName, batches: list[RowBatch]) -> None:
         target = self._tables.target(name)
         kept, left_out = kept_batches(batches if target.key else whole_batches(batches, target), target)
@@ -131,6 +159,8 @@ class Applier:
         if name not in self._partial and any(batch.shape_index is not None for batch in batches):
             self._partial.add(name)
             self._on_partial(batches[-1].definition)
+        if name in self._children and self._tables.is_catching_up(name):
+            _require_whole(batches)
         if target.is_numbered:
             self._count(name, self._kept_rows.apply(tx, target, kept, self._stamp))
             return
@@ -216,6 +246,20 @@ def _by_table(batches: Sequence[RowBatch]) -> dict[TableName, list[RowBatch]]:
     for batch in batches:
         grouped.setdefault(batch.definition.name, []).append(batch)
     return grouped
+
+
+def _require_whole(batches: Sequence[RowBatch]) -> None:
+    """A row that foreign keys delete here, and that its load read as it was later, has to come again as a whole."""
+    for batch in batches:
+        if batch.shape_index is not None and any(batch.shapes[one] for one in batch.shape_index.unique().to_pylist()):
+            table = str(batch.definition.name)
+            raise UnsupportedData(
+                f"{table}: row images lack columns while it is loaded, and foreign keys change its rows without any "
+                "event (binlog_row_image is MINIMAL or NOBLOB in the writer's session)",
+                table=table,
+                hint="on the source: SET GLOBAL binlog_row_image=FULL, reconnect the writers, then run `cdc snapshot "
+                f"{table}`; or load it while nothing writes to it",
+            )
 
 
 def _with_last_change(record: TableRecord, commit_us: int | None) -> TableRecord:

@@ -27,7 +27,7 @@ from cdc.schema.column_text import Unproven
 from cdc.schema.ddl import Effect
 from cdc.sinks.base import Sink
 from checkpoints.checkpoint import Checkpoint, encode_position
-from checkpoints.store import Command, InSinkStore, TableRecord
+from checkpoints.store import APPROVED, Command, InSinkStore, TableRecord
 
 __all__ = ["COMMANDS", "Approvals", "pending"]
 
@@ -105,7 +105,7 @@ class Approvals:
             except SinkRefused:
                 self._tables.put(record)
                 raise
-        self._save(replace(record, state="pending", error=None, step="", left_out=()))
+        self._save(replace(record, state="pending", error=None, step=APPROVED, left_out=()))
         return checkpoint
 
     # ------------------------------------------------------------ skip

@@ -45,6 +45,7 @@ from cdc.sinks.base import SinkTransaction
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.lanes import forget_prepared, forget_table, hand_over, retire, set_command_message, tables_of_tables
 from checkpoints.store import Command, InSinkStore, TableRecord
+from snapshot.together import TableSize
 
 __all__ = ["Beside", "LaneBeside", "Side", "SideLink", "SidePipeline"]
 
@@ -790,6 +791,11 @@ class LaneBeside:
         return self._beside.count_max > 0
 
     @property
+    def has_sides(self) -> bool:
+        """Are there any, of this lane or another?"""
+        return bool(self._beside.sides)
+
+    @property
     def is_idle(self) -> bool:
         """Does none of the lane's tables wait for a side, or for its end?"""
         return not self._has_more and not any(side.lane == self._lane for side in self._beside.sides)
@@ -854,12 +860,14 @@ class LaneBeside:
         is_shared: Callable[[TableName], bool],
         is_shadowed: Callable[[TableRecord], bool],
         forced: Collection[TableName],
-        sizes: Callable[[Collection[TableName]], Mapping[TableName, int]],
+        in_stream: Callable[[Sequence[TableRecord], Sequence[TableRecord], bool], Collection[TableName]],
+        sizes: Callable[[Collection[TableName]], Mapping[TableName, TableSize]],
     ) -> tuple[set[TableName], set[TableName]]:
         """Give the tables that are to be loaded to sides: those that went, and those that wait for one.
 
-        What is in neither is loaded in the lane's own stream: where there may be no sides, and what shares a target
-        (`is_shared`, or with another of the `records`, which are all that the lane has, in the order of their loads).
+        What is in neither is loaded in the lane's own stream: where there may be no sides, what shares a target
+        (`is_shared`, or with another of the `records`, which are all that the lane has, in the order of their loads),
+        and what `in_stream` chooses, by the `records`, those of them that sides could load, and whether there are any.
         `is_shadowed`: the table's target is complete, and can take a merge.
         """
         self._has_more = False
@@ -876,6 +884,9 @@ class LaneBeside:
                 left.add(record.source)  # nothing else writes there now
             elif places[place] == 1 and not is_shared(record.source):
                 queue.append(record)
+        has_sides = any(side.lane == self._lane and not side.is_over for side in self._beside.sides)
+        stays = in_stream(records, [record for record in queue if record.source not in self._wishes], has_sides)
+        queue = [record for record in queue if record.source not in stays]
         by_size = sizes([record.source for record in queue]) if len(queue) > 1 else {}
         try:
             while queue:
@@ -903,16 +914,17 @@ class LaneBeside:
                 self._beside.ask(side, store, name, argument)
 
 
-def _group(queue: list[TableRecord], sizes: Mapping[TableName, int], free: int) -> list[TableRecord]:
+def _group(queue: list[TableRecord], sizes: Mapping[TableName, TableSize], free: int) -> list[TableRecord]:
     """The tables from the first on that one side takes, of so many that are free."""
     if free < 1:
         return []
     count = min(_GROUP_TABLES_MAX, math.ceil(len(queue) / free))
-    group = queue[:1]
-    size = sizes.get(queue[0].source, 0)
-    for record in queue[1:count]:
-        size += sizes.get(record.source, 0)
-        if size > _GROUP_BYTES_MAX:
+    group: list[TableRecord] = []
+    left = _GROUP_BYTES_MAX
+    for record in queue[:count]:
+        size = sizes.get(record.source)
+        left -= size.byte_count if size is not None else 0
+        if left < 0 and group:
             break
         group.append(record)
     return group

@@ -19,6 +19,7 @@ CRASH_POINTS = (
     "after_decode",  # a run has been decoded and is queued
     "before_statement",  # each statement that changes rows in the sink
     "after_statement",
+    "before_cascade",  # of what foreign keys did in no event nothing is done, but the rows before it
     "before_checkpoint",  # all rows are in the transaction, the checkpoint is not
     "before_commit",
     "after_commit",

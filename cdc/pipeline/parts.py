@@ -24,6 +24,7 @@ from cdc.source.connection import SourceConnection, SourceSettings, connect
 from checkpoints.lanes import finish_command
 from checkpoints.store import Command, InSinkStore, TableRecord
 from snapshot.part import NotThereYet, PartLoader, PartRows
+from snapshot.progress import rows_text
 
 __all__ = ["PART", "PartAttempts", "PartLoads", "part_argument", "part_of", "read_only_session"]
 
@@ -178,7 +179,7 @@ def _given_up(table: TableName, error: TransientError) -> UnsupportedData:
 
 
 def _said(rows: PartRows, *, is_again: bool) -> str:
-    said = f"{rows.read:,} rows read, {rows.written:,} written"
+    said = f"{rows_text(rows.read)} read, {rows.written:,} written"
     if rows.removed:
         said += f", {rows.removed:,} removed that its row_filter leaves out"
     return said + (" (begun again: the first attempt was cut off)" if is_again else "")

@@ -57,7 +57,7 @@ from checkpoints.polls import PollState, PollStore, adopted
 from checkpoints.rejects import RejectStore
 from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
 from snapshot.kept import load_time_us
-from snapshot.loader import LoadLimits, MirrorWriter, RowWriter, TableLoader
+from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader
 from snapshot.parallel import SessionPool
 from snapshot.polling import RunTools, TableRun
 
@@ -496,8 +496,6 @@ class _Session:
         if record.target != target:
             self._log.warning("table_routed_elsewhere", table=str(name), before=record.target, now=target)
             return TableRecord(name, target, "pending")
-        if record.state == "snapshotting":
-            return replace(record, state="pending")
         return record
 
     def _in_conflict(self, name: TableName, target: str) -> TableRecord | None:
@@ -666,6 +664,7 @@ class _Session:
             accepts_hidden_cascades=lambda _database, _table: True,  # nothing hangs on what is logged
             hook=self._p._hooks,
             on_progress=progress,
+            on_resume=self._on_load_resumed,
             make_writer=writer,
             spool_dir=self._settings.var_dir,
         )
@@ -684,6 +683,10 @@ class _Session:
             spool_dir=self._settings.var_dir,
         )
         return TableRun(source=source, sink=sink, store=store, loader=loader, tools=tools)
+
+    def _on_load_resumed(self, plan: LoadPlan) -> None:
+        rows = sum(loaded.rows for loaded in plan.loaded)
+        self._log.info("load_resumed", table=str(plan.source), chunks=len(plan.loaded), rows=rows)
 
     def _check_worker(self) -> None:
         self._p.check_alive()
@@ -787,7 +790,7 @@ class _Session:
         """Try that table again, later each time; the others go on."""
         if isinstance(error, SinkUnavailable):
             self._sink.ping()  # where the whole sink is gone, this says so, and ends the session
-        state = self._states[name]
+        state = self._polls.load().get(name, self._states[name])  # what has begun may be gone on with
         delay = self._p.settings.retry.pause_seconds(state.attempts)
         fields = error.to_dict(since=iso_time(self._clock.now_us()))
         state = replace(state, attempts=state.attempts + 1, error=fields)
@@ -804,8 +807,7 @@ class _Session:
             strategy=polling.strategy,
             **_error_fields(error),
         )
-        record = self._store.load_tables().get(name, self._records[name])
-        self._records[name] = replace(record, state="pending") if record.state == "snapshotting" else record
+        self._records[name] = self._store.load_tables().get(name, self._records[name])
         with self._sink.transaction() as tx:
             self._polls.put(tx, name, state)
             self._store.fence(tx)

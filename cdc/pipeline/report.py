@@ -50,6 +50,8 @@ class SourceReport:
     flavor: str | None = None
     server_version: str | None = None
     position: Mapping[str, Any] | None = None
+    error: Mapping[str, Any] | None = None
+    """Why it could not be asked: an `error` object, as sinks have one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +191,7 @@ def status_document(
             "flavor": source.flavor,
             "server_version": source.server_version,
             "position": dict(source.position or _NOWHERE),
+            "error": None if source.error is None else dict(source.error),
         },
         "sinks": [
             {

@@ -36,6 +36,7 @@ from cdc.gtid import MysqlGtidSet
 from cdc.log import Logger
 from cdc.metrics import SinkMetrics
 from cdc.model import (
+    Cascade,
     FilePos,
     SchemaChange,
     ServerIdentity,
@@ -49,8 +50,11 @@ from cdc.model import (
 from cdc.pipeline.applier import Applier
 from cdc.pipeline.approval import Approvals
 from cdc.pipeline.beside import LaneBeside, Side
+from cdc.pipeline.brief import StreamLoads
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.dealing import has_reached
+from cdc.pipeline.held import StatementHeld, held_change, held_load
+from cdc.pipeline.hidden import HiddenCascades
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
@@ -70,13 +74,14 @@ from cdc.pipeline.transform import Stamp, left_out_rows, load_id_text, transform
 from cdc.pipeline.upkeep import TargetMemory, TargetUpkeep
 from cdc.schema.column_text import Unproven
 from cdc.schema.ddl import Effect
+from cdc.schema.ddl_policies import withheld
 from cdc.schema.identifiers import is_shadow
 from cdc.schema.keys import choose_key
 from cdc.schema.modes import keeps_rows
 from cdc.schema.sharing import conflict
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
-from cdc.sinks.target_facts import drop_unique
+from cdc.sinks.target_facts import drop_unique, folds_table_names
 from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import list_tables, read_definition
@@ -84,9 +89,11 @@ from cdc.source.positions import oldest_position, semi_sync_wait_seconds, uses_g
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.history import ENTRIES_MAX
+from checkpoints.lanes import forget_table, tables_of_tables
 from checkpoints.polls import polled_before
 from checkpoints.rejects import RejectStore
-from checkpoints.store import MAKING, Command, InSinkStore, LeaseHeld, TableRecord
+from checkpoints.store import APPROVED, MAKING, Command, InSinkStore, LeaseHeld, TableRecord
+from snapshot.guards import GuardLimits
 from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader, stale_columns
 from snapshot.order import in_load_order
@@ -135,6 +142,10 @@ class PipelineSettings:
     side: int | None = None
     """Which of the sink's sides it is (`pipeline.beside`), None for a lane."""
     history_entries_max: int = ENTRIES_MAX
+    beside_rows_min: int = 0
+    """How many rows are loaded beside the stream, at least; 0: any, and at a first start, too."""
+    queue_bytes_beside: int | None = None
+    """`queue_bytes_max` while there are sides; None: the same."""
 
 
 class _SessionEnd(Exception):
@@ -202,6 +213,7 @@ class Pipeline:
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
         self.targets_seen = TargetMemory()
+        self.hidden_cascades = HiddenCascades(routing)
         self.retries = Retries(settings.retry, clock)
         self.status.retries = self.retries.to_dict
         self._stuck_at: SourcePosition | None = None
@@ -381,15 +393,6 @@ class Pipeline:
             return bool(self._commands)
 
 
-def _sizes(source: SourceConnection, tables: Collection[TableName]) -> dict[TableName, int]:
-    """The tables' bytes by the source's own estimate."""
-    rows = source.query_text(
-        "SELECT TABLE_SCHEMA, TABLE_NAME, DATA_LENGTH FROM information_schema.TABLES WHERE TABLE_SCHEMA IN %s",
-        (sorted({table.database for table in tables}),),
-    )
-    return {TableName(database or "", table or ""): int(size or 0) for database, table, size in rows}
-
-
 def _spool_dir(settings: PipelineSettings) -> Path:
     """Where tables without a key lie on their way."""
     return settings.load.staging.directory if settings.load.staging is not None else settings.var_dir
@@ -407,6 +410,14 @@ def _is_to_load(record: TableRecord) -> bool:
     return record.state in ("pending", "snapshotting") and record.ready_at is None
 
 
+def _anew(tables: TableRegistry, name: TableName) -> TableRecord:
+    """The table's record as one that is to be loaded."""
+    record = tables.record(name)
+    assert record is not None, "it is captured"
+    anew = replace(record, state="pending", loaded_from=None, error=None, step="")
+    return replace(anew, ready_at=None, ready_server=None)
+
+
 def _has_shadow(record: TableRecord, tables: TableRegistry) -> bool:
     """Is the table such that a load beside can be merged into its target?
 
@@ -420,9 +431,9 @@ def _has_shadow(record: TableRecord, tables: TableRegistry) -> bool:
     return options.mode == "mirror" and options.source_column is None and not keeps_rows(record.options)
 
 
-def _types(definition: TableDefinition | None) -> set[tuple[str, str, bool]]:
+def _types(definition: TableDefinition | None) -> set[tuple[str | bool | None, ...]]:
     columns = definition.columns if definition is not None else ()
-    return {(column.name, column.column_type, column.is_nullable) for column in columns}
+    return {(c.name, c.column_type, c.is_nullable, c.charset, c.collation) for c in columns}
 
 
 def _column_names(definition: TableDefinition | None) -> set[str]:
@@ -480,6 +491,7 @@ class _Session:
         self._is_audit_due = False
         self._has_put_off = False
         self._upkeep: TargetUpkeep | None = None
+        self._stream_loads: StreamLoads | None = None
         self.has_begun = False
         """Have both servers answered?"""
 
@@ -499,15 +511,24 @@ class _Session:
                 checkpoint = self._checkpoint(source)
                 if self._p._beside is not None:
                     self._p._beside.join(self._store, checkpoint, source.identity(), self._check_alive)
+                self._stream_loads = self._choose_by(source)
                 tables = self._tables(source)
                 if pruned := self._store.prune_history(oldest_position(source)):
                     self._log.info("history_pruned", entries=pruned)
                 self._store.begin_histories(tables.records())
                 checkpoint = self._settle_statements(source, tables, checkpoint)
                 self._merge_shadows(tables)
-                waits = self._load_beside(source, tables)
-                self._load_pending(source, tables, checkpoint.position, waits)
-                self._load_parts(source, tables, checkpoint.position)
+                self._p.hidden_cascades.find(source, tables)  # with the tables that commands take up again
+                was_purged = self._is_behind_gap(source, checkpoint)
+                try:
+                    waits = self._load_beside(source, tables)
+                    self._load_pending(source, tables, checkpoint.position, waits)
+                    self._load_parts(source, tables, checkpoint.position)
+                except BinlogPurged as error:
+                    if not was_purged:
+                        raise  # while it loaded: the next load would meet the same
+                    self._seed_again(source, tables, error)
+                self._settle_cascades(source, tables)
                 try:
                     self._stream(source, tables, checkpoint)
                 except BinlogPurged as error:
@@ -611,14 +632,16 @@ class _Session:
         for name, kind in others:
             self._log.info("table_not_captured", table=str(name), reason=kind)
         changed: list[TableRecord] = []
-        tables = TableRegistry(self._p._routing, self._sink.kind, (), ignored)
-        # What an earlier instance began comes next: a name that is new may be one that it has given to a target.
-        is_begun = any(
-            record.state == "ready"
-            and record.step.startswith(INTENT)
-            and self._p._routing.matches(record.source.database, record.source.table)
-            for record in records.values()
+        tables = TableRegistry(
+            self._p._routing, self._sink.kind, (), ignored, folds_names=folds_table_names(self._sink)
         )
+        # What an earlier instance began comes next: a name that is new may be one that it has given to a target.
+        is_begun = any(self._is_followed(record) and record.step.startswith(INTENT) for record in records.values())
+        there = {*present, *versioned, *ignored}
+        self._forget_gone(records, there)
+        # A table that is new may be one that is known by a name that is gone: the stream says so, if that was a RENAME.
+        has_gone = any(self._is_followed(record) and record.source not in there for record in records.values())
+        written = written_file_pos(source) if has_gone else None
         for name in sorted((set(present) | set(records) | versioned) - (ignored - set(records))):
             before = records.get(name)
             if is_begun and (before is None or before.state == "dropped"):
@@ -627,6 +650,8 @@ class _Session:
                     tables.put(before)
                 continue
             after = self._record_at_start(name, before, is_present=name in set(present), server=identity)
+            if written is not None and before is None and after.state == "pending":
+                after = replace(after, ready_at=written, ready_server=identity)
             tables.put(after)
             if after != before:
                 changed.append(after)
@@ -640,11 +665,12 @@ class _Session:
                 self._log.error("table_parked", table=str(record.source), **fields)
             tables.put(record)
             changed[:] = [r for r in changed if r.source != record.source] + ([] if is_known else [record])
+        self._p.hidden_cascades.find(source, tables)
         commands = self._take_commands(tables, changed)
         if changed:
             with self._sink.transaction() as tx:
                 for record in changed:
-                    self._store.save_table(tx, record)
+                    self._store.save_table(tx, record, is_known=None if record.source in records else False)
                 self._store.fence(tx)
                 tx.commit()
         self._running_commands = commands
@@ -652,6 +678,36 @@ class _Session:
         if self._p._beside is not None:
             self._p._beside.published()
         return tables
+
+    def _is_followed(self, record: TableRecord) -> bool:
+        return record.state == "ready" and self._p._routing.matches(record.source.database, record.source.table)
+
+    def _forget_gone(self, records: dict[TableName, TableRecord], present: Collection[TableName]) -> None:
+        """Tables that are gone at the source, and of which nothing is left on the sink, are no more spoken of."""
+        gone = [
+            record
+            for record in records.values()
+            if record.state == "dropped" and record.loaded_from is None and record.source not in present
+        ]
+        gone = [record for record in gone if record.definition is None or not self._has_target(record)]
+        if not gone or self._p._side is not None:  # a side's tables are its lane's to forget
+            return
+        kept_in = tables_of_tables(self._store)
+        with self._sink.transaction() as tx:
+            for record in gone:
+                forget_table(self._store, tx, record.source, kept_in=kept_in)
+            self._store.fence(tx)
+            tx.commit()
+        for record in gone:
+            del records[record.source]
+        self._log.info("tables_forgotten", tables=[str(record.source) for record in gone])
+
+    def _has_target(self, record: TableRecord) -> bool:
+        namespace, name = self._place(record.source)
+        if record.target != f"{namespace}.{name}":
+            return True  # it is elsewhere than the configuration has it now: not looked for
+        target = TargetTable(namespace, name, (), (), TableDefinition(record.source, ()))
+        return self._sink.inspect(target) is not None
 
     def _settled(self, record: TableRecord) -> TableRecord:
         if record.step != MAKING or record.definition is None:
@@ -674,7 +730,7 @@ class _Session:
             gone = replace(record, state="dropped", loaded_from=None, ready_at=None, ready_server=None, error=None)
             return replace(gone, step="")
         if record.state == "dropped" and is_present:
-            return replace(record, state="pending", loaded_from=None, error=None)
+            return replace(record, state="pending", loaded_from=None, error=None, step="")
         if record.state == "dropped":
             is_elsewhere = record.loaded_from is not None and record.loaded_from.server != server
             return replace(record, loaded_from=None) if is_elsewhere else record
@@ -705,9 +761,9 @@ class _Session:
         by_target: dict[str, list[TableRecord]] = {}
         for record in tables.records():
             if record.state != "dropped":
-                by_target.setdefault(record.target, []).append(record)
+                by_target.setdefault(tables.folded(record.target), []).append(record)
         parked = []
-        for target, sharing in by_target.items():
+        for sharing in by_target.values():
             sharing.sort(key=lambda record: (record.definition is None, record.state == "parked", record.source))
             columns = {record.source: tables.options(record.source).source_column for record in sharing}
             first = sharing[0].source
@@ -718,7 +774,10 @@ class _Session:
                 if problem is None and column is not None:
                     taken[column.value] = record.source
                 elif record.state != "parked":
-                    parked.append(self._in_conflict(record, f"{problem}: {target} on sink {self._sink.name}"))
+                    where = f"{record.target} on sink {self._sink.name}"
+                    if record.target not in {other.target for other in sharing if other is not record}:
+                        where += ", where names of tables do not differ by case alone"
+                    parked.append(self._in_conflict(record, f"{problem}: {where}"))
         return parked
 
     def _in_conflict(self, record: TableRecord, problem: str) -> TableRecord:
@@ -755,6 +814,8 @@ class _Session:
                 if self._is_reloaded_beside(command, record, tables, is_due=is_due):
                     continue
                 if _sets_back(command, record) or (is_due and record.state == "ready"):
+                    if command.name == "snapshot" and held_change(record) is not None:
+                        record = replace(record, step=APPROVED)  # it waits for his word, and he has named it
                     record = replace(record, state="pending", error=None, ready_at=None, loaded_from=None)
                     if command.name == "snapshot" and tables.ddl_policies(name).ddl == "apply":
                         record = replace(record, left_out=())  # the target follows
@@ -797,7 +858,8 @@ class _Session:
         is_begun = command.state != "queued" and not is_due
         if command.name != "snapshot" or record.state != "ready" or is_begun:
             return False
-        if beside.is_on and _has_shadow(record, tables) and beside.is_place_free(name, tables.records()):
+        is_possible = self._has_shadow(record, tables) and beside.is_place_free(name, tables.records())
+        if is_possible and self._stream_loads is not None and not self._stream_loads.is_brief(name):
             beside.wish(name)
             return True
         beside.keep(name)
@@ -820,10 +882,26 @@ class _Session:
 
     # ------------------------------------------------------------ loads
 
+    def _choose_by(self, source: SourceConnection) -> StreamLoads | None:
+        if self._p._beside is None or not self._p._beside.is_on:
+            return None
+        registry = TableRegistry(self._p._routing, self._sink.kind, ())
+
+        def has_key(table: TableName) -> bool:
+            definition = read_definition(source, table)
+            return definition is None or bool(registry.make_target(definition).source_key)
+
+        return StreamLoads(
+            source,
+            rows_max=self._settings.beside_rows_min,
+            is_limited=self._settings.load.guard.limits != GuardLimits(),
+            has_key=has_key,
+        )
+
     def _load_beside(self, source: SourceConnection, tables: TableRegistry) -> set[TableName]:
         """Give the tables that are to be loaded to sides; those that still wait for one."""
-        beside = self._p._beside
-        if beside is None:
+        beside, choose = self._p._beside, self._stream_loads
+        if beside is None or choose is None:
             self._say_running()
             return set()
         for record in tables.records():
@@ -833,10 +911,16 @@ class _Session:
             self._store,
             in_load_order(tables.records(), self._p._routing.priority),
             is_to_load=_is_to_load,
-            is_shared=lambda table: tables.options(table).source_column is not None,
-            is_shadowed=lambda record: _has_shadow(record, tables) and self._fits(source, tables, record),
+            # What foreign keys do in silence is applied in the stream that parent and child go through.
+            is_shared=lambda table: (
+                tables.options(table).source_column is not None
+                or tables.cascades.graph.is_in(table)
+                or self._has_parent_beside(tables, table)
+            ),
+            is_shadowed=lambda record: self._has_shadow(record, tables) and self._fits(source, tables, record),
             forced=self._p._forced,
-            sizes=functools.partial(_sizes, source),
+            in_stream=choose.chosen,
+            sizes=choose.sizes,
         )
         for name in gone:
             tables.remove(name)
@@ -934,13 +1018,15 @@ class _Session:
             source=source,
             sink=self._sink,
             store=self._store,
-            make_target=tables.make_target,
+            make_target=functools.partial(self._allowed_target, tables, position),
             transform=functools.partial(transformed_rows, stamp=Stamp(load_id_text(self._clock.now_us()))),
             options=tables.description,
             chunk_rows=self._p._routing.chunk_rows,
             sessions=self._sessions,
-            limits=self._settings.load,
-            accepts_hidden_cascades=self._p._routing.accepts_hidden_cascades,
+            limits=self._load_limits(),
+            accepts_hidden_cascades=lambda database, table: self._p.hidden_cascades.accepts(
+                tables, TableName(database, table)
+            ),
             hook=self._hooks,
             on_progress=functools.partial(self._on_load_progress, watch),
             on_commit=self._p.retries.well,
@@ -962,6 +1048,11 @@ class _Session:
             name = one.source
             record = tables.record(name) or one  # it may have lost its rows with a target that it shares
             record = self._beside_target(source, tables, record)
+            problem = self._p.hidden_cascades.problem(tables, name)
+            if problem is not None:
+                if not self._has_parent_beside(tables, name):  # else it waits until that has joined
+                    self._park(tables, name, problem)
+                continue
             began = self._clock.monotonic()
             try:
                 loaded = loader.load(record, may_replace=name in self._p._forced or is_shadow(record.target))
@@ -983,6 +1074,15 @@ class _Session:
         self._finish_commands(tables)
         if has_reset:  # tables that share a target which was made anew
             raise _SessionEnd
+
+    def _queue_bytes(self) -> int:
+        """What may wait in memory. (Sides are begun and ended between two streams.)"""
+        with_sides, beside = self._settings.queue_bytes_beside, self._p._beside
+        has_sides = beside is not None and beside.has_sides
+        return with_sides if with_sides is not None and has_sides else self._settings.queue_bytes_max
+
+    def _load_limits(self) -> LoadLimits:
+        return replace(self._settings.load, bytes_max=self._queue_bytes())
 
     def _load_parts(self, source: SourceConnection, tables: TableRegistry, position: SourcePosition) -> None:
         """Load the parts of tables that commands ask for. What waits for the stream is begun in a later session."""
@@ -1031,7 +1131,7 @@ class _Session:
             transform=functools.partial(transformed_rows, stamp=Stamp(load_id_text(self._clock.now_us()))),
             left_out=left_out_rows,
             chunk_rows=self._p._routing.chunk_rows,
-            limits=self._settings.load,
+            limits=self._load_limits(),
             hook=self._hooks,
             on_progress=functools.partial(self._on_load_progress, watch),
         )
@@ -1099,6 +1199,21 @@ class _Session:
                 record = replace(beside, step=record.step)
                 tables.put(record)
         return record
+
+    def _allowed_target(
+        self, tables: TableRegistry, position: SourcePosition, definition: TableDefinition
+    ) -> TargetTable:
+        """The target that a load makes. Raises StatementHeld where the operator is to be asked before; UnsupportedData.
+
+        One that never held a whole version of the table is made as the table is.
+        """
+        record = tables.record(definition.name)
+        if record is not None and record.is_complete and record.definition is not None and record.step != APPROVED:
+            policies, keeps = tables.ddl_policies(record.source), tables.options(record.source).keeps
+            reason, differences = withheld(policies, record.definition, definition, keeps=keeps)
+            if reason:
+                raise held_load(record, position, reason, differences)
+        return tables.make_target(definition)
 
     def _finish_commands(self, tables: TableRegistry) -> None:
         """Say what became of the commands whose tables are on their way no more."""
@@ -1172,10 +1287,13 @@ class _Session:
         if record is None:
             raise error
         fields = error.to_dict(since=iso_time(self._clock.now_us()))
-        record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None, step="")
+        # What the operator has said holds until a load has begun: one that was refused before is asked for once more.
+        step = APPROVED if record.step == APPROVED else ""
+        record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None, step=step)
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)
-            RejectStore(self._store).put(tx, name, fields)
+            if not isinstance(error, StatementHeld):
+                RejectStore(self._store).put(tx, name, fields)
             self._store.fence(tx)
             tx.commit()
         tables.put(record)
@@ -1184,6 +1302,70 @@ class _Session:
         self._status.failed(error, table=str(name))
         self._metrics.failed(error)
         self._log.error("table_parked", table=str(name), **_error_fields(error))
+
+    def _settle_cascades(self, source: SourceConnection, tables: TableRegistry) -> None:
+        """Before the stream: the children that go without their parents, or cannot follow them, are set aside."""
+        hidden = self._p.hidden_cascades
+        if self._status.state == "snapshotting":
+            hidden.forget()  # loads have passed statements that the stream passes over
+        while True:
+            hidden.find(source, tables)
+            captured = tables.captured()
+            problems = {name: problem for name in captured if (problem := hidden.problem(tables, name)) is not None}
+            early = [name for name in problems if self._has_parent_beside(tables, name)]
+            waiting = [*hidden.waiting(tables), *(_anew(tables, name) for name in early)]
+            problems = {name: problem for name, problem in problems.items() if name not in early}
+            if not waiting and not problems:
+                hidden.follow(tables)
+                return
+            for name, problem in problems.items():
+                self._park(tables, name, problem)
+            self._load_later(tables, waiting, "its parent waits for a load")
+
+    def _has_parent_beside(self, tables: TableRegistry, table: TableName) -> bool:
+        """Does a side have a parent whose rows change this table's in silence? They will be in one stream again."""
+        beside = self._p._beside
+        keys = tables.cascades.keys
+        return beside is not None and any(k.table == table and beside.is_under_way(k.parent_table) for k in keys)
+
+    def _load_later(self, tables: TableRegistry, records: Collection[TableRecord], reason: str) -> None:
+        """Tables that foreign keys change in silence are to be loaded again."""
+        if not records:
+            return
+        with self._sink.transaction() as tx:
+            for record in records:
+                self._store.save_table(tx, record)
+            self._store.fence(tx)
+            tx.commit()
+        for record in records:
+            tables.put(record)
+        self._p.tables = tables.records()
+        names = [str(record.source) for record in records]
+        self._log.warning("children_loaded_again", tables=names, reason=reason)
+
+    def _follow_keys(self, source: SourceConnection, tables: TableRegistry, change: SchemaChange) -> None:
+        """Behind a statement that was followed: the next session asks for the foreign keys that there are now."""
+        hidden = self._p.hidden_cascades
+        if hidden.changes_with(change, tables) or hidden.has_new_children(source, change, tables):
+            again = hidden.loaded_again(source, change, tables)
+            self._load_later(tables, again, "its foreign keys were changed")
+            raise _SessionEnd
+
+    def _on_cascade(self, table: TableName, cascade: Cascade) -> None:
+        """The first time in this session."""
+        self._log.info(
+            "hidden_cascades_applied",
+            table=str(table),
+            parent=str(cascade.parent),
+            hint="foreign keys change its rows without any event in the source's binlog; the sink does the same",
+        )
+
+    def _has_shadow(self, record: TableRecord, tables: TableRegistry) -> bool:
+        return _has_shadow(record, tables) and not tables.cascades.graph.is_in(record.source)
+
+    def _is_behind_gap(self, source: SourceConnection, checkpoint: Checkpoint) -> bool:
+        """Has the source purged its log while nobody was here, and are tables to be loaded again for that?"""
+        return self._settings.recovery.on_purged == "resnapshot" and is_purged(source, checkpoint.position)
 
     def _seed_again(self, source: SourceConnection, tables: TableRegistry, error: BinlogPurged) -> None:
         """The log goes on behind a gap. Raises `error` where that is to stop the pipeline, else _SessionEnd."""
@@ -1214,7 +1396,7 @@ class _Session:
     def _stream(self, source: SourceConnection, tables: TableRegistry, checkpoint: Checkpoint) -> None:
         self._status.set_state("streaming")
         self._p._targets = [tables.target(record.source) for record in tables.records() if tables.find(record.source)]
-        channel = Channel(self._settings.queue_bytes_max)
+        channel = Channel(self._queue_bytes())
         self._p._channel = channel
         self._has_heard = False
         applier = Applier(
@@ -1223,9 +1405,10 @@ class _Session:
             tables=tables,
             checkpoint=checkpoint,
             hooks=self._hooks,
-            on_ready=lambda record: self._log.info("table_ready", table=str(record.source)),
+            on_ready=self._on_ready,
             on_partial=self._on_partial_images,
             new_load_id=lambda: load_id_text(self._clock.now_us()),
+            on_cascade=self._on_cascade,
         )
         applier.prepared.load()
         self._status.set_prepared(*applier.prepared.waiting())
@@ -1276,12 +1459,16 @@ class _Session:
                 elif isinstance(item, SchemaChange):
                     self._hooks("schema_change")
                     applier.close()  # the middle of a large transaction: it comes again after the change
+                    if (problem := self._p.hidden_cascades.spent(item, tables)) is not None:
+                        self._park_and_restart(tables, problem)
                     if not self._follow_change(source, applier, tables, item):
                         self._record_change(applier, tables, item)
+                        self._p.hidden_cascades.forget()
                         raise _SessionEnd
                     if not item.is_exact or self._has_put_off:  # its group comes again; tables wait to be looked at
                         raise _SessionEnd
                     self._go_on_behind(applier, tables, item)
+                    self._follow_keys(source, tables, item)
                     channel.go_on()
                 elif isinstance(item, Abandoned):
                     self._log.warning(
@@ -1319,6 +1506,10 @@ class _Session:
         if dropped:
             self._log.warning("unique_index_dropped", table=error.table, indexes=dropped, message=error.message)
         return bool(dropped)
+
+    def _on_ready(self, record: TableRecord) -> None:
+        self._p.hidden_cascades.is_ready(record.source)
+        self._log.info("table_ready", table=str(record.source))
 
     def _on_partial_images(self, definition: TableDefinition) -> None:
         """The first images of a table in this session that lack columns."""
@@ -1360,6 +1551,7 @@ class _Session:
                 needs_all_columns=False,
                 prepared=prepared,
                 all_captured=tables.captured,
+                cascades=tables.cascades.graph,
             )
 
         return Reader(
@@ -1496,6 +1688,7 @@ class _Session:
             else:
                 record = anew
             records.append(record)
+        records += self._p.hidden_cascades.hanging_on(change, tables)
         with self._sink.transaction() as tx:
             for record in records:
                 self._store.save_table(tx, record)
@@ -1512,6 +1705,14 @@ class _Session:
                 position=str(change.end),
                 hint="the transaction was prepared before the position that this pipeline began at: the tables are "
                 "loaded again, because it may have changed any of them",
+            )
+            return
+        if not change.statement and any(map(tables.cascades.graph.is_in, change.tables)):
+            self._log.warning(
+                "children_loaded_again",
+                tables=[str(name) for name in change.tables],
+                reason="foreign keys changed rows of these, or through these, that loads had not read, or read later",
+                position=str(change.end),
             )
             return
         self._log.info(

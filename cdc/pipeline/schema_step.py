@@ -16,12 +16,21 @@ to be of the same version: at the position that was written last when it was rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+import contextlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from cdc.errors import InvariantBroken, SinkRefused, SinkUnavailable, UnsupportedData
 from cdc.log import Logger
-from cdc.model import FilePos, SchemaChange, ServerIdentity, SourcePosition, TableDefinition, TableName
+from cdc.model import (
+    ColumnDefinition,
+    FilePos,
+    SchemaChange,
+    ServerIdentity,
+    SourcePosition,
+    TableDefinition,
+    TableName,
+)
 from cdc.pipeline.held import held_record
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.table_steps import INTENT, SourceFacts, TableSteps
@@ -30,7 +39,9 @@ from cdc.schema.alteration import TargetAlteration, alteration, require_mirror
 from cdc.schema.column_text import Unproven
 from cdc.schema.ddl import Effect, StatementText, effect_of
 from cdc.schema.moves import moves_of, reader_of
+from cdc.schema.sharing import Reshaping, columns_on_sink
 from cdc.schema.target import TargetTable
+from cdc.sinks import versions
 from cdc.sinks.base import ExistingTable, Sink
 from cdc.source.connection import SourceConnection
 from cdc.source.definitions import read_definition
@@ -57,6 +68,8 @@ class _Plan:
     intent: str
     keeps_rows: bool = False
     is_approved: bool = False
+    others: Mapping[str, ColumnDefinition] | None = None
+    """Of a target that other tables share: the columns that they have there."""
 
 
 class _Held(Exception):
@@ -317,8 +330,10 @@ class SchemaStep:
         if policies.on_type_change == "park" and not is_approved and _has_other_types(record, effect):
             raise _Held("on_type_change: park")
         options = tables.options(record.source)
-        require_mirror(options)
-        if any(other.target == record.target and other.source != record.source for other in tables.records()):
+        if effect.is_emptied:
+            require_mirror(options)
+        is_shared = options.source_column is not None
+        if not is_shared and not tables.is_alone(record.source):
             raise Unproven("other tables have the same target")
         before = tables.target(record.source)
         if effect.is_emptied:
@@ -330,14 +345,28 @@ class SchemaStep:
         else:
             worked_out = record
         made = alteration(before, after, effect, options)
-        if policies.on_drop_column == "keep":
+        if policies.on_drop_column == "keep" or after.mode != "mirror":  # what is kept is never dropped by DDL
             made = _with_dropped_kept(made)
-        return _Plan(record, worked_out, after, made, intent, is_approved=is_approved)
+        others = self._columns_of_others(record) if is_shared else None
+        if others is not None and (made.renamed or (made.dropped and policies.on_drop_column == "keep")):
+            raise Unproven("a column that other tables of the target may have, too")
+        return _Plan(record, worked_out, after, made, intent, is_approved=is_approved, others=others)
+
+    def _columns_of_others(self, record: TableRecord) -> dict[str, ColumnDefinition]:
+        """What other tables have in the target, those of other pipelines and those that are gone, too."""
+        found: dict[str, ColumnDefinition] = {}
+        for pipeline, other in self._store.load_sharing(record.target):
+            if (pipeline, other.source) != (self._store.pipeline, record.source) and other.definition is not None:
+                found |= columns_on_sink(other.definition, other.options)
+        return found
 
     # ------------------------------------------------------------ doing it
 
     def _do(self, plan: _Plan, tables: TableRegistry, checkpoint: Checkpoint) -> None:
         alteration = plan.alteration
+        if plan.others is not None and alteration is not None:
+            self._do_shared(plan, alteration, plan.others, checkpoint)
+            return
         is_alter = alteration is not None and not alteration.is_empty
         if alteration is not None and is_alter and self._sink.kind != "postgresql":
             self._alter_by_itself(plan, alteration, tables)
@@ -352,9 +381,71 @@ class SchemaStep:
                 self._sink.follow_ddl(alteration, existing)
                 self._require_fits(plan, alteration)
                 self._hooks("schema_altered")
+            if alteration is not None and alteration.filled:
+                values = {added.column.name: added.existing for added in alteration.filled}
+                tx.rewrite(plan.target, versions.fill(plan.target, values, self._sink.kind))
             self._store.save_table(tx, plan.after)
             self._store.save(tx, checkpoint)
             tx.commit()
+
+    def _do_shared(
+        self,
+        plan: _Plan,
+        alteration: TargetAlteration,
+        others: Mapping[str, ColumnDefinition],
+        checkpoint: Checkpoint,
+    ) -> None:
+        """The target gets what it lacks for this table, and loses what no table has; then its rows get their values.
+
+        Both come out the same when they are done twice, so there is no intent.
+        """
+        existing = self._inspected(plan, alteration)
+        dropped = [column.name for column in alteration.dropped]
+        reshaping = self._sink.reshaping(plan.target, existing, others=others, former=dropped)
+        if reshaping.misfits:
+            raise Unproven("; ".join(reshaping.misfits))
+        # A column that is there already has what others, or nobody, put there.
+        there = _names(existing, self._sink)
+        values = {
+            added.column.name: added.existing
+            for added in alteration.added
+            if added.existing is not None or _folded(added.column.name, self._sink) in there
+        }
+        needed = {_folded(name, self._sink) for name in others}
+        values |= {name: None for name in dropped if _folded(name, self._sink) in needed}
+        if self._sink.kind != "postgresql":
+            with self._sink.transaction() as tx:  # the ALTER itself is in no transaction that could be fenced
+                self._store.fence(tx)
+                tx.commit()
+            with self._raced(plan, alteration, existing):
+                self._reshape(plan, alteration, reshaping)
+        with self._raced(plan, alteration, existing), self._sink.transaction() as tx:
+            if self._sink.kind == "postgresql":
+                self._reshape(plan, alteration, reshaping)
+            if values:
+                tx.rewrite(plan.target, versions.fill(plan.target, values, self._sink.kind))
+            self._store.save_table(tx, plan.after)
+            self._store.save(tx, checkpoint)
+            tx.commit()
+
+    @contextlib.contextmanager
+    def _raced(self, plan: _Plan, alteration: TargetAlteration, before: ExistingTable) -> Iterator[None]:
+        """What is refused because the target is not as `before` is tried again: others share it, and alter it."""
+        try:
+            yield
+        except SinkRefused as error:
+            if self._inspected(plan, alteration) == before:
+                raise
+            raise SinkUnavailable(
+                f"another pipeline has altered {plan.target} on sink {self._sink.name} at the same moment",
+                hint="the statement is tried again",
+            ) from error
+
+    def _reshape(self, plan: _Plan, alteration: TargetAlteration, reshaping: Reshaping) -> None:
+        if reshaping.alterations:
+            self._sink.alter_table(plan.target, reshaping.alterations)
+            self._hooks("schema_altered")
+        self._require_fits(plan, alteration, is_shared=True)
 
     def _alter_by_itself(self, plan: _Plan, alteration: TargetAlteration, tables: TableRegistry) -> None:
         """On a sink that commits DDL by itself. What an earlier instance began is recognised by its intent."""
@@ -399,10 +490,10 @@ class SchemaStep:
                 raise Unproven(f"somebody has dropped the target's column {column.name}")
         return existing
 
-    def _require_fits(self, plan: _Plan, alteration: TargetAlteration) -> None:
+    def _require_fits(self, plan: _Plan, alteration: TargetAlteration, *, is_shared: bool = False) -> None:
         existing = self._inspected(plan, alteration)
         differences = self._sink.differences(plan.target, existing)
-        if differences or not _is_done(alteration, existing, self._sink):
+        if differences or not (is_shared or _is_done(alteration, existing, self._sink)):
             raise Unproven(f"the target is not as it should be: {'; '.join(differences)}")
 
 

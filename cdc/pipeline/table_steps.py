@@ -21,7 +21,7 @@ from cdc.schema.alteration import require_mirror
 from cdc.schema.column_text import Unproven
 from cdc.schema.creation import Defaults, created_definition
 from cdc.schema.ddl import StatementText
-from cdc.schema.ddl_policies import DdlPolicies
+from cdc.schema.ddl_policies import DdlPolicies, withheld
 from cdc.schema.moves import moves_of
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import ExistingTable, Sink
@@ -190,6 +190,8 @@ class TableSteps:
             self._require_usable(known, target, existing)
         is_ours = known.definition is not None and known.target == str(target)
         is_made_anew = existing is not None and is_ours and not self._fits(known, target, existing)
+        if is_made_anew:
+            self._require_allowed(known.definition, definition)
         if not self._is_transactional:
             # The intent comes first: a table that is made and not recorded would pass for somebody else's.
             self._begin([] if is_ours else [replace(made, state="dropped", is_complete=False, step=MAKING)])
@@ -205,6 +207,17 @@ class TableSteps:
             self._store.save(tx, checkpoint)
             tx.commit()
         return made
+
+    def _require_allowed(self, before: TableDefinition | None, after: TableDefinition) -> None:
+        """A target that is one of `before` to its readers becomes one of `after`. Raises Unproven: the load asks."""
+        if before is None:
+            return
+        policies = self._policies(after.name.database, after.name.table)
+        reason, differences = withheld(policies, before, after)
+        if policies.ddl == "log":
+            reason, differences = "ddl: log", ["the target would be another one"]
+        if reason:
+            raise Unproven(f"{reason}: {'; '.join(differences)}")
 
     def _make(self, target: TargetTable, existing: ExistingTable | None, *, is_made_anew: bool) -> None:
         if is_made_anew:
@@ -307,8 +320,12 @@ class TableSteps:
             raise Unproven("another statement was begun on a target")
         leaving = {str(move.before) for move in of_targets}
         for move in planned:
+            there = tables.record(move.after.definition.name)
+            if there is not None and there.is_complete and move.is_of_target:
+                self._require_allowed(there.definition, move.after.definition)
             after = str(move.after)
-            if any(r.target == after and r.state != "dropped" and r.source not in moves for r in tables.records()):
+            others = (r for r in tables.others_at(after, move.record.source) if r.source not in moves)
+            if any(r.state != "dropped" and not _is_awaited(r, moves) for r in others):
                 raise Unproven(f"another table's target is {after}")
         if is_begun and self._is_renamed(of_targets):
             of_targets = []
@@ -410,6 +427,12 @@ class TableSteps:
         return records
 
 
+def _is_awaited(record: TableRecord, moves: Mapping[TableName, TableName]) -> bool:
+    """Has the session found the table's new name at its start, and left it until the stream says what it is?"""
+    is_left = record.state == "pending" and record.ready_at is not None and record.definition is None
+    return is_left and record.source in moves.values()
+
+
 def settled(record: TableRecord, sink: Sink, target: TargetTable | None) -> TableRecord:
     """A record that is `MAKING`, when its session has ended: is what stands there ours? `target`: of its definition.
 
@@ -451,5 +474,5 @@ def _is_mirror(tables: TableRegistry, table: TableName) -> bool:
 
 
 def _require_alone(tables: TableRegistry, name: TableName, target: TargetTable) -> None:
-    if any(r.target == str(target) and r.source != name and r.state != "dropped" for r in tables.records()):
+    if any(r.state != "dropped" for r in tables.others_at(str(target), name)):
         raise Unproven("other tables have the same target")

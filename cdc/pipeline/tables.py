@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cdc.model import SourcePosition, TableDefinition, TableName
+from cdc.pipeline.cascades import Provable
 from cdc.schema.ddl_policies import DdlPolicies
 from cdc.schema.keys import choose_key
 from cdc.schema.mapping import map_table
@@ -38,6 +39,7 @@ class Routing:
     database: str | None = None
     ddl: Callable[[str, str], DdlPolicies] = lambda _database, _table: DdlPolicies()
     priority: Callable[[str, str], int] = lambda _database, _table: 0
+    applies_hidden_cascades: Callable[[str, str], bool] = lambda _database, _table: False
 
 
 class TableRegistry(Capture):
@@ -49,14 +51,20 @@ class TableRegistry(Capture):
         kind: SinkKind,
         records: Iterable[TableRecord],
         ignored: Collection[TableName] = (),
+        *,
+        folds_names: bool = False,
     ) -> None:
+        """`folds_names`: to the sink, names of tables are one where they differ in nothing but case."""
         self._ignored = frozenset(ignored)
+        self._folds_names = folds_names
         self._routing = routing
         self._kind = kind
         self._records: dict[TableName, TableRecord] = {}
         self._captured: dict[TableName, CapturedTable] = {}
         self._targets: dict[TableName, TargetTable] = {}
         self.revision = 0
+        self.cascades = Provable()
+        """What foreign keys do in silence: which of it is applied here, as found for this session."""
         for record in records:
             self.put(record)
 
@@ -174,8 +182,16 @@ class TableRegistry(Capture):
 
     def is_alone(self, table: TableName) -> bool:
         """Has its target no rows of another table, and no table that is to come there?"""
-        target = self._records[table].target
-        return not any(r.target == target and r.source != table for r in self._records.values())
+        return not self.others_at(self._records[table].target, table)
+
+    def others_at(self, target: str, table: TableName) -> list[TableRecord]:
+        """The records of other tables with that target, dropped ones, too."""
+        place = self.folded(target)
+        return [r for r in self._records.values() if r.source != table and self.folded(r.target) == place]
+
+    def folded(self, target: str) -> str:
+        """A target's name, such that two are one to the sink where they are equal."""
+        return target.casefold() if self._folds_names else target
 
     def description(self, table: TableName, key: tuple[str, ...]) -> dict[str, Any]:
         """What the rows of a table with that key depend on in the configuration: it is loaded again when that changes.

@@ -24,7 +24,7 @@ from cdc.model import FilePos, ServerIdentity, SourcePosition, TableDefinition, 
 from cdc.pipeline.table_steps import INTENT
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.drift import Drift, TargetFacts, drift
-from cdc.schema.indexes import SourceIndex, TargetIndex, free_name, is_served, target_indexes
+from cdc.schema.indexes import SourceIndex, TargetIndex, free_name, is_served, lookup_indexes, target_indexes
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
 from cdc.sinks.target_facts import create_index, define_fenced, drop_index, names_taken, read_facts, restart_numbering
@@ -113,13 +113,19 @@ class TargetUpkeep:
     @property
     def is_making(self) -> bool:
         """Is there an index that is to be made before all is as it should be?"""
-        wants = any(self._tables.options(table).attributes.indexes != "none" for table in self._due)
-        return wants or bool(self._waiting)
+        return bool(self._waiting) or any(map(self._may_want_indexes, self._due))
+
+    def _may_want_indexes(self, table: TableName) -> bool:
+        return self._tables.options(table).attributes.indexes != "none" or bool(self._lookups(table))
+
+    def _lookups(self, table: TableName) -> list[tuple[str, tuple[str, ...]]]:
+        """By which columns cascades look for its rows (`TableRegistry.cascades`): the source has an index for each."""
+        return [(key.name, key.columns) for key in self._tables.cascades.graph.keys if key.table == table]
 
     def touched(self, tables: Iterable[TableName]) -> None:
         """DDL has been done on them, which may have been about indexes: what was read of the source is of before."""
         for table in tables:
-            if self._tables.options(table).attributes.indexes != "none":
+            if self._may_want_indexes(table):
                 self._memory.looked.pop(table, None)
                 self._due.pop(table, None)
         self._revision = -1
@@ -187,10 +193,14 @@ class TargetUpkeep:
         at_source = self._source.indexes.get(table) if self._source is not None else None
         if self._source is not None and at_source is not None and facts is not None:
             wanted, words = target_indexes(at_source, target, self._sink.kind)
+            wanted += self._lookup_indexes(target, facts, wanted)
             words += self._make(target, facts, [index for index in wanted if not index.is_unique])
             words += self._drop_others(target, facts, wanted)
             if any(index.is_unique and not is_served(index, facts.indexes) for index in wanted):
                 self._waiting[table] = self._source
+            facts = read_facts(self._sink, target)
+        elif facts is not None and (wanted := self._lookup_indexes(target, facts, [])):
+            words = self._make(target, facts, wanted)
             facts = read_facts(self._sink, target)
         self._restart_numbering(target)
         self._memory.looked[table] = _seen(record)
@@ -237,6 +247,10 @@ class TargetUpkeep:
             self._log.warning("numbering_not_restarted", target=str(target), message=error.message)
 
     # ------------------------------------------------------------ indexes
+
+    def _lookup_indexes(self, target: TargetTable, facts: TargetFacts, others: list[TargetIndex]) -> list[TargetIndex]:
+        lookups = self._lookups(target.definition.name)
+        return lookup_indexes(lookups, target, self._sink.kind, others, facts.indexes) if lookups else []
 
     def _make(self, target: TargetTable, facts: TargetFacts, wanted: list[TargetIndex]) -> list[str]:
         """Make those that are not there; a sentence on each that the sink refuses."""
@@ -292,6 +306,7 @@ class TargetUpkeep:
         if facts is None:
             return
         wanted, words = target_indexes(source.indexes.get(table, []), target, self._sink.kind)
+        wanted += self._lookup_indexes(target, facts, wanted)
         words += self._make(target, facts, [index for index in wanted if index.is_unique])
         self._say(target, read_facts(self._sink, target), wanted, words)
 

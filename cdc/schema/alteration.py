@@ -21,11 +21,13 @@ class AddedColumn:
     """A new column, and the text of what the rows that are there hold in it (None: NULL).
 
     `after` is the name of the column before it in the target; '' where it is the first, None where it is the last.
+    `is_for_live`: only the rows that the source has hold it; those that the target keeps besides hold NULL.
     """
 
     column: TargetColumn
     existing: str | None
     after: str | None
+    is_for_live: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,11 @@ class TargetAlteration:
         """Names that are there afterwards, and not before."""
         return frozenset((*(a.column.name for a in self.added), *(new.name for _, new in self.renamed)))
 
+    @property
+    def filled(self) -> tuple[AddedColumn, ...]:
+        """New columns whose values no DEFAULT can give, because not all rows of the target hold them."""
+        return tuple(added for added in self.added if added.is_for_live and added.existing is not None)
+
 
 def alteration(before: TargetTable, after: TargetTable, effect: Effect, options: TableOptions) -> TargetAlteration:
     """Raises Unproven where it is more than columns whose values are known."""
@@ -78,7 +85,8 @@ def alteration(before: TargetTable, after: TargetTable, effect: Effect, options:
             continue
         name = column.source.name
         if name in effect.added:
-            added.append(AddedColumn(column, effect.added[name], _after(after, index)))
+            is_for_live = after.live_column is not None
+            added.append(AddedColumn(column, effect.added[name], _after(after, index), is_for_live))
             continue
         old = old_columns[names_before.get(name, name)]
         if old.name != column.name:
@@ -105,11 +113,10 @@ def _after(target: TargetTable, index: int) -> str | None:
 def _require_plain(before: TargetTable, after: TargetTable, effect: Effect, options: TableOptions) -> None:
     """The key stays, and nothing that changes is what an option is about."""
     renamed = effect.renamed
-    if not before.key:
-        raise Unproven("it has no key")
     if tuple(renamed.get(name, name) for name in before.source_key) != after.source_key:
         raise Unproven(f"the key was ({', '.join(before.source_key)}) and is ({', '.join(after.source_key)})")
-    require_mirror(options)
+    if before.mode == "append_only" and any(value is not None for value in effect.added.values()):
+        raise Unproven("the rows of an append-only target are changes, and this one of every row is in none of them")
     changed = {*effect.dropped, *effect.renamed, *effect.renamed.values(), *_modified(effect, before)}
     watched = set(options.named_columns)
     if options.row_filter is not None:

@@ -218,7 +218,8 @@ class _Creation:
         elif word in ("INDEX", "KEY", "FULLTEXT", "SPATIAL", "VECTOR") or (word == "CHECK" and self._flavor == "mysql"):
             self._skip_element()
         elif word in ("FOREIGN", "CHECK", "PERIOD"):
-            raise Unproven(word)  # cascades may not show in the log; on MariaDB what makes a LONGTEXT a JSON
+            # Cascades may not show in the log; a CHECK is on MariaDB what makes a LONGTEXT a JSON.
+            raise Unproven("FOREIGN KEY" if word == "FOREIGN" else word)
         else:
             self._column(dialect)
 

@@ -24,7 +24,7 @@ from cdc.schema.column_text import (
 )
 from cdc.schema.tokens import NotUnderstood, Reader, tokens_of
 
-__all__ = ["Effect", "StatementText", "effect_of"]
+__all__ = ["Effect", "StatementText", "effect_of", "holds_same_values"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -595,6 +595,15 @@ def _require_same_values(before: ColumnDefinition, after: ColumnDefinition) -> N
         raise Unproven(f"{change}: its character set")
     if not _holds(before, after):
         raise Unproven(change)
+
+
+def holds_same_values(before: ColumnDefinition, after: ColumnDefinition) -> bool:
+    """Is a column that was the one and is the other known to hold the same values?"""
+    try:
+        _require_same_values(before, after)
+    except Unproven:
+        return False
+    return True
 
 
 def _holds(before: ColumnDefinition, after: ColumnDefinition) -> bool:

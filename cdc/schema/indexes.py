@@ -17,7 +17,17 @@ from cdc.model import ValueKind
 from cdc.schema.identifiers import POSTGRES_NAME_BYTES_MAX
 from cdc.schema.target import SinkKind, TargetColumn, TargetTable
 
-__all__ = ["IndexPart", "SinkIndex", "SourceIndex", "TargetIndex", "free_name", "is_served", "marker", "target_indexes"]
+__all__ = [
+    "IndexPart",
+    "SinkIndex",
+    "SourceIndex",
+    "TargetIndex",
+    "free_name",
+    "is_served",
+    "lookup_indexes",
+    "marker",
+    "target_indexes",
+]
 
 PLAIN_KINDS = ("BTREE", "HASH")
 _MARKER = "cdc: "
@@ -141,6 +151,41 @@ def target_indexes(
             continue  # the key's own index
         wanted.append(TargetIndex(index.name, made, index.is_unique and not why))
     return wanted, words
+
+
+def lookup_indexes(
+    lookups: Iterable[tuple[str, tuple[str, ...]]],
+    target: TargetTable,
+    kind: SinkKind,
+    others: Sequence[TargetIndex],
+    existing: Iterable[SinkIndex],
+) -> list[TargetIndex]:
+    """Indexes that find rows by some columns: those of `lookups` that no index of the target begins with.
+
+    Args:
+        lookups: a name, and the source's columns.
+        others: the target's own by its configuration, made or not yet. `existing`: what is there, whoever made it.
+    """
+    begins = [target.key, *(tuple(part.column for part in index.parts) for index in others)]
+    begins += [
+        tuple(part.column for part in index.parts)
+        for index in existing
+        if index.is_valid and index.parts is not None and index.source is None
+    ]
+    wanted: list[TargetIndex] = []
+    for name, columns in sorted(lookups):
+        spelled = {column.source.name.lower(): column.source.name for column in target.columns if not column.metadata}
+        parts = tuple(IndexPart(spelled.get(column.lower(), column)) for column in columns)
+        try:
+            made = _target_index(SourceIndex(name, parts), target, kind)
+        except _LeftOut:
+            continue  # too wide: rows are found without
+        found = {part.column.casefold() for part in made}
+        if any({column.casefold() for column in begin[: len(made)]} == found for begin in begins):
+            continue
+        begins.append(tuple(part.column for part in made))
+        wanted.append(TargetIndex(name, made, is_unique=False))
+    return wanted
 
 
 class _LeftOut(Exception):

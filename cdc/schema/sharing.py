@@ -125,7 +125,7 @@ def _of_column(
     if there is None:
         if column.is_key:
             return None, f"it has no column {column.name}, which is in the key"
-        return Alteration("add", replace(column, is_nullable=True)), None
+        return Alteration("add", replace(column, is_nullable=True, default=None)), None
     name, has, is_nullable, is_generated = there
     if is_generated:
         return None, f"column {name} is generated on the sink"

@@ -54,11 +54,16 @@ def alter_statements(
 
 
 def drop_defaults(alteration: TargetAlteration) -> list[str]:
-    """At most one statement, for a table that has the new columns."""
+    """At most one statement, for a table that has the new columns; those that are filled get theirs by it."""
     parts = [
         f"ALTER COLUMN {quote(added.column.name)} {'SET DEFAULT NULL' if added.column.is_nullable else 'DROP DEFAULT'}"
         for added in alteration.added
         if _has_default(added)
+    ]
+    parts += [
+        f"ALTER COLUMN {quote(added.column.name)} SET DEFAULT {added.column.default}"
+        for added in alteration.filled
+        if added.column.default is not None
     ]
     table = qualified(alteration.after.namespace, alteration.after.name)
     return [f"ALTER TABLE {table} {', '.join(parts)}"] if parts else []
@@ -101,13 +106,13 @@ def _is_there(old: TargetColumn, new: TargetColumn, found: tuple[str, bool, bool
 
 def _has_default(added: AddedColumn) -> bool:
     """Where the value is the column's own default, or the one that it gets without any, there is none beside."""
-    if added.existing is None or added.column.default is not None:
+    if added.existing is None or added.column.default is not None or added.is_for_live:
         return False
     return added.column.is_nullable or added.existing != _IMPLICIT.get(added.column.source.kind)
 
 
 def _added(added: AddedColumn, kind: SinkKind) -> str:
-    column = added.column
+    column = replace(added.column, default=None) if added.is_for_live else added.column
     text = column_definition(column, kind)
     if _has_default(added):
         if column.sql_type.split(" ")[0] in _WITHOUT_DEFAULT:

@@ -61,4 +61,6 @@ def _retype(old: TargetColumn, new: TargetColumn, existing: ExistingTable) -> It
 def _added(added: AddedColumn) -> str:
     column = added.column
     text = f"{quote(column.name)} {column.sql_type}{'' if column.is_nullable else ' NOT NULL'}"
-    return text if added.existing is None else text + " DEFAULT '" + added.existing.replace("'", "''") + "'"
+    if added.existing is None or added.is_for_live:
+        return text
+    return text + " DEFAULT '" + added.existing.replace("'", "''") + "'"

@@ -788,6 +788,20 @@ class PostgresTransaction:
             self._send(cursor, *self._take_later(), _mogrified(cursor, statement, parameters))
             return cursor.rowcount
 
+    def execute_on(self, target: TargetTable, statement: str, parameters: Sequence[Any] = ()) -> int:
+        with self._cursor(f"change rows of {target}", target) as cursor:
+            self._has_changed = True
+            self._send(cursor, *self._take_later(), _mogrified(cursor, statement, parameters))
+            return cursor.rowcount
+
+    def rewrite(self, target: TargetTable, statement: str) -> int:
+        with self._cursor(f"fill columns of {target}", target) as cursor:
+            self._has_changed = True
+            # One that was cut off would only begin again. Until the end of the transaction.
+            unlimited = b"SET LOCAL statement_timeout = 0"
+            self._send(cursor, *self._take_later(), unlimited, _mogrified(cursor, statement, ()))
+            return cursor.rowcount
+
     def execute_later(self, statement: str, parameters: Sequence[Any] = ()) -> None:
         """Run one metadata statement with the next one that has a result, at the latest with the commit."""
         with self._cursor("run a metadata statement", None) as cursor:

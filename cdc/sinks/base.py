@@ -92,6 +92,12 @@ class SinkTransaction(Protocol):
     def execute_count(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         """Run one metadata statement; how many rows it *matched* (also where it changed nothing)."""
 
+    def execute_on(self, target: TargetTable, sql: str, parameters: Sequence[Any] = ()) -> int:
+        """Run one statement that changes rows of a target, which it may refuse; how many it matched."""
+
+    def rewrite(self, target: TargetTable, sql: str) -> int:
+        """Run one statement that may change every row of a target, for as long as that takes; how many it matched."""
+
     def execute_later(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         """Run one metadata statement before the commit, whenever it costs least; nobody asks what it did."""
 
@@ -163,6 +169,9 @@ class Sink(Protocol):
 
     def inspect(self, target: TargetTable) -> ExistingTable | None:
         """The table that is there, or None."""
+
+    def absent(self, targets: Sequence[TargetTable]) -> list[TargetTable]:
+        """Those of which nothing there has the name, by one look at all of them."""
 
     def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
         """Why `existing` cannot hold `target`'s rows, one sentence a column; [] when it can."""

@@ -523,7 +523,10 @@ class MysqlSink:
     def alter_table(self, target: TargetTable, alterations: Sequence[Alteration]) -> None:
         self._refuse_open_transaction()
         table = str(target.definition.name)
-        with self._definition_statement(f"alter the table {target}", table=table, grant=self.table_grant(target)):
+        with (
+            self._definition_statement(f"alter the table {target}", table=table, grant=self.table_grant(target)),
+            self._without_time_limit(),
+        ):
             self.run(sql.alter_table(target, alterations, self._kind))
 
     def follow_ddl(self, alteration: TargetAlteration, existing: ExistingTable) -> None:
@@ -657,6 +660,16 @@ class MysqlSink:
             holds=sql.holds,
             fold=str.casefold,
         )
+
+    def absent(self, targets: Sequence[TargetTable]) -> list[TargetTable]:
+        taken = set()  # in one case: this server may not tell names by it
+        with self._definition_statement("look for tables"):
+            for namespace in dict.fromkeys(target.namespace for target in targets):
+                names = [target.name for target in targets if target.namespace == namespace]
+                names = list(dict.fromkeys([*names, *(name.lower() for name in names)]))
+                found = self._query(f"{_NAMES} ({', '.join(['%s'] * len(names))})", (namespace, *names))
+                taken |= {(namespace, _text(row[0]).casefold()) for row in found}
+        return [target for target in targets if (target.namespace, target.name.casefold()) not in taken]
 
     def misfits(self, target: TargetTable, other: TargetTable) -> list[str]:
         return misfits(target, other, holds=sql.holds, fold=str.casefold)
@@ -1282,6 +1295,14 @@ class _MysqlTransaction:
         with self._border("run a metadata statement", None):
             return self._sink.run(statement if parameters else statement.replace("%%", "%"), parameters).rowcount
 
+    def execute_on(self, target: TargetTable, statement: str, parameters: Sequence[Any] = ()) -> int:
+        with self._border(f"change rows of {target}", target):
+            return self._sink.run(statement if parameters else statement.replace("%%", "%"), parameters).rowcount
+
+    def rewrite(self, target: TargetTable, statement: str) -> int:
+        with self._border(f"fill columns of {target}", target), self._sink._without_time_limit():
+            return self._sink.run(statement.replace("%%", "%")).rowcount
+
     def execute_later(self, statement: str, parameters: Sequence[Any] = ()) -> None:
         self.execute_count(statement, parameters)
 
@@ -1491,6 +1512,8 @@ def _rounds_as_the_source(has: str, column: TargetColumn) -> bool:
 
 
 _FIND_TABLE = "SELECT 1 FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s"
+
+_NAMES = "SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN"
 
 _COLUMNS = (
     "SELECT COLUMN_NAME, COLUMN_TYPE, CHARACTER_SET_NAME, COLLATION_NAME, IS_NULLABLE, EXTRA, COLUMN_DEFAULT "

@@ -409,6 +409,8 @@ class PostgresSink:
         with self._definition_statement(
             f"alter the table {target}", table=str(target.definition.name), grant=self._owner_grant(target)
         ) as cursor:
+            if self._transaction is not None:
+                cursor.execute("SET LOCAL statement_timeout = 0")
             cursor.execute(sql.alter_table(target, alterations))
         self._workspace.forget(target)
 
@@ -489,6 +491,12 @@ class PostgresSink:
                 cursor.execute(f"SELECT EXISTS (SELECT 1 FROM {table}{own})")
                 has_rows = bool(cursor.fetchone()[0])  # type: ignore[index]  # always one row
         return ExistingTable(columns, key, has_rows, tuple(problems))
+
+    def absent(self, targets: Sequence[TargetTable]) -> list[TargetTable]:
+        with self._definition_statement("look for tables") as cursor:
+            cursor.execute(_NAMES, ([t.namespace for t in targets], [t.name for t in targets]))
+            taken = set(cursor.fetchall())
+        return [target for target in targets if (target.namespace, target.name) not in taken]
 
     def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
         return table_differences(target, existing)
@@ -630,6 +638,12 @@ SELECT c.oid,
        CASE WHEN c.relpersistence = 'u' THEN 'it is UNLOGGED: PostgreSQL empties it after a crash' END
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND c.relname = %s AND c.relkind IN ('r', 'p', 'v', 'm', 'f')"""
+
+_NAMES = """
+SELECT n.nspname, c.relname
+FROM unnest(%s::text[], %s::text[]) AS wanted(namespace, name)
+JOIN pg_namespace n ON n.nspname = wanted.namespace
+JOIN pg_class c ON c.relnamespace = n.oid AND c.relname = wanted.name"""
 
 _COLUMNS = """
 SELECT attname, format_type(atttypid, atttypmod), attnotnull, attgenerated <> '', attidentity::text, atthasdef,

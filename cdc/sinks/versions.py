@@ -5,7 +5,7 @@ What stands alone is for `SinkTransaction.execute_count`, so each `%` in it is d
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from cdc.model import ValueKind
@@ -21,6 +21,7 @@ __all__ = [
     "end_lines",
     "ending",
     "exact",
+    "fill",
     "highest_sequence",
     "mark_all_deleted",
     "time_literal",
@@ -32,6 +33,22 @@ def add_columns(target: TargetTable, columns: Sequence[TargetColumn], kind: Sink
     null = "" if kind == "postgresql" else " NULL DEFAULT NULL"
     clauses = [f"ADD COLUMN {_quote(column.name, kind)} {column.sql_type}{null}" for column in columns]
     return _doubled(f"ALTER TABLE {_table(target, kind)} {', '.join(clauses)}")
+
+
+def fill(target: TargetTable, values: Mapping[str, str | None], kind: SinkKind) -> str:
+    """Give columns these values (None: NULL) in the rows that the source table has: the rows that are not kept besides,
+    or those that are its own."""
+    changes = [f"{_quote(name, kind)} = {_literal(value)}" for name, value in values.items()]
+    changes += _unchanged(target, kind, [column for column in target.columns if column.name in values])
+    if target.live_column is not None:
+        where = f" WHERE {_quote(target.live_column, kind)} IS NULL"
+    else:
+        where = (sql_postgres if kind == "postgresql" else sql_mysql).own_rows(target)
+    return _doubled(f"UPDATE {_table(target, kind)} SET {', '.join(changes)}{where}")
+
+
+def _literal(value: str | None) -> str:
+    return "NULL" if value is None else "'" + value.replace("'", "''") + "'"
 
 
 def ending(target: TargetTable) -> TargetTable:

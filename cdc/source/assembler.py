@@ -15,7 +15,7 @@ Source: MySQL sql/rpl_binlog_sender.cc, sql/log_event.cc; MariaDB sql/sql_repl.c
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -27,12 +27,15 @@ from cdc.binlog.constants import (
     EventType,
     MariadbGtidExtraFlag,
     MariadbGtidFlag,
+    RowsFlag,
 )
 from cdc.binlog.events import (
     EventClass,
     Gtid,
     MariadbGtid,
     Query,
+    RowsEvent,
+    RowsKind,
     classify,
     inflated_payload,
     parse_gtid,
@@ -55,6 +58,7 @@ from cdc.binlog.table_map import TableMap, parse_table_map
 from cdc.errors import CdcError, Incident, MalformedEvent, ProtocolError, UnsupportedData, UnsupportedEvent
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import (
+    Cascade,
     FilePos,
     Flavor,
     OpenTransaction,
@@ -70,6 +74,8 @@ from cdc.model import (
     XaStep,
 )
 from cdc.schema.statements import Statement, StatementKind, classify_statement
+from cdc.source.cascades import CascadeGraph, Standing
+from cdc.source.parents import parent_rows
 
 __all__ = [
     "EVENTS",
@@ -191,6 +197,15 @@ class _Table:
 
 
 @dataclass(slots=True)
+class _Parent:
+    """A table that foreign keys refer to. `buffer`: for a second look at its rows, or the only one."""
+
+    described_by: bytes
+    definition: TableDefinition
+    buffer: ImageBuffer
+
+
+@dataclass(slots=True)
 class _OpenXa:
     """The XA transaction that the open group prepares (or commits in one phase).
 
@@ -221,6 +236,7 @@ class Assembler:
         all_captured: Callable[[], list[TableName]] | None = None,
         needs_all_columns: bool = True,
         is_fast: bool = True,
+        cascades: CascadeGraph | None = None,
     ) -> None:
         """
         Args:
@@ -229,6 +245,7 @@ class Assembler:
                 rows of captured tables in a transaction that is prepared are an error.
             needs_all_columns: refuse row images that lack columns (binlog_row_image MINIMAL and NOBLOB).
             is_fast: off, every event goes through the handlers here, at their pace; the result is the same.
+            cascades: the foreign keys of which an output wants to know what they did (`TransactionRun.cascades`).
         """
         self._position = start
         self._file = (start.file.number, start.file.file) if start.file else None
@@ -259,6 +276,11 @@ class Assembler:
         self._open: list[RowBatch] = []
         self._part_number = 0
         self._part_tables: set[TableName] = set()
+        self._graph = cascades if cascades is not None else CascadeGraph()
+        self._parents: dict[TableName, _Parent] = {}
+        # By table id. Of those whose map is sent anew in each statement it is the last one.
+        self._parent_maps: dict[int, _Parent] = {}
+        self._cascades: list[tuple[int, Cascade]] = []  # with the number of their transaction in the run
         self._slow_event_count = 0
         self._is_odd = False
         self.saw_barrier = False
@@ -622,6 +644,7 @@ class Assembler:
     def _discard_group(self) -> None:
         """Drop the rows of the open group: it was never committed."""
         scan = self._scan
+        self._drop_open_cascades()
         had_rows = scan.group_is_open and scan.group_has_rows
         self._end_xa()
         scan.close_group()
@@ -688,6 +711,7 @@ class Assembler:
     def _on_rollback(self) -> None:
         """The group is rolled back. Rows of tables without transactions stay, as they do at the source."""
         scan = self._scan
+        self._drop_open_cascades()
         if scan.group_has_rows:
             tables = self._part_tables | {batch.definition.name for batch in self._open}
             tables |= {
@@ -769,6 +793,7 @@ class Assembler:
         """
         scan = self._scan
         commit_us = scan.group_commit_us
+        self._drop_open_cascades()
         if self._part_number == 0:
             if scan.group_is_open and scan.group_has_rows:
                 self._discard_group_rows()
@@ -965,6 +990,7 @@ class Assembler:
         if scan.find_map(int.from_bytes(body[:6], "little"), body) is not None:
             return
         table_map = parse_table_map(event, self._flavor)
+        self._parent_maps.pop(table_map.table_id, None)
         name = TableName(table_map.database, table_map.table)
         captured = self._capture.find(name)
         if captured is None and isinstance(self._capture, DefiningCapture):
@@ -980,8 +1006,22 @@ class Assembler:
             scan.map_table(body, _NO_SLOT, is_covered=False, is_lasting=is_lasting)
             return
         is_covered = self._is_covered(captured.loaded_from)
+        parent = None
+        if self._graph.of(name):
+            parent = self._parent(table_map, captured, body)
+            if self.saw_barrier:
+                return
+        leaves_deletes = parent is not None and self._graph.acts_on(name, is_update=False)
+        leaves_updates = parent is not None and self._graph.acts_on(name, is_update=True)
         if is_covered and self._open_xa is None:
-            scan.map_table(body, _NO_SLOT, is_covered=True, is_lasting=False)
+            scan.map_table(
+                body,
+                _NO_SLOT,
+                is_covered=True,
+                is_lasting=False,
+                leaves_deletes=leaves_deletes,
+                leaves_updates=leaves_updates,
+            )
             return
         known = self._tables.get(name)
         if known is None or known.described_by != body[6:] or known.definition is not captured.definition:
@@ -1004,7 +1044,100 @@ class Assembler:
             self._tables[name] = self._by_slot[known.slot] = known
         if is_covered and self._open_xa is not None:
             self._open_xa.covered.add(name)
-        scan.map_table(body, known.slot, is_covered=False, is_lasting=captured.loaded_from is None)
+        scan.map_table(
+            body,
+            known.slot,
+            is_covered=False,
+            is_lasting=captured.loaded_from is None,
+            leaves_deletes=leaves_deletes,
+            leaves_updates=leaves_updates,
+        )
+
+    # ------------------------------------------------------------ what foreign keys do beside the rows
+
+    def _parent(self, table_map: TableMap, captured: CapturedTable, body: bytes) -> _Parent | None:
+        """The table of a map as a parent. None where its rows cannot be read.
+
+        Where what follows from them counts, a barrier: the children are to be loaded again (`saw_barrier`).
+        """
+        name = captured.definition.name
+        known = self._parents.get(name)
+        if known is None or known.described_by != body[6:] or known.definition is not captured.definition:
+            try:
+                layout = build_layout(table_map, captured.definition, flavor=self._flavor, server_version=self._version)
+            except LayoutMismatch:
+                if captured.is_ready or not self._is_covered(captured.loaded_from):
+                    return None  # its own rows have the same trouble
+                both = [self._graph.reach(name, is_update=moves, standing=self._standing) for moves in (False, True)]
+                touched = frozenset().union(*(reach.tables | reach.uncertain for reach in both)) - {name}
+                if touched:
+                    self._barrier(sorted(touched), frozenset(), "")
+                return None
+            known = _Parent(body[6:], captured.definition, ImageBuffer(layout, needs_all_columns=False))
+            self._parents[name] = known
+        self._parent_maps[int.from_bytes(body[:6], "little")] = known
+        return known
+
+    def _standing(self, table: TableName) -> Standing:
+        """Where a table stands at the open group."""
+        found = self._capture.find(table)
+        if found is None or self._is_covered(found.loaded_from):
+            return Standing.AWAY
+        return Standing.EXACT if found.is_ready else Standing.AHEAD
+
+    def _cascade(self, rows: RowsEvent) -> Cascade | None:
+        """What the rows of a parent did to other tables; a barrier where nobody can tell (`saw_barrier`).
+
+        Raises UnsupportedData for a table that cannot follow.
+        """
+        parent = self._parent_maps.get(rows.table_id)
+        if parent is None or rows.kind is RowsKind.INSERT or rows.flags & RowsFlag.NO_FOREIGN_KEY_CHECKS:
+            return None
+        name = parent.definition.name
+        is_update = rows.kind is RowsKind.UPDATE
+        if not self._graph.acts_on(name, is_update=is_update):
+            return None
+        reach = self._graph.reach(name, is_update=is_update, standing=self._standing)
+        touched = sorted(reach.tables | reach.uncertain)
+        if not touched:
+            return None
+        parent.buffer.append(rows, 0)
+        old, new = parent_rows(parent.buffer.take(), self._graph.looked_at(name, is_update=is_update))
+        if not old.num_rows:
+            return None
+        if self._open_xa is not None:
+            raise UnsupportedData(
+                f"{touched[0]}: an XA transaction that is prepared changed rows of {name}, and what foreign keys do "
+                "then is in no event",
+                table=str(touched[0]),
+                hint=f"change such rows in plain transactions; then `cdc snapshot {touched[0]}`",
+                position=str(self._end_position()),
+            )
+        if reach.uncertain:
+            self._barrier(sorted(reach.uncertain), frozenset(), "")
+            return None
+        return Cascade(name, old, new, dict.fromkeys(sorted(reach.tables), 0))
+
+    def _add_cascade(self, cascade: Cascade) -> None:
+        """It is of the open group, behind the images that there are."""
+        counts = {table: self._image_count(table) for table in cascade.tables}
+        self._cascades.append((self._scan.transaction_count, replace(cascade, tables=counts)))
+
+    def _image_count(self, table: TableName) -> int:
+        known = self._tables.get(table)
+        held = known.buffer.image_count if known is not None else 0
+        return held + _count_images((*self._closed, *self._open), table)
+
+    def _drop_open_cascades(self) -> None:
+        count = self._scan.transaction_count
+        self._cascades = [one for one in self._cascades if one[0] < count]
+
+    def _take_cascades(self, batches: Sequence[RowBatch]) -> tuple[Cascade, ...]:
+        """Those of the transactions that have ended; of those that stay, the images in `batches` do not count."""
+        count = self._scan.transaction_count
+        taken = tuple(cascade for index, cascade in self._cascades if index < count)
+        self._cascades = [(0, _without(cascade, batches)) for index, cascade in self._cascades if index >= count]
+        return taken
 
     def _on_rows(self, event: Event) -> None:
         scan = self._scan
@@ -1023,6 +1156,9 @@ class Assembler:
         if mapped is None:
             raise MalformedEvent(f"rows of table id {rows.table_id}, which no table map has named", hint=_DAMAGED_HINT)
         slot, is_covered = mapped
+        cascade = self._cascade(rows) if self._parent_maps else None
+        if self.saw_barrier:
+            return
         if slot != _NO_SLOT:
             self._need_group(event)
             buffer = self._by_slot[slot].buffer
@@ -1037,6 +1173,8 @@ class Assembler:
                 # of that part are here twice.
                 raise MemoryError(f"no memory for the images of {buffer.layout.definition.name}")
             scan.touch(slot, *before)
+            if cascade is not None:
+                self._add_cascade(cascade)
             if rows.is_statement_end:
                 scan.end_statement()
             if scan.is_part_full:
@@ -1045,6 +1183,8 @@ class Assembler:
         if is_covered:
             self._need_group(event)
             scan.group_has_covered_rows = True
+            if cascade is not None:
+                self._add_cascade(cascade)
         if rows.is_statement_end:
             scan.end_statement()
 
@@ -1087,7 +1227,8 @@ class Assembler:
         """A run of whole transactions; rows of the open one stay."""
         byte_count = self._scan.run_bytes + self._scan.block_bytes
         complete, rest = self._take_buffers()
-        run = self._make_run((*self._closed, *complete), byte_count)
+        batches = (*self._closed, *complete)
+        run = self._make_run(batches, byte_count, self._take_cascades(batches))
         self._closed = []
         self._open = [_at_transaction(batch, 0) for batch in (*self._open, *rest)]
         self._settle()
@@ -1111,7 +1252,9 @@ class Assembler:
             is_last_part=False,
             open_transaction=self._open_transaction(),
             xa=() if self._open_xa is None else (XaStep(XaAction.STORE, self._open_xa.xa),),
+            cascades=tuple(cascade for _, cascade in self._cascades),
         )
+        self._cascades = []
         scan.forget_open_counts()
         self._open.clear()
         self._part_number += 1
@@ -1122,14 +1265,17 @@ class Assembler:
         byte_count = self._scan.run_bytes + self._scan.block_bytes
         complete, rest = self._take_buffers()
         assert not rest, "the transaction has ended"
-        run = self._make_run(tuple(_at_transaction(batch, 0) for batch in (*self._closed, *complete)), byte_count)
+        batches = tuple(_at_transaction(batch, 0) for batch in (*self._closed, *complete))
+        run = self._make_run(batches, byte_count, self._take_cascades(batches))
         self._closed = []
         self._part_number = 0
         self._part_tables.clear()
         self._settle()
         self._output.run(run)
 
-    def _make_run(self, batches: tuple[RowBatch, ...], byte_count: int) -> TransactionRun:
+    def _make_run(
+        self, batches: tuple[RowBatch, ...], byte_count: int, cascades: tuple[Cascade, ...] = ()
+    ) -> TransactionRun:
         """Of the transactions that have ended; the next run begins."""
         end = self.position
         scan = self._scan
@@ -1150,6 +1296,7 @@ class Assembler:
                 flavor=self._flavor,
             ),
             xa=self._take_xa_steps(),
+            cascades=cascades,
         )
 
     def _open_transaction(self) -> OpenTransaction | None:
@@ -1239,6 +1386,17 @@ def _slice(batch: RowBatch, offset: int, length: int) -> RowBatch:
         images=batch.images.slice(offset, length),
         shape_index=None if batch.shape_index is None else batch.shape_index.slice(offset, length),
         shapes=batch.shapes,
+    )
+
+
+def _count_images(batches: Sequence[RowBatch], table: TableName) -> int:
+    return sum(batch.row_count for batch in batches if batch.definition.name == table)
+
+
+def _without(cascade: Cascade, batches: Sequence[RowBatch]) -> Cascade:
+    """As one of the run that follows the one of `batches`."""
+    return replace(
+        cascade, tables={table: count - _count_images(batches, table) for table, count in cascade.tables.items()}
     )
 
 

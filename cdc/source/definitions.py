@@ -94,6 +94,10 @@ def list_tables(
     return sorted(plain), sorted(other)
 
 
+# While a table is altered, the dictionaries show it without columns for a moment. (Or nobody may see them.)
+_LOOKS = 20
+
+
 def read_definition(connection: SourceConnection, table: TableName) -> TableDefinition | None:
     """The table's definition now; None when there is no such table.
 
@@ -101,13 +105,22 @@ def read_definition(connection: SourceConnection, table: TableName) -> TableDefi
     TableHeld for one that is locked where it has to be asked for what its dictionary does not show.
     """
     where = (table.database, table.table)
-    found = connection.query_text(
-        "SELECT TABLE_TYPE, ENGINE, TABLE_COLLATION, TABLE_COMMENT FROM information_schema.TABLES "
-        "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
-        where,
-    )
-    if not found:
-        return None
+    for looks_left in reversed(range(_LOOKS)):
+        found = connection.query_text(
+            "SELECT TABLE_TYPE, ENGINE, TABLE_COLLATION, TABLE_COMMENT FROM information_schema.TABLES "
+            "WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s",
+            where,
+        )
+        if not found:
+            return None
+        rows = connection.rows_by_name(
+            "SELECT * FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s "
+            "ORDER BY ORDINAL_POSITION",
+            where,
+        )
+        if rows or not looks_left:
+            break
+        connection.query_text("SELECT SLEEP(0.05)")  # it was dropped in between, or is just being altered
     kind = found[0][0]
     if kind != "BASE TABLE":
         raise UnsupportedData(
@@ -115,11 +128,6 @@ def read_definition(connection: SourceConnection, table: TableName) -> TableDefi
             table=str(table),
             hint="exclude it in tables.exclude",
         )
-    rows = connection.rows_by_name(
-        "SELECT * FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = %s AND TABLE_NAME = %s "
-        "ORDER BY ORDINAL_POSITION",
-        where,
-    )
     json_columns = _mariadb_json_columns(connection, table)
     keys = _unique_keys(connection, table)
     return told(connection, _definition(connection.flavor, table, found[0], rows, keys, json_columns))

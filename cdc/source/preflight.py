@@ -60,6 +60,9 @@ class IncludePattern:
     table: str | None = None
 
 
+HiddenCascadesFound = Callable[[Sequence[TableDefinition], Sequence[ForeignKey]], Mapping[TableName, str]]
+
+
 @dataclass(frozen=True, slots=True)
 class Captured:
     """Which tables are captured, as the configuration says; `keys` are those that it names itself."""
@@ -68,6 +71,8 @@ class Captured:
     include: tuple[IncludePattern, ...] = ()
     keys: Mapping[TableName, tuple[str, ...]] = field(default_factory=dict)
     accepts_hidden_cascades: Callable[[str, str], bool] = lambda _database, _table: False
+    hidden_cascades: HiddenCascadesFound = lambda _definitions, _keys: {}
+    """Of the tables to which what foreign keys do in silence is applied: why it cannot be, '' where it can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -1080,6 +1085,7 @@ def _engine(facts: SourceFacts) -> Iterator[Finding]:
 def _cascades(facts: SourceFacts) -> Iterator[Finding]:
     if logs_cascades(facts.flavor, facts.version, facts.variable("innodb_native_foreign_keys")):
         return
+    problems = facts.captured.hidden_cascades(facts.definitions, facts.foreign_keys)
     for key in facts.foreign_keys:
         rules = []
         if key.on_delete in ACTIVE_RULES:
@@ -1098,14 +1104,21 @@ def _cascades(facts: SourceFacts) -> Iterator[Finding]:
         fix = (
             f"ALTER TABLE {place} DROP FOREIGN KEY {quoted(key.name)}; add it again with ON DELETE RESTRICT ON "
             "UPDATE RESTRICT, and let the application change these rows itself; or exclude the table; or set "
-            "policies.hidden_cascades: accept, and compare with `cdc verify`"
+            "policies.hidden_cascades: apply, where it can be, or accept, and compare with `cdc verify`"
         )
         if native:
             fix = f"{facts.set_at_start('innodb_native_foreign_keys=OFF')} (the server then logs cascades)"
+        problem = problems.get(key.table)
+        if problem == "":
+            text = f"foreign key {key.name} has {clauses}, which this server does in the engine and does not log: the "
+            yield info(
+                key.table, f"{text}sinks do the same with rows of {key.table}", fix if native else "nothing to mend"
+            )
+            continue
         yield say(
             key.table,
             f"foreign key {key.name} has {clauses}, which this server does in the engine and does not log: {lost} "
-            "never reach the sinks",
+            "never reach the sinks" + (f", nor can the sinks do the same: {problem}" if problem else ""),
             fix,
         )
 
@@ -1366,7 +1379,8 @@ TABLE_CHECKS: tuple[Check[SourceFacts], ...] = (
         _cascades,
         looks="foreign keys of captured tables with CASCADE, SET NULL or SET DEFAULT, on servers that do not log "
         "what these do (every MariaDB; MySQL before 9.6, or with `innodb_native_foreign_keys=ON`)",
-        breaks="the rows that the engine removes or changes by itself never reach the sinks",
+        breaks="the rows that the engine removes or changes by itself never reach the sinks, but where these can do "
+        "the same (`policies.hidden_cascades`); the finding says why they cannot",
         mends="foreign keys with RESTRICT, or exclude the table",
     ),
     Check(

@@ -64,6 +64,8 @@ def _cases() -> list[Any]:
             for number, point in enumerate(CRASH_POINTS)
             for offset, sink in enumerate(kinds)
         ]
+    # What it needs foreign keys for is in tests/integration/test_hidden_cascades.py.
+    cases = [case for case in cases if case[0] != "before_cascade"]
     # PostgreSQL needs no intent: its DDL is part of the transaction.
     cases = [case for case in cases if (case[0], case[2]) != ("schema_intent", "pg15")]
     in_turn = {point: SINKS[number % 2] for number, point in enumerate(_OF_METADATA)}
@@ -78,7 +80,9 @@ def test_kill_at(point: str, source_name: str, sink_name: str, tmp_path: Path, r
     source: Server = request.getfixturevalue(source_name)
     sink: Server = request.getfixturevalue(sink_name)
     with deployment(tmp_path, source, sink=sink) as made:
-        made.config["snapshot"] = {"chunk_rows": 70, "beside": 2 if point.startswith("beside_") else 0}
+        made.config["snapshot"] = {"chunk_rows": 70}
+        if point.startswith("beside_"):
+            made.config["snapshot"]["beside_rows_min"] = 0  # whatever it is
         made.config["flush"] = {"rows_max": 60, "age_ms_max": 20}
         if point == "load_chunk_staged":
             made.config["staging"] = {"dir": str(tmp_path / "staging")}

@@ -15,7 +15,7 @@ import yaml
 
 from cdc.clock import SystemClock
 from cdc.commands.analyze import AnalyzeOptions, analyze
-from cdc.config import SnapshotSettings, load_source_config
+from cdc.config import load_source_config
 from cdc.demo.servers import Server
 from cdc.errors import ConfigError
 from cdc.schema.advice import advise
@@ -249,8 +249,6 @@ def test_what_it_writes_is_a_configuration_that_runs(
         assert result.returncode == 0, result.stderr
         assert "tables.file" in result.stdout
         made.config["tables"]["file"] = str(written)
-        if "beside" in SnapshotSettings.model_fields:
-            made.config["snapshot"] = {"beside": 0}  # one after the other
         loaded = made.run("run", "--until-caught-up")
         assert loaded.returncode == 0, loaded.stderr
         made.assert_equal("orders", "plans", "remarks")

@@ -214,6 +214,7 @@ def test_rows_that_foreign_keys_change_in_silence_are_not_followed_in_silence(
             database=one.source_database,
         )
         execute("INSERT INTO parent VALUES (1)", database=one.source_database)
+        one.config["policies"] = {"hidden_cascades": "park"}
         _run(one, 1, "child", "to_parent", "ON DELETE CASCADE", "hidden_cascades")
         one.assert_equal("parent")
         one.config["policies"] = {"hidden_cascades": "accept"}

@@ -24,9 +24,9 @@ CASES = [("mysql97", "pg17"), ("mariadb118", "mariadb1011")]
 
 @contextlib.contextmanager
 def deployment(directory: Path, source: Server, **sinks: Server) -> Iterator[Deployment]:
-    """One that loads beside its streams, which is off by default."""
+    """One that loads whatever it is beside its streams, at a first start, too."""
     with plain_deployment(directory, source, **sinks) as made:
-        made.config["snapshot"] = {"beside": 2}
+        made.config["snapshot"] = {"beside": 2, "beside_rows_min": 0}
         yield made
 
 
@@ -41,7 +41,7 @@ def made(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Deployment]
 @contextlib.contextmanager
 def _deployment(tmp_path: Path, source: Server, sink: Server) -> Iterator[Deployment]:
     with deployment(tmp_path, source, sink=sink) as one:
-        one.config["snapshot"] = {"beside": 2}
+        one.config["snapshot"] = {"beside": 2, "beside_rows_min": 0}
         yield one
 
 
@@ -166,7 +166,7 @@ def test_a_log_that_was_rotated_while_nobody_writes_keeps_no_side_from_its_lane(
 
 
 def test_what_a_side_has_parked_is_tried_again_before_it_has_joined(made: Deployment) -> None:
-    made.config["snapshot"] = {"beside": 1}
+    made.config["snapshot"] = {"beside": 1, "beside_rows_min": 0}
     made.catch_up()
     sink = Beside(made)
     sink.execute(f"CREATE TABLE {sink.table('b')} (id INT PRIMARY KEY, v INT, s VARCHAR(40))")

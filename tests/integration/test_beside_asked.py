@@ -19,7 +19,7 @@ from tests.support.waiting import wait_until
 @pytest.fixture
 def made(tmp_path: Path, mariadb118: Server, pg17: Server) -> Iterator[Deployment]:
     with deployment(tmp_path, mariadb118, sink=pg17) as one:
-        one.config["snapshot"] = {"beside": 1}
+        one.config["snapshot"] = {"beside": 1, "beside_rows_min": 0}
         _table(one, "a")
         yield one
 

@@ -655,10 +655,14 @@ def test_cascades_are_found_where_the_server_does_not_log_them(
         ),
     ):
         source_server.execute(statement, database=captured)
+    apply = {"hidden_cascades": "apply"}
     with source_account(source_server, captured) as url:
         source = source_server.url if is_administrator else url
         report = check(configuration(tmp_path, source, {"pg": pg15.url}, [f"{captured}.*"]))
+        applied = check(configuration(tmp_path, source, {"pg": pg15.url}, [f"{captured}.*"], policies=apply))
 
+    findings = {f.subject.rpartition(".")[2]: f for f in found(applied, "table.cascades")}
+    assert {f.severity for f in findings.values()} <= {"info"}, "a column of numbers is the same everywhere"
     findings = {f.subject.rpartition(".")[2]: f for f in found(report, "table.cascades")}
     if source_server.family == "mysql":
         assert findings == {}  # 9.6 and later log them
@@ -668,6 +672,50 @@ def test_cascades_are_found_where_the_server_does_not_log_them(
     assert "ON DELETE CASCADE ON UPDATE SET NULL" in findings["deletes"].problem
     assert f"a row of {captured}.p is deleted" in findings["deletes"].problem
     source_server.execute(findings["deletes"].fix.partition(";")[0])
+
+
+def test_why_what_foreign_keys_do_cannot_be_applied(
+    mariadb118: Server, pg15: Server, database: Database, tmp_path: Path
+) -> None:
+    captured = database(mariadb118)
+    for statement in (
+        "CREATE TABLE p (id INT PRIMARY KEY, name VARCHAR(20) NOT NULL UNIQUE, code INT UNIQUE)",
+        "CREATE TABLE text (id INT PRIMARY KEY, p VARCHAR(20), FOREIGN KEY (p) REFERENCES p (name) ON DELETE CASCADE)",
+        "CREATE TABLE masked (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES p (id) ON DELETE CASCADE)",
+        "CREATE TABLE below (id INT PRIMARY KEY, t INT, FOREIGN KEY (t) REFERENCES text (id) ON DELETE SET NULL)",
+        "CREATE TABLE filtered (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES p (id) ON DELETE CASCADE)",
+        (
+            "CREATE TABLE made (id INT PRIMARY KEY, p INT, g INT AS (id + 1), FOREIGN KEY (p) REFERENCES p (id) "
+            "ON DELETE SET NULL)"
+        ),
+        "CREATE TABLE kind (id TINYINT(1) PRIMARY KEY)",
+        "CREATE TABLE flag (id INT PRIMARY KEY, k TINYINT(1), FOREIGN KEY (k) REFERENCES kind (id) ON DELETE CASCADE)",
+        "CREATE TABLE apart (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES p (id) ON DELETE CASCADE)",
+    ):
+        mariadb118.execute(statement, database=captured)
+    overrides = [
+        {"table": f"{captured}.masked", "columns": [{"column": "p", "mask": "null"}]},
+        {"table": f"{captured}.filtered", "row_filter": "id > 3"},
+        {"table": f"{captured}.apart", "mode": "soft_delete"},
+        {"table": f"{captured}.flag", "columns": [{"column": "k", "type": "boolean"}]},
+    ]
+    policies = {"hidden_cascades": "apply"}
+    tables = [f"{captured}.*"]
+    report = check(
+        configuration(tmp_path, mariadb118.url, {"pg": pg15.url}, tables, overrides=overrides, policies=policies)
+    )
+    problems = {f.subject.rpartition(".")[2]: f.problem for f in found(report, "table.cascades", "error")}
+    for table, reason in (
+        ("text", "varchar(20), which sinks may compare otherwise"),
+        ("masked", "masked"),
+        ("below", "change in silence, too"),
+        ("filtered", "row_filter"),
+        ("made", "generated columns"),
+        ("apart", "soft_delete"),
+        ("flag", "boolean on the sink"),
+    ):
+        assert reason in problems.pop(table)
+    assert not problems
 
 
 def test_what_is_no_plain_table_is_said(mariadb118: Server, pg15: Server, database: Database, tmp_path: Path) -> None:

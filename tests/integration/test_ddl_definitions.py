@@ -117,3 +117,29 @@ def test_a_random_run_of_statements_is_worked_out_exactly(source_server: Server,
                 known = _read(source, table)
             assert _comparable(known) == _comparable(_read(source, table)), statement
         assert followed > 20
+
+
+@pytest.mark.any_server
+def test_a_table_that_the_dictionary_shows_without_columns_is_looked_at_again(
+    source_server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For a moment, while it is altered. One that is gone by the second look is no table without columns."""
+    with fresh_database(source_server) as database, _connect(source_server) as source:
+        table = TableName(database, "t")
+        source_server.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=database)
+        real, looks = SourceConnection.rows_by_name, []
+
+        def without_columns(self: SourceConnection, statement: str, parameters: tuple[str, ...]) -> object:
+            looks.append(statement)
+            return [] if len(looks) < 3 else real(self, statement, parameters)
+
+        monkeypatch.setattr(SourceConnection, "rows_by_name", without_columns)
+        assert [column.name for column in _read(source, table).columns] == ["id"]
+        looks.clear()
+
+        def dropped(self: SourceConnection, _statement: str, _parameters: tuple[str, ...]) -> object:
+            source_server.execute("DROP TABLE IF EXISTS t", database=database)
+            return []
+
+        monkeypatch.setattr(SourceConnection, "rows_by_name", dropped)
+        assert read_definition(source, table) is None

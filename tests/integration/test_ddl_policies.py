@@ -315,6 +315,150 @@ def test_a_load_leaves_a_target_alone_whose_statements_are_only_logged(made: Dep
     made.assert_equal("t", "u")
 
 
+# ---------------------------------------------------------------- loads
+
+
+def _types(made: Deployment, sink: str, table: str) -> dict[str, str]:
+    server, database = made.sinks[sink]
+    schema, column = (made.source_database, "data_type") if sink == "pg" else (database, "column_type")
+    rows = server.execute(
+        f"SELECT column_name, {column} FROM information_schema.columns WHERE table_schema = '{schema}' "
+        f"AND table_name = '{table}'",
+        database=database,
+    )
+    return {str(name): str(text) for name, text in rows}
+
+
+def _held(made: Deployment, table: str, policy: str) -> None:
+    for sink in made.sinks:
+        row = _state(made, sink, table)
+        assert row["state"] == "parked", row
+        assert policy in row["error"]["message"], row
+        assert "was to be loaded" in row["error"]["message"], row
+
+
+@pytest.mark.parametrize(
+    "policy,statement,is_held",
+    [
+        ({"on_type_change": "park"}, "MODIFY a BIGINT NOT NULL", True),
+        pytest.param({"on_type_change": "widen"}, "MODIFY b CHAR(20)", True, marks=pytest.mark.full),
+        pytest.param({"on_type_change": "widen"}, "MODIFY a BIGINT NOT NULL", False, marks=pytest.mark.full),
+        pytest.param({"on_type_change": "park"}, "ADD COLUMN c INT NOT NULL", False, marks=pytest.mark.full),
+        ({"ddl": "approve"}, "ADD COLUMN c INT NOT NULL", True),
+        pytest.param({"ddl": "approve"}, "ADD INDEX (a)", False, marks=pytest.mark.full),
+    ],
+)
+def test_a_statement_that_passed_unseen_is_asked_about_by_the_load(
+    made: Deployment, policy: dict[str, str], statement: str, is_held: bool
+) -> None:
+    """The table was parked meanwhile. Naming a table that waits is consent; what the load of all parked ones is not."""
+    _begin(made, "t", **policy)
+    for sink in made.sinks:
+        on_sink(made, sink, "ALTER TABLE {}t ADD CONSTRAINT no_nines CHECK (a <> 99)")
+    before = {sink: _types(made, sink, "t") for sink in made.sinks}
+    on_source(made, "INSERT INTO t VALUES (3, 99, 'refused')")
+    _run(made, 1)
+    on_source(made, f"ALTER TABLE t {statement}")
+    on_source(made, "UPDATE t SET a = 98 WHERE a = 99")
+    result = made.run("snapshot")
+    if is_held:
+        assert result.returncode == 1, result.stderr
+        _held(made, "t", "ddl: approve" if "ddl" in policy else "on_type_change: ")
+        assert {row["table"] for row in _pending(made)} == {f"{made.source_database}.t"}
+        for sink in made.sinks:
+            assert _types(made, sink, "t") == before[sink]
+            assert made.sink_rows(sink, "t", ["id", "a"]) == [(1, 10), (2, 20)]
+        assert made.run("snapshot").returncode == 1, "tables that wait are not tried again"
+        result = made.run("snapshot", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    made.assert_equal("t")
+    assert not _pending(made)
+
+
+def test_a_reload_does_not_run_ahead_of_a_statement_that_is_on_its_way(made: Deployment) -> None:
+    """`cdc snapshot` of a table that waits at nothing says nothing of an ALTER that the stream has not come to."""
+    made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.u", "ddl": "approve"}]
+    _begin(made, "t", "u", on_type_change="park")
+    before = {sink: _types(made, sink, "t") for sink in made.sinks}
+    on_source(made, "ALTER TABLE t MODIFY b VARCHAR(10) NOT NULL")
+    on_source(made, "ALTER TABLE u ADD COLUMN c TIMESTAMP(6) NULL DEFAULT CURRENT_TIMESTAMP(6), DROP COLUMN b")
+    result = made.run("snapshot", f"{made.source_database}.t", f"{made.source_database}.u")
+    assert result.returncode == 1, result.stdout
+    waiting = _pending(made)
+    assert len(waiting) == 4
+    assert {row["table"] for row in waiting} == {f"{made.source_database}.{table}" for table in ("t", "u")}
+    for sink in made.sinks:
+        assert _types(made, sink, "t") == before[sink]
+        assert made.sink_rows(sink, "u") == made.sink_rows(sink, "t"), "untouched"
+    for decision, table in (("apply", "t"), ("skip", "u")):
+        on_source(made, f"INSERT INTO {table} (id, a, {'b' if table == 't' else 'c'}) VALUES (7, 70, '2026-01-01')")
+        result = made.run("ddl", decision, f"{made.source_database}.{table}")
+        assert result.returncode == 0, result.stderr
+    made.assert_equal("t")
+    for sink in made.sinks:
+        assert made.sink_rows(sink, "u", ["id", "a"]) == [(1, 10), (2, 20), (7, 70)]
+        assert "c" not in _types(made, sink, "u")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("statement", ["MODIFY a DOUBLE NOT NULL", "CONVERT TO CHARACTER SET latin1"])
+def test_a_load_beside_the_stream_asks_as_well(made: Deployment, statement: str) -> None:
+    """A side finds the other columns. When it has joined its lane, the table waits there; what is said goes back."""
+    made.config["snapshot"] = {"beside": 2, "beside_rows_min": 0}
+    _begin(made, "t", "other", on_type_change="park")
+    for sink in made.sinks:
+        on_sink(made, sink, "ALTER TABLE {}t ADD CONSTRAINT no_nines CHECK (a <> 99)")
+    before = {sink: _types(made, sink, "t") for sink in made.sinks}
+    on_source(made, "INSERT INTO t VALUES (3, 99, 'refused')")
+    _run(made, 1)
+    on_source(made, f"ALTER TABLE t {statement}")
+    on_source(made, "UPDATE t SET a = 98 WHERE a = 99")
+    made.start()
+    on_source(made, "INSERT INTO other VALUES (3, 30, 'goes on')")
+    wait_until(lambda: all(len(made.sink_rows(sink, "other")) == 3 for sink in made.sinks))
+    made.run("snapshot")
+    wait_until(lambda: len(_pending(made)) == len(made.sinks))
+    _held(made, "t", "on_type_change: park")
+    assert {sink: _types(made, sink, "t") for sink in made.sinks} == before
+    result = made.run("snapshot", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    assert made.stop() == 0
+    assert made.log().count('"event": "side_joined"') >= 4, "two loads a sink were a side's"
+    _run(made)
+    made.assert_equal("t", "other")
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["DROP TABLE t", "CREATE TABLE t (id INT PRIMARY KEY, a DOUBLE NOT NULL, b VARCHAR(20))"],
+        ["RENAME TABLE t TO t_old, t_new TO t"],
+        pytest.param(["DROP TABLE t", "RENAME TABLE t_new TO t"], marks=pytest.mark.full),
+        pytest.param(["ALTER TABLE t DROP COLUMN a, ADD COLUMN a DOUBLE NOT NULL"], marks=pytest.mark.full),
+        pytest.param(["CREATE TABLE t_x LIKE t_new", "DROP TABLE t", "RENAME TABLE t_x TO t"], marks=pytest.mark.full),
+    ],
+)
+def test_another_table_in_the_place_of_one_is_another_type_too(made: Deployment, statements: list[str]) -> None:
+    on_source(made, "CREATE TABLE t_new (id INT PRIMARY KEY, a DOUBLE NOT NULL, b VARCHAR(20))")
+    on_source(made, "INSERT INTO t_new VALUES (1, 0.5, 'half')")
+    _begin(made, "t", on_type_change="park")
+    before = {sink: _types(made, sink, "t") for sink in made.sinks}
+    for statement in statements:
+        on_source(made, statement)
+    on_source(made, "INSERT INTO t (id, a, b) VALUES (9, 9.5, 'nine')")
+    _run(made, 1)
+    _held(made, "t", "on_type_change: park")
+    for sink in made.sinks:
+        assert _types(made, sink, "t") == before[sink]
+        assert len(made.sink_rows(sink, "t")) == 2
+    if "t_old" in statements[0]:
+        made.assert_equal("t_old")
+    result = made.run("ddl", "apply", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    made.catch_up()
+    made.assert_equal("t")
+
+
 # ---------------------------------------------------------------- kills
 
 

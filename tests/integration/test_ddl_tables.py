@@ -292,6 +292,7 @@ def test_names_that_go_round_are_followed_where_the_sink_can_tell(pair: Deployme
         "INSERT INTO d VALUES (3, 31, 'to a, which is d')",
     )
     log = _while_running(pair, statements)
+    _caught_up(pair)  # a name that is new waits for the stream where another one is gone
     pair.assert_equal("a", "b", "d", "other")
     assert "which this kind of sink cannot tell" in log
     assert len(_events(log, "schema_followed")) >= 2, "both at PostgreSQL"
@@ -313,6 +314,49 @@ def test_a_table_that_leaves_or_comes_from_outside(pair: Deployment) -> None:
     assert states[f"{pair.source_database}.u"] == "dropped"
     for sink in pair.sinks:
         assert len(pair.sink_rows(sink, "u")) == 2, "the target of a table that is gone stays"
+
+
+def test_a_name_that_came_before_a_session_began_is_left_to_the_statement(pair: Deployment) -> None:
+    """The service was down, or another table's load had ended its session: the name is there, and the RENAME ahead."""
+    _begin(pair, "t", "u", "other")
+    on_source(pair, "ALTER TABLE other ADD COLUMN n INT AUTO_INCREMENT UNIQUE")
+    on_source(pair, "INSERT INTO t VALUES (3, 30, 'three')")
+    on_source(pair, "RENAME TABLE t TO t2")
+    on_source(pair, "ALTER TABLE u RENAME TO shop_u")
+    on_source(pair, "INSERT INTO t2 VALUES (4, 40, 'four')")
+    on_source(pair, "CREATE TABLE made_meanwhile (id INT PRIMARY KEY) SELECT 1 AS id")
+    log = _caught_up(pair)
+    assert set(_loads(log)) == {"other", "made_meanwhile"}, log
+    pair.assert_equal("t2", "shop_u", "other", "made_meanwhile")
+    for sink in pair.sinks:
+        assert unmarked(pair, sink, "t2") == 2
+
+
+def test_a_table_that_is_gone_everywhere_is_no_more_spoken_of(one_pair: Deployment) -> None:
+    made = one_pair
+
+    def states() -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for row in made.status()["tables"]:
+            found.setdefault(row["table"].partition(".")[2], set()).add(row["state"])
+        return found
+
+    made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.away", "on_drop_table": "archive"}]
+    _begin(made, "t", "away", "kept")
+    on_source(made, "RENAME TABLE t TO t2")
+    on_source(made, "DROP TABLE away, kept")
+    _caught_up(made)
+    _caught_up(made)
+    assert states() == {"t2": {"ready"}, "kept": {"dropped"}}
+    on_sink(made, "pg", "DROP TABLE {}kept")
+    _caught_up(made)
+    assert [row["sink"] for row in made.status()["tables"] if row["table"].endswith(".kept")] == ["my"]
+    on_sink(made, "my", "DROP TABLE {}kept")
+    for table in ("t", "away", "kept"):
+        on_source(made, f"CREATE TABLE {table} (id INT PRIMARY KEY, a INT, b VARCHAR(20))")
+        on_source(made, f"INSERT INTO {table} VALUES (5, 50, 'again')")
+    _caught_up(made)
+    made.assert_equal("t", "t2", "away", "kept")
 
 
 def test_what_readers_of_a_name_would_lose_is_loaded_instead(one_pair: Deployment) -> None:

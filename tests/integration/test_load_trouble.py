@@ -248,7 +248,7 @@ def test_a_load_that_each_session_brings_further_is_at_no_same_place(
         mariadb118.execute(
             "INSERT INTO t VALUES " + ", ".join(f"({n}, {n})" for n in range(12)), database=made.source_database
         )
-        made.config["snapshot"] = {"chunk_rows": 2, "beside": sides}
+        made.config["snapshot"] = {"chunk_rows": 2, "beside": sides, "beside_rows_min": 0}
         made.config["retry"] = {"initial_seconds": 0.01, "max_seconds": 0.01, "same_place_max": 3}
         server, database = made.sinks["sink"]
         program = _CUT_BEHIND_EACH_CHUNK.format(url=server.url_for(database))

@@ -6,7 +6,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,7 @@ class Loads:
     stack: contextlib.ExitStack
     statements: list[str] = field(default_factory=list)
     fences: int = 0
+    chunk_rows: int = 1000
 
     def __post_init__(self) -> None:
         fence = self.store.fence
@@ -97,7 +98,7 @@ class Loads:
             make_target=self._target,
             transform=lambda rows, _target: rows,
             options=lambda _table, _key: {},
-            chunk_rows=lambda _database, _table: 1000,
+            chunk_rows=lambda _database, _table: self.chunk_rows,
             sessions=SessionPool(self._connect),
             limits=LoadLimits(workers=2),
             accepts_hidden_cascades=lambda _database, _table: False,
@@ -109,9 +110,29 @@ class Loads:
         return [TableName(self.database, f"t{n:02}") for n in range(COUNT)]
 
     def together(self, hook: Callable[[str], None] = lambda _point: None) -> dict[TableName, TableRecord]:
+        pending = [TableRecord(source=name, target="", state="pending") for name in self.names()]
+        self.save(pending)
+        return self.load(pending, hook)
+
+    def again(self, records: Sequence[TableRecord]) -> list[TableRecord]:
+        """Complete, and to be loaded once more."""
+        again = {"state": "pending", "is_complete": True, "loaded_from": None, "ready_at": None, "ready_server": None}
+        found = [replace(record, **again) for record in records]  # type: ignore[arg-type]
+        self.save(found)
+        return found
+
+    def save(self, records: Sequence[TableRecord]) -> None:
+        with self.store.sink.transaction() as tx:
+            for record in records:
+                self.store.save_table(tx, record)
+            self.store.fence(tx)
+            tx.commit()
+
+    def load(
+        self, pending: Sequence[TableRecord], hook: Callable[[str], None] = lambda _point: None
+    ) -> dict[TableName, TableRecord]:
         self.statements.clear()
         self.fences = 0
-        pending = [TableRecord(source=name, target="", state="pending") for name in self.names()]
         sizes = table_sizes(self.connection, self.names())
         return TablesTogether(self.loader(hook).tools).load(pending, sizes)
 
@@ -206,6 +227,48 @@ def test_a_load_that_is_cut_off_keeps_the_tables_that_were_written(loads: Loads)
         assert loads.rows(name.table) == [(key, sign * value) for key, value in _expected(number)]
         reads = [sql for sql in loads.statements if f"FROM `{loads.database}`.`{name.table}` ORDER BY" in sql]
         assert bool(reads) == (name.table not in done)
+
+
+def test_complete_targets_are_replaced_together(loads: Loads) -> None:
+    """Those that are empty by now, too; one with other columns, and one that is gone, by loads of their own."""
+    records = loads.again(list(loads.together().values()))
+    execute, database = loads.source.execute, loads.database
+    execute("DELETE FROM t01", database=database)
+    execute("UPDATE t02 SET id = id + 100 WHERE id < 5", database=database)
+    execute("ALTER TABLE t03 ADD COLUMN c INT", database=database)
+    loads.sink.execute(f"DROP TABLE {loads.namespace}.t04", database=loads.sink_database)
+    seen: list[list[tuple[Any, ...]]] = []
+
+    def look(point: str) -> None:
+        if point == "load_chunk":
+            seen.append(loads.rows("t02"))
+
+    after = loads.load(records, look)
+    assert {name.table for name, record in after.items() if record.ready_at is not None} == {
+        name.table for name in loads.names() if name.table != "t03"
+    }
+    assert loads.fences <= COUNT + 2
+    assert {name.table for name, record in after.items() if record.is_complete} == {
+        name.table for name in loads.names() if name.table not in ("t03", "t04")
+    }
+    assert loads.rows("t01") == []
+    changed = sorted((key + 100 * (key < 5), value) for key, value in _expected(2))
+    assert loads.rows("t02") == changed
+    assert {len(rows) for rows in seen} == {ROWS}, "readers see the old rows until they see the new ones"
+    assert loads.rows("t04") == _expected(4)
+    assert loads.recorded() == {**{record.source: record for record in records}, **after}
+
+
+def test_a_target_of_more_than_one_chunk_is_replaced_by_a_load_of_its_own(loads: Loads) -> None:
+    records = loads.again(list(loads.together().values()))
+    loads.chunk_rows = ROWS // 2
+    loads.source.execute("UPDATE t03 SET v = -1", database=loads.database)
+    after = loads.load(records)
+    assert all(record.ready_at is None and record.is_complete for record in after.values())
+    assert loads.rows("t03") == _expected(3)
+    loaded = loads.loader().load(after[TableName(loads.database, "t03")], may_replace=False)
+    assert loaded.ready_at is not None
+    assert loads.rows("t03") == [(n, -1) for n in range(ROWS)]
 
 
 @pytest.mark.parametrize("point", ["load_begun", "load_done"])

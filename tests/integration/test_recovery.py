@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -71,6 +72,33 @@ def test_a_purged_log_stops_unless_tables_are_to_be_loaded_again(
         source.execute("INSERT INTO a VALUES (6, 6)", database=made.source_database)
         made.catch_up()
         made.assert_equal("a")
+
+
+@pytest.mark.parametrize("kind", ["mariadb1011", pytest.param("mysql97", marks=pytest.mark.full)])
+def test_a_log_that_was_purged_under_a_side_loads_its_tables_again(
+    tmp_path: Path, kind: str, start_server: Callable[..., Server], pg15: Server
+) -> None:
+    source = start_server(kind)
+    with deployment(tmp_path, source, pg=pg15) as made:
+        database = made.source_database
+        made.config["snapshot"] = {"beside": 1, "beside_rows_min": 0}
+        source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=database)
+        made.catch_up()
+        for table in ("b", "c"):
+            source.execute(f"CREATE TABLE {table} (id INT PRIMARY KEY)", database=database)
+            source.execute(f"INSERT INTO {table} VALUES (1)", database=database)
+        with contextlib.closing(source.connect(database)) as connection, connection.cursor() as cursor:
+            cursor.execute("LOCK TABLES c WRITE")
+            made.start()
+            made.wait_for_log("table_loaded")
+            made.kill()
+        source.execute("INSERT INTO b VALUES (2)", database=database)
+        purge(source)
+        source.execute("INSERT INTO b VALUES (3)", database=database)
+        made.config["recovery"] = {"on_purged": "resnapshot"}
+        made.catch_up()
+        made.assert_equal("a", "b", "c")
+        assert {table["state"] for table in made.status()["tables"]} == {"ready"}
 
 
 def test_a_source_that_lost_what_the_sink_has_is_not_papered_over(

@@ -164,7 +164,7 @@ def test_a_checkpoint_that_has_moved_meanwhile_does_not_go_back(
 @pytest.mark.crash
 def test_those_that_load_beside_a_lane_step_over_it_as_well(tmp_path: Path, mariadb118: Server, pg15: Server) -> None:
     with deployment(tmp_path, mariadb118, pg=pg15) as made:
-        made.config["snapshot"] = {"beside": 2}
+        made.config["snapshot"] = {"beside": 2, "beside_rows_min": 0}
         made.source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=made.source_database)
         made.start(crash_at="beside_met")
         assert made.process is not None

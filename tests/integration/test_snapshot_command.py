@@ -68,6 +68,15 @@ def test_one_that_could_not_begin_says_that_the_next_run_carries_it_out(made: De
     assert _commands(made) == [("snapshot", "done")]
 
 
+def test_a_sink_that_is_away_does_not_keep_the_others_from_it(made: Deployment) -> None:
+    made.catch_up()
+    made.config["sinks"].insert(0, {"name": "away", "url": "postgresql://nobody@127.0.0.1:1/nothing"})
+    result = made.run("snapshot", f"{made.source_database}.t")
+    assert result.returncode == 1
+    assert f"sink: {made.source_database}.t loaded, {ROWS} rows\n" in result.stdout
+    assert "away" in result.stderr
+
+
 def test_beside_a_service_that_loads_it_waits_for_that_load(made: Deployment) -> None:
     process = made.start(crash_at="load_chunk_committed:3")
     assert process.wait(60) == -signal.SIGKILL

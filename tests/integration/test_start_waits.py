@@ -53,7 +53,12 @@ def test_the_service_waits_and_begins(tmp_path: Path, mariadb118: Server, pg17: 
                 "/metrics": 200,
             }
             assert json.loads(_answer(made, "/health")[1])["status"] == "unhealthy"
-            assert json.loads(_answer(made, "/api/status")[1])["sinks"] == []
+            status = json.loads(_answer(made, "/api/status")[1])
+            assert status["sinks"] == []
+            said = status["source"]["error"]
+            assert (said is not None and (said["class"], bool(said["since"]))) == (
+                which == "source" and ("SourceUnavailable", True)
+            )
             proxy.cut()
             proxy.thaw()
             made.wait_for_log("table_ready", count=len(TABLES))

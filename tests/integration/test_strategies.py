@@ -453,6 +453,29 @@ def test_only_the_holder_of_the_lease_writes(shop: Deployment, sink: str, other:
     assert shop.stop() != 0
 
 
+@pytest.mark.crash
+@pytest.mark.in_turn
+def test_a_first_load_that_was_cut_off_goes_on_with_the_chunks_that_are_missing(shop: Deployment) -> None:
+    """And what changed in the others meanwhile comes by the run behind it, which begins where the load had begun."""
+    create(shop, "inc", rows=60)
+    execute(shop, "UPDATE inc SET at = at - INTERVAL 1 DAY")
+    overrides(shop, inc=incremental(batch_size=10, detect_deletes_every=5, lookback_seconds=1))
+    shop.config["sinks"] = shop.config["sinks"][:1]
+    del shop.sinks["maria"]
+    result = shop.run("run", "--until-caught-up", crash_at="load_chunk_committed:3")
+    assert result.returncode == -9, result.stderr
+    execute(shop, "DELETE FROM inc WHERE id = 3")
+    # Newer than all that the first attempt has seen, and older than where a run that went by the second would begin.
+    execute(shop, "UPDATE inc SET v = 'changed', at = NOW() - INTERVAL 1 HOUR WHERE id IN (2, 50)")
+    execute(shop, "INSERT INTO inc (id, v, at) VALUES (100, 'new', NOW())")
+    result = shop.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    lines = [json.loads(line) for line in result.stderr.splitlines() if "load_resumed" in line]
+    assert [line["chunks"] for line in lines] == [3]
+    shop.catch_up()
+    shop.assert_equal("inc")
+
+
 @pytest.mark.full
 @pytest.mark.crash
 @pytest.mark.parametrize(

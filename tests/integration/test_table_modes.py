@@ -450,7 +450,7 @@ def test_a_column_that_comes_is_added_to_what_is_kept(kept: Kept) -> None:
         assert past == [(0, None, False), (1, None, False), (1, 5, True)]
         log = kept.rows(sink, "log", "a, more, _cdc_operation", "_cdc_sequence")
         assert log[:3] == [(0, None, "load"), (1, None, "load"), (0, None, "delete")]
-        assert log[3:] == [(None, None, "reload"), (1, 5, "load")]
+        assert log[3:] == [(1, 5, "update")], "no reload is written"
 
 
 def test_a_column_that_goes_stays_where_it_was_kept(one: Kept) -> None:

@@ -158,7 +158,7 @@ def test_people_are_shown_counts_checksums_keys_and_one_last_line(pair: Deployme
     _on_sink(pair, "pg", "UPDATE {}.`lines` SET amount = amount + 777")
     done = pair.run("verify")
     assert done.returncode == 1
-    assert done.stdout.splitlines()[-1] == "1 of 2 tables differ"
+    assert done.stdout.splitlines()[-1] == "1 of 2 tables differ: 1 different"
     assert "30 different rows" in done.stdout
     assert done.stdout.count("different in amount") == DIFFERENCES_SHOWN_MAX
     assert "777" not in done.stdout  # row data may be private
@@ -186,7 +186,7 @@ def test_a_table_that_is_not_loaded_yet_is_pending_and_one_that_cannot_be_is_par
     assert "cannot go to" in results["pg", name].notes[0]
     done = pair.run("verify")
     assert "changes not yet applied" in done.stdout
-    assert done.stdout.splitlines()[-1] == "2 of 4 tables differ"
+    assert done.stdout.splitlines()[-1] == "2 of 4 tables differ: 1 parked, 1 pending"
 
 
 def test_a_running_service_is_named_as_a_reason_for_differences(pair: Deployment) -> None:

@@ -280,6 +280,9 @@ class SimulatedSink:
             return None
         return ExistingTable({}, tuple(target.key), bool(self._database.read(session, name)))
 
+    def absent(self, targets: Sequence[TargetTable]) -> list[TargetTable]:
+        return [target for target in targets if self.inspect(target) is None]
+
     def differences(self, target: TargetTable, existing: ExistingTable) -> list[str]:
         return []
 
@@ -415,6 +418,12 @@ class _Transaction:
 
     def execute_count(self, sql: str, parameters: Sequence[Any] = ()) -> int:
         return self._do(self._begin(sql), parameters)
+
+    def execute_on(self, target: TargetTable, sql: str, parameters: Sequence[Any] = ()) -> int:
+        return self.execute_count(sql, parameters)
+
+    def rewrite(self, target: TargetTable, sql: str) -> int:
+        raise AssertionError("no schedule fills columns")
 
     def execute_later(self, sql: str, parameters: Sequence[Any] = ()) -> None:
         self.execute_count(sql, parameters)

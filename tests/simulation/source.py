@@ -359,8 +359,8 @@ class SourceSession:
             return [(str(len(self.rows(TableName(*parameters)))),)]
         if sql.startswith("SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM"):
             return [(table.database, table.table, str(len(self.rows(table)))) for table in TABLES]
-        if sql == "SELECT @@SESSION.lock_wait_timeout":
-            return [("30",)]
+        if sql == "SELECT @@SESSION.lock_wait_timeout, @@SESSION.max_execution_time":
+            return [("30", "0")]
         if "FROM information_schema.TABLES" in sql:
             return [(table.database, table.table, "BASE TABLE") for table in (*TABLES, _OTHER)]
         raise AssertionError(f"the simulated source does not know this statement: {sql}")

@@ -157,7 +157,11 @@ def _configure(made: Deployment, rng: random.Random) -> None:
     made.config["source"] |= {"read_timeout_seconds": 8, "heartbeat_seconds": 1}
     made.config["flush"] = {"rows_max": rng.choice((50, 1000, 100_000))}
     made.config["lease"] = {"seconds": 8}
-    made.config["snapshot"] = {"chunk_rows": 200, "beside": rng.choice((0, 2))}
+    made.config["snapshot"] = {
+        "chunk_rows": 200,
+        "beside": rng.choice((0, 2, 2)),
+        "beside_rows_min": rng.choice((0, 100, 50_000)),
+    }
     made.config["queue_bytes_max"] = "32MiB"
     made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.{JOURNAL}", "mode": "append_only"}]
     made.write_config()

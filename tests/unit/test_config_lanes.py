@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cdc.app import lane_rule, lane_server_ids, target_place
+from cdc.app import lane_rule, lane_server_ids, service_ids, side_server_ids, target_place
 from cdc.check import run_checks
 from cdc.clock import SystemClock
 from cdc.config import Config, load_config, load_source_config, redacted
@@ -89,6 +89,28 @@ def test_a_command_without_sinks_knows_how_many_ids_are_theirs(tmp_path: Path, w
     path = tmp_path / "config.yaml"
     path.write_text(FILE.format(one=written, two="1", ids=16))
     assert load_source_config(path, environ={}).stream_count == count
+
+
+@pytest.mark.parametrize(
+    "lanes, ids, sides",
+    [
+        (("1", "1"), 16, {"one": [102, 104], "two": [103, 105]}),
+        (("3", "2"), 16, {"one": [105, 107], "two": [106, 108]}),
+        (("1", "1"), 5, {"one": [102], "two": [103]}),
+        (("1", "1"), 4, {"one": [102], "two": []}),
+        (("1", "1"), 2, {"one": [], "two": []}),
+    ],
+)
+def test_sides_have_the_ids_behind_the_lanes_and_leave_the_last_one(
+    tmp_path: Path, lanes: tuple[str, str], ids: int, sides: dict[str, list[int]]
+) -> None:
+    config = load(tmp_path, *lanes, ids=ids)
+    assert side_server_ids(config) == sides
+    taken = [
+        number for found in (lane_server_ids(config), side_server_ids(config)) for n in found.values() for number in n
+    ]
+    assert sorted(taken) == list(range(100, 100 + service_ids(config)))
+    assert load_source_config(tmp_path / "config.yaml", environ={}).service_ids == service_ids(config)
 
 
 def test_tables_of_one_target_have_one_place_in_any_case(tmp_path: Path) -> None:

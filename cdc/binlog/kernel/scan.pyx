@@ -128,6 +128,8 @@ cdef struct map_t:
     int32_t slot            # NO_SLOT: its rows do not count
     bint is_covered
     bint is_lasting         # may it be taken for known when it is sent again?
+    bint leaves_deletes     # rows events that are left to the caller, whatever becomes of their images
+    bint leaves_updates
 
 cdef struct slot_t:
     images_t* images        # NULL: the slot is free
@@ -608,6 +610,8 @@ cdef class Scanner:
         found = self._find_map(table_id)
         if found.body == NULL or found.statement != self._statement:
             return _EVENT
+        if (found.leaves_deletes and kind == ROWS_DELETE) or (found.leaves_updates and kind == ROWS_UPDATE):
+            return _EVENT
         if found.slot == NO_SLOT:
             if found.is_covered:
                 self.group_has_covered_rows = True
@@ -827,10 +831,20 @@ cdef class Scanner:
         self._slots[slot].images = NULL
         self._buffers[slot] = None
 
-    def map_table(self, body: bytes, int32_t slot, *, is_covered: bool, is_lasting: bool) -> None:
+    def map_table(
+        self,
+        body: bytes,
+        int32_t slot,
+        *,
+        is_covered: bool,
+        is_lasting: bool,
+        leaves_deletes: bool = False,
+        leaves_updates: bool = False,
+    ) -> None:
         """What a table map stands for in this statement: the rows go to `slot`, or (-1) do not count.
 
-        `is_lasting`: and in every statement to come that sends it again as it is.
+        `is_lasting`: and in every statement to come that sends it again as it is. `leaves_deletes`, `leaves_updates`:
+        such rows events of the table are left to the caller (EVENT).
         """
         cdef map_t* place
         cdef uint8_t* copy
@@ -857,6 +871,8 @@ cdef class Scanner:
         place.slot = slot
         place.is_covered = is_covered
         place.is_lasting = is_lasting
+        place.leaves_deletes = leaves_deletes
+        place.leaves_updates = leaves_updates
 
     cdef int _resize_maps(self, size_t capacity, bint forgets) except -1:
         """Move the maps to a table of that size; `forgets`: only those of the open statement."""

@@ -115,4 +115,4 @@ def test_a_load_that_begins_again_is_measured_anew(rate: LoadRate, clock: Clock)
 )
 def test_times_are_written_as_one_reads_them(seconds: float, text: str) -> None:
     progress = {"rows": 1, "rows_estimate": None, "seconds_left": seconds}
-    assert progress_text(progress) == f"1 rows, {text} left"
+    assert progress_text(progress) == f"1 row, {text} left"

@@ -28,6 +28,7 @@ from cdc.model import (
     Xa,
 )
 from cdc.source.assembler import Assembler, Capture, CapturedTable, Output, PreparedXa, RunLimits
+from cdc.source.cascades import CascadeGraph
 from tests.support.binlog_build import (
     BuiltColumn,
     columns_of_every_kind,
@@ -282,6 +283,7 @@ class Session:
         lower_case_names: bool = False,
         stores_prepared: bool = False,
         prepared: dict[Xa, PreparedXa] | None = None,
+        cascades: CascadeGraph | None = None,
     ) -> None:
         self.tables = tables or Tables([CapturedTable(definition(A)), CapturedTable(definition(B))])
 
@@ -298,6 +300,7 @@ class Session:
                 prepared=dict(prepared or {}),
                 all_captured=(lambda: list(self.tables.captured)) if stores_prepared else None,
                 is_fast=is_fast,
+                cascades=cascades,
             )
 
         self.out = Listener()
