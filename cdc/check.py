@@ -18,7 +18,15 @@ import orjson
 from rich.console import Console
 from rich.text import Text
 
-from cdc.app import lane_rule, make_sink, pipeline_name, routing, source_settings, table_polling
+from cdc.app import (
+    lane_rule,
+    make_sink,
+    pipeline_name,
+    routing,
+    side_server_ids,
+    source_settings,
+    table_polling,
+)
 from cdc.clock import Clock, SystemClock
 from cdc.config import Config, SinkSettings, parse_table_name, parse_table_pattern
 from cdc.errors import CdcError, ConfigError, UnsupportedData
@@ -409,6 +417,8 @@ def _streams(config: Config, source: SourceFacts | None, *, is_running: bool) ->
         text += "cut each other's stream, and ids beyond the block may be another replica's"
         fix = f"source.server_id_count: {count + 2} (`cdc tail` needs one, too), and as many free from server_id on"
         yield replace(error("source", text, fix, is_configuration=True), check="source.lanes")
+    else:
+        yield from _sides(config, count)
     if source is None or is_running or count == len(config.sinks):
         return
     needed = 2 * count + 1
@@ -419,6 +429,21 @@ def _streams(config: Config, source: SourceFacts | None, *, is_running: bool) ->
             error(source.subject, text, "fewer `lanes`, or a larger max_connections at the source"),
             check="source.lanes",
         )
+
+
+def _sides(config: Config, lanes: int) -> Iterator[Finding]:
+    """Loads beside the stream take an id of the block each; sinks that get none load in the stream."""
+    wanted = config.snapshot.beside
+    short = [f"sink {name}: {len(ids)}" for name, ids in side_server_ids(config).items() if len(ids) < wanted]
+    if short:
+        text = (
+            f"the block has {config.source.server_id_count} ids, of which the streams take {lanes} and `cdc tail` one: "
+        )
+        text += f"of {wanted} loads beside the stream there is room for fewer ({listed(short)}), and without any a "
+        text += "sink's other tables wait while one loads"
+        needed = lanes + wanted * len(config.sinks) + 1
+        fix = f"source.server_id_count: {needed}, and as many free from server_id on; or snapshot.beside: 0"
+        yield replace(warning("source", text, fix), check="source.lanes")
 
 
 def _sink_lanes(
@@ -677,8 +702,9 @@ CONNECTION_CHECKS: tuple[Check[Any], ...] = (
         "source.lanes",
         _nothing,
         looks="whether each lane of each sink has an id of the block `server_id`..`server_id` + `server_id_count` - 1, "
-        "and the source enough connections for all of them",
-        breaks="two streams with one id cut each other; lanes that are refused a connection wait",
+        "and so each load beside the stream (`snapshot.beside`); and the source enough connections for all of them",
+        breaks="two streams with one id cut each other; lanes that are refused a connection wait; with fewer loads "
+        "beside the stream, tables that load hold up the sink's others",
         mends="`source.server_id_count` or `sinks[].lanes` in the configuration",
     ),
     Check(

@@ -123,9 +123,14 @@ def test_tables_of_one_target_have_one_place_in_any_case(tmp_path: Path) -> None
 def test_check_finds_a_block_that_does_not_suffice_for_the_sinks(tmp_path: Path) -> None:
     """Whatever the servers say: none of them is there."""
     path = tmp_path / "config.yaml"
-    for ids, count in ((2, 0), (1, 1)):
+    for ids, expected in (
+        (7, []),
+        (6, [("warning", "(sink two: 1)")]),
+        (2, [("warning", "(sink one: 0, sink two: 0)")]),
+        (1, [("error", "the block has 1")]),
+    ):
         path.write_text(FILE.format(one=1, two=1, ids=ids).replace("127.0.0.1", "127.0.0.1:1"))
         report = run_checks(load_config(path, environ={}), clock=SystemClock())
         found = [finding for finding in report.findings if finding.check == "source.lanes"]
-        assert len(found) == count
-        assert all(finding.severity == "error" and "the block has 1" in finding.problem for finding in found)
+        assert [finding.severity for finding in found] == [severity for severity, _ in expected]
+        assert all(text in finding.problem for finding, (_, text) in zip(found, expected, strict=True))
