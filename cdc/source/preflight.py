@@ -1101,14 +1101,16 @@ def _cascades(facts: SourceFacts) -> Iterator[Finding]:
         place = f"{quoted(key.table.database)}.{quoted(key.table.table)}"
         say = warning if facts.captured.accepts_hidden_cascades(key.table.database, key.table.table) else error
         native = facts.flavor == "mysql" and facts.version >= (9, 6, 0)
+        problem = problems.get(key.table)
+        can = "set policies.hidden_cascades: apply, and the sinks do the same where it is proven; or "
+        can = "" if problem else can
         fix = (
-            f"ALTER TABLE {place} DROP FOREIGN KEY {quoted(key.name)}; add it again with ON DELETE RESTRICT ON "
+            f"{can}ALTER TABLE {place} DROP FOREIGN KEY {quoted(key.name)}; add it again with ON DELETE RESTRICT ON "
             "UPDATE RESTRICT, and let the application change these rows itself; or exclude the table; or set "
-            "policies.hidden_cascades: apply, where it can be, or accept, and compare with `cdc verify`"
+            "policies.hidden_cascades: accept, and compare with `cdc verify`"
         )
         if native:
             fix = f"{facts.set_at_start('innodb_native_foreign_keys=OFF')} (the server then logs cascades)"
-        problem = problems.get(key.table)
         if problem == "":
             text = f"foreign key {key.name} has {clauses}, which this server does in the engine and does not log: the "
             yield info(
