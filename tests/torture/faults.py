@@ -9,6 +9,8 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +19,7 @@ from pathlib import Path
 
 from cdc.demo.servers import Server, ServerFailed
 from tests.support.deployment import Deployment
+from tests.support.foreign_keys import TABLES as FAMILY_TABLES
 from tests.support.proxy import Proxy
 
 __all__ = ["Fault", "Faults", "Scene"]
@@ -24,6 +27,7 @@ __all__ = ["Fault", "Faults", "Scene"]
 Fault = Callable[[], None]
 _LOCK_SECONDS_MAX = 6.0
 _FULL_SECONDS_MAX = 4.0
+_COMMAND_SECONDS_MAX = 60.0
 
 
 @dataclass(slots=True)
@@ -50,6 +54,7 @@ class Faults:
         self._start = start
         self._began = time.monotonic()
         self._filled = set[str]()
+        self._commands: list[threading.Thread] = []
 
     def all(self) -> dict[str, Fault]:
         """By name; those that this scene has."""
@@ -60,6 +65,7 @@ class Faults:
             "SIGSTOP of the service": self._stop_service,
             "kill -9 of the source": lambda: self._kill_server(self._scene.source),
             "connections half open": lambda: self._half_open("source"),
+            "a table is to be loaded again": self._load_again,
         }
         for name in sinks:
             faults[f"kill -9 of sink {name}"] = lambda name=name: self._kill_server(self._scene.sinks[name])  # type: ignore[misc]
@@ -90,6 +96,9 @@ class Faults:
         for server in (self._scene.source, *self._scene.sinks.values()):
             if not server.is_running:
                 self._restart(server)
+        for command in self._commands:  # one that found no service does the work, and holds the lease meanwhile
+            command.join()
+        self._commands.clear()
         self.watch_service()
 
     def watch_sinks(self) -> None:
@@ -130,6 +139,17 @@ class Faults:
             process.send_signal(signal.SIGSTOP)
             time.sleep(self._random.uniform(0.2, 4))
             process.send_signal(signal.SIGCONT)
+
+    def _load_again(self) -> None:
+        """As an operator asks for it, beside whatever else goes wrong; the next fault does not wait for it."""
+        table = f"{self._scene.made.source_database}.{self._random.choice([*self._scene.tables, *FAMILY_TABLES])}"
+
+        def ask() -> None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # what is asked for stays queued
+                self._scene.made.run("snapshot", table, timeout=_COMMAND_SECONDS_MAX)
+
+        self._commands.append(threading.Thread(target=ask, name=f"snapshot {table}", daemon=True))
+        self._commands[-1].start()
 
     # ------------------------------------------------------------ servers
 
@@ -231,8 +251,6 @@ class Faults:
 @contextlib.contextmanager
 def small_disk(path: Path, megabytes: int) -> Iterator[Path | None]:
     """A file system of that size at `path`; None where this machine does not let us make one."""
-    import subprocess
-
     path.mkdir(parents=True)
     options = f"size={megabytes}m,mode=0755"
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(path)], capture_output=True, check=False)

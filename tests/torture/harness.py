@@ -16,19 +16,20 @@ from typing import Any
 
 from cdc.demo.servers import Options, Server
 from tests.support.deployment import Deployment, deployment
+from tests.support.foreign_keys import TABLES as FAMILY_TABLES
 from tests.support.proxy import Proxy, through
 from tests.support.waiting import wait_until
 from tests.torture.faults import Faults, Scene, small_disk
 from tests.torture.schema import RandomTables
 from tests.torture.watch import BrokenPromise, Process, SinkReader, leftovers
-from tests.torture.writers import JOURNAL, MARKS, Client, DdlClient, create_fixed_tables, end_xa
+from tests.torture.writers import FAMILY_MARKS, JOURNAL, MARKS, Client, DdlClient, create_fixed_tables, end_xa
 
 __all__ = ["Settings", "Torture", "torture"]
 
 # What one service with two sinks may take (docs/operations.md), and the interpreter's own growth under many restarts.
 MEMORY_MIB_MAX = 256 + 60 + 64
-# Of a service with two sinks that has caught up: it has about half.
-THREADS_MAX, FILES_MAX = 24, 48
+# A lane of a service that has caught up: it has about half.
+THREADS_MAX, FILES_MAX = 12, 24
 _DISK_MIB = 700
 _CATCH_UP_SECONDS = 600.0
 _KEYED_TABLES, _DDL_TABLES = 11, 2
@@ -163,6 +164,12 @@ def _configure(made: Deployment, rng: random.Random) -> None:
         "beside_rows_min": rng.choice((0, 100, 50_000)),
     }
     made.config["queue_bytes_max"] = "32MiB"
+    # What the source's foreign keys do in no event is done by one lane: parents and children are in the same.
+    made.config["policies"] = {"hidden_cascades": "apply"}
+    if rng.random() < 0.5:
+        family = [f"{made.source_database}.{name}" for name in (*FAMILY_TABLES, FAMILY_MARKS)]
+        for sink in made.config["sinks"]:
+            sink["lanes"] = [family, [f"{made.source_database}.*"]]
     made.config["tables"]["overrides"] = [{"table": f"{made.source_database}.{JOURNAL}", "mode": "append_only"}]
     made.write_config()
 
@@ -274,7 +281,8 @@ def _settle(scene: Scene, faults: Faults, mark: int) -> bool:
 
 
 def _set_mark(made: Deployment, mark: int) -> int:
-    made.source.execute(f"INSERT INTO {MARKS} VALUES ({mark})", database=made.source_database)
+    for table in (MARKS, FAMILY_MARKS):
+        made.source.execute(f"INSERT INTO {table} VALUES ({mark})", database=made.source_database)
     return mark
 
 
@@ -289,8 +297,9 @@ def _status(made: Deployment) -> dict[str, Any] | None:
 def _is_settled(made: Deployment, mark: int) -> bool:
     """Has each sink the mark, behind everything else, and is no table on its way?"""
     try:
-        if not all((mark,) in made.sink_rows(name, MARKS, ("id",)) for name in made.sinks):
-            return False
+        for table in (MARKS, FAMILY_MARKS):
+            if not all((mark,) in made.sink_rows(name, table, ("id",)) for name in made.sinks):
+                return False
     except Exception:  # noqa: BLE001 - it is not there yet
         return False
     document = _status(made)
@@ -325,7 +334,7 @@ def _prove(run: Torture, scene: Scene) -> None:
     result = made.run("verify", timeout=_CATCH_UP_SECONDS)
     if result.returncode:
         raise BrokenPromise(f"cdc verify:\n{result.stdout}\n{result.stderr}")
-    made.assert_equal("accounts")
+    made.assert_equal("accounts", *FAMILY_TABLES)
     expected = {row[0]: row[1] for row in made.source_rows(JOURNAL, ("id", "version"))}
     for name in made.sinks:
         counted: Counter[int] = Counter(row[0] for row in made.sink_rows(name, JOURNAL, ("id",)))
@@ -340,7 +349,18 @@ def _prove(run: Torture, scene: Scene) -> None:
                 f"(id, versions, changes): {sorted(wrong, key=repr)[:10]}"
             )
         run.counts["append-only rows compared"] += sum(counted.values())
-    run.counts["tables compared"] += len(scene.tables) * len(made.sinks)
+    run.counts["tables compared"] += (len(scene.tables) + len(FAMILY_TABLES)) * len(made.sinks)
+    run.counts |= {
+        "changes of children that the log does not show": max(
+            run.counts["changes of children that the log does not show"], _cascades(made)
+        )
+    }
+
+
+def _cascades(made: Deployment) -> int:
+    """How many the running service has applied."""
+    tables = (_status(made) or {"tables": []})["tables"]
+    return sum(one["policy_changes"].get("*", {}).get("hidden_cascades", 0) for one in tables)
 
 
 def _prove_no_leak(run: Torture, scene: Scene) -> None:
@@ -348,10 +368,12 @@ def _prove_no_leak(run: Torture, scene: Scene) -> None:
     process_of = scene.made.process
     assert process_of is not None
     process = Process(process_of.pid)
+    lanes = sum(len(sink.get("lanes", [1])) for sink in scene.made.config["sinks"])
+    threads_max, files_max = lanes * THREADS_MAX, lanes * FILES_MAX
     wait_until(
-        lambda: process.threads <= THREADS_MAX and process.files <= FILES_MAX,
+        lambda: process.threads <= threads_max and process.files <= files_max,
         60,
-        lambda: f"{process.threads} threads and {process.files} files to be {THREADS_MAX} and {FILES_MAX} at most",
+        lambda: f"{process.threads} threads and {process.files} files to be {threads_max} and {files_max} at most",
     )
     run.counts["threads at most"] = max(run.counts["threads at most"], process.threads)
     run.counts["files at most"] = max(run.counts["files at most"], process.files)

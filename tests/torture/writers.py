@@ -21,27 +21,44 @@ from cdc.demo.servers import Server
 from cdc.model import TableName
 from cdc.source.connection import SourceSettings, connect
 from cdc.source.definitions import read_definition
+from tests.support.foreign_keys import FAMILY, family_statement
 from tests.support.random_ddl import RandomDdl
 from tests.torture.schema import Column, columns_of, value
 
-__all__ = ["ACCOUNTS", "BALANCE", "JOURNAL", "MARKS", "Client", "DdlClient", "create_fixed_tables", "end_xa"]
+__all__ = [
+    "ACCOUNTS",
+    "BALANCE",
+    "FAMILY_MARKS",
+    "JOURNAL",
+    "MARKS",
+    "Client",
+    "DdlClient",
+    "create_fixed_tables",
+    "end_xa",
+]
 
 ACCOUNTS = 20
 BALANCE = 1000
 JOURNAL = "journal"
-MARKS = "marks"
+MARKS, FAMILY_MARKS = "marks", "family_marks"
 _BULK_ROWS = 3000
 
 
 def create_fixed_tables(server: Server, database: str) -> None:
-    """`accounts` has a sum that stays, `journal` is kept as changes, `marks` says how far a sink is."""
+    """`accounts` has a sum that stays, `journal` is kept as changes, the marks say how far the lanes of a sink are.
+
+    Behind them the family of foreign keys.
+    """
     with contextlib.closing(server.connect(database)) as connection, connection.cursor() as cursor:
         cursor.execute("CREATE TABLE accounts (id INT PRIMARY KEY, balance BIGINT NOT NULL)")
         cursor.execute(f"CREATE TABLE {MARKS} (id INT PRIMARY KEY)")
+        cursor.execute(f"CREATE TABLE {FAMILY_MARKS} (id INT PRIMARY KEY)")
         cursor.executemany("INSERT INTO accounts VALUES (%s, %s)", [(n, BALANCE) for n in range(ACCOUNTS)])
         cursor.execute(
             f"CREATE TABLE {JOURNAL} (id BIGINT AUTO_INCREMENT PRIMARY KEY, version INT NOT NULL, note TEXT)"
         )
+        for statement in FAMILY:
+            cursor.execute(statement)
 
 
 class _Thread:
@@ -160,6 +177,8 @@ class Client(_Thread):
                 return
             if choice < 0.08:
                 self._bulk(cursor)
+            elif choice < 0.2:
+                self._family(cursor)
             else:
                 for _ in range(rng.choice((1, 1, 1, 2, 4, 12))):
                     self._change(cursor)
@@ -169,6 +188,19 @@ class Client(_Thread):
                 return
             self._connection.commit()
             self.counts["transactions"] += 1
+
+    def _family(self, cursor: Any) -> None:
+        """Parents and children; what one statement is refused is no reason to give the others up."""
+        has_checks = self._random.random() > 0.06
+        cursor.execute(f"SET foreign_key_checks = {int(has_checks)}")
+        try:
+            for _ in range(self._random.choice((1, 1, 2, 6))):
+                with contextlib.suppress(pymysql.err.IntegrityError):
+                    self.counts["rows"] += cursor.execute(family_statement(self._random))
+                    self.counts["statements on parents and children"] += 1
+        finally:
+            if not has_checks:
+                cursor.execute("SET foreign_key_checks = 1")
 
     def _xa(self, cursor: Any) -> None:
         """Prepared, and ended at once, later by another connection (`end_xa`), or rolled back."""
