@@ -20,34 +20,10 @@ from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import read_definition
 from tests.support import wait_until
 from tests.support.ddl_forms import FOLLOWED, LISTED, LISTED_LOADED, LOADED, ROWS, SWAPPED, TABLE
+from tests.support.ddl_targets import MINE, mark, on_sink, on_source, unmarked
 from tests.support.deployment import Deployment, deployment
 from tests.support.random_ddl import RandomDdl
 from tests.support.writer import TABLES, Writer, create_schema
-
-MINE = "mine"  # a column that somebody has added on the sink: a load would leave it empty
-
-
-def _source(made: Deployment, statement: str) -> None:
-    made.source.execute(statement, database=made.source_database)
-
-
-def _on_sink(made: Deployment, sink: str, statement: str) -> list[Any]:
-    """`{}` is the namespace, with its dot."""
-    server, database = made.sinks[sink]
-    namespace = f'"{made.source_database}".' if server.family == "postgresql" else ""
-    return server.execute(statement.format(namespace), database=database)
-
-
-def _mark(made: Deployment, table: str, *, key: str = "id") -> None:
-    """Give every row at the sinks something that only these rows have."""
-    for sink, (server, _) in made.sinks.items():
-        text = "text" if server.family == "postgresql" else "CHAR"
-        _on_sink(made, sink, f"ALTER TABLE {{}}{table} ADD COLUMN {MINE} VARCHAR(20) NULL")
-        _on_sink(made, sink, f"UPDATE {{}}{table} SET {MINE} = CAST({key} AS {text})")
-
-
-def _unmarked(made: Deployment, sink: str, table: str) -> int:
-    return int(_on_sink(made, sink, f"SELECT COUNT(*) FROM {{}}{table} WHERE {MINE} IS NULL")[0][0])
 
 
 def _columns(made: Deployment, sink: str) -> dict[str, set[tuple[Any, ...]]]:
@@ -149,17 +125,17 @@ def test_forms_are_followed_where_the_log_has_no_names(
 def _follow_all(made: Deployment, forms: tuple[str, ...]) -> None:
     tables = [f"t{number}" for number in range(len(forms))]
     for table in tables:
-        _source(made, TABLE.format(t=table))
-        _source(made, ROWS.format(t=table))
+        on_source(made, TABLE.format(t=table))
+        on_source(made, ROWS.format(t=table))
     made.catch_up()
     for table in tables:
-        _mark(made, table)
+        mark(made, table)
     for table, form in zip(tables, forms, strict=True):
-        _source(made, f"INSERT INTO {table} (b) VALUES ('before')")
-        _source(made, f"ALTER TABLE {table} {form}")
+        on_source(made, f"INSERT INTO {table} (b) VALUES ('before')")
+        on_source(made, f"ALTER TABLE {table} {form}")
         b = "bb" if form == "RENAME COLUMN b TO bb" else "b"
-        _source(made, f"INSERT IGNORE INTO {table} ({b}) VALUES ('behind')")
-        _source(made, f"DELETE FROM {table} WHERE {b} = 'before'")
+        on_source(made, f"INSERT IGNORE INTO {table} ({b}) VALUES ('behind')")
+        on_source(made, f"DELETE FROM {table} WHERE {b} = 'before'")
     result = made.run("run", "--until-caught-up", timeout=300)
     assert result.returncode == 0, result.stderr
     assert not _log_events(result.stderr, "table_loaded"), _log_events(result.stderr, "schema_not_followed")
@@ -167,7 +143,7 @@ def _follow_all(made: Deployment, forms: tuple[str, ...]) -> None:
     made.assert_equal(*tables)
     for sink in made.sinks:
         for table, form in zip(tables, forms, strict=True):
-            assert _unmarked(made, sink, table) == 1, f"{sink}: rows were touched by {form}"
+            assert unmarked(made, sink, table) == 1, f"{sink}: rows were touched by {form}"
 
 
 @pytest.mark.every_server  # each pair has a third of the forms
@@ -175,13 +151,13 @@ def test_every_other_form_loads_the_table_again(pair: Deployment) -> None:
     forms = _some((*SWAPPED, *LOADED), pair)
     tables = [f"t{number}" for number in range(len(forms))]
     for table in tables:
-        _source(pair, TABLE.format(t=table))
-        _source(pair, ROWS.format(t=table))
+        on_source(pair, TABLE.format(t=table))
+        on_source(pair, ROWS.format(t=table))
     pair.catch_up()
     loaded = []
     for table, form in zip(tables, forms, strict=True):
         with contextlib.suppress(Exception):  # what one of the servers does not know is not there to be followed
-            _source(pair, f"ALTER TABLE {table} {form}")
+            on_source(pair, f"ALTER TABLE {table} {form}")
             loaded.append(table)
     assert len(loaded) > len(forms) * 0.8
     result = pair.run("run", "--until-caught-up", timeout=300)
@@ -194,10 +170,10 @@ def test_every_other_form_loads_the_table_again(pair: Deployment) -> None:
 
 @pytest.mark.parametrize("form", LISTED_LOADED)
 def test_partitions_of_a_list_that_are_reorganized_load_the_table_again(pair: Deployment, form: str) -> None:
-    _source(pair, LISTED.format(t="t"))
-    _source(pair, "INSERT INTO t (id) VALUES (1), (2), (3), (4)")
+    on_source(pair, LISTED.format(t="t"))
+    on_source(pair, "INSERT INTO t (id) VALUES (1), (2), (3), (4)")
     pair.catch_up()
-    _source(pair, f"ALTER TABLE t {form}")
+    on_source(pair, f"ALTER TABLE t {form}")
     result = pair.run("run", "--until-caught-up")
     assert result.returncode == 0, result.stderr
     assert len(_log_events(result.stderr, "table_loaded")) == 2
@@ -206,8 +182,8 @@ def test_partitions_of_a_list_that_are_reorganized_load_the_table_again(pair: De
 
 def test_statements_about_a_temporary_table_are_not_followed(pair: Deployment) -> None:
     """It has the name of a captured table, and its session logs statements."""
-    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
-    _source(pair, "INSERT INTO t VALUES (1, 10), (2, 20)")
+    on_source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+    on_source(pair, "INSERT INTO t VALUES (1, 10), (2, 20)")
     pair.catch_up()
     for statement in ("TRUNCATE TABLE t", "ALTER TABLE t RENAME COLUMN a TO z", "ALTER TABLE t RENAME TO elsewhere"):
         with contextlib.closing(pair.source.connect(pair.source_database)) as session, session.cursor() as cursor:
@@ -219,19 +195,19 @@ def test_statements_about_a_temporary_table_are_not_followed(pair: Deployment) -
         assert _log_events(result.stderr, "schema_change"), "the statement is in the log"
         assert not _log_events(result.stderr, "schema_followed")
         pair.assert_equal("t")
-        _source(pair, "INSERT INTO t SELECT MAX(id) + 1, 5 FROM t")
+        on_source(pair, "INSERT INTO t SELECT MAX(id) + 1, 5 FROM t")
     pair.catch_up()
     pair.assert_equal("t")
 
 
 def test_truncate_empties_the_target_at_its_place(pair: Deployment) -> None:
-    _source(pair, TABLE.format(t="t"))
-    _source(pair, ROWS.format(t="t"))
+    on_source(pair, TABLE.format(t="t"))
+    on_source(pair, ROWS.format(t="t"))
     pair.catch_up()
-    _source(pair, "INSERT INTO t (b) VALUES ('gone')")
-    _source(pair, "TRUNCATE TABLE t")
-    _source(pair, "INSERT INTO t (b) VALUES ('there')")
-    _source(pair, "CREATE TABLE IF NOT EXISTS t (id INT)")
+    on_source(pair, "INSERT INTO t (b) VALUES ('gone')")
+    on_source(pair, "TRUNCATE TABLE t")
+    on_source(pair, "INSERT INTO t (b) VALUES ('there')")
+    on_source(pair, "CREATE TABLE IF NOT EXISTS t (id INT)")
     result = pair.run("run", "--until-caught-up")
     assert result.returncode == 0, result.stderr
     assert not _log_events(result.stderr, "table_loaded")
@@ -241,23 +217,23 @@ def test_truncate_empties_the_target_at_its_place(pair: Deployment) -> None:
 
 def test_a_row_of_statements_on_one_table_is_followed_one_by_one(pair: Deployment, tmp_path: Path) -> None:
     """While the service is down: the source's definition is of the end, the rows between are not."""
-    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT)")
-    _source(pair, "INSERT INTO t VALUES (1, 10, 20)")
+    on_source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT)")
+    on_source(pair, "INSERT INTO t VALUES (1, 10, 20)")
     pair.catch_up()
-    _mark(pair, "t")
+    mark(pair, "t")
     for number in range(12):
-        _source(pair, f"ALTER TABLE t ADD COLUMN c{number} INT DEFAULT {number} AFTER {'id' if number % 2 else 'a'}")
-        _source(pair, f"INSERT INTO t (id, a, b, c{number}) VALUES ({100 + number}, 1, 2, 1000)")
+        on_source(pair, f"ALTER TABLE t ADD COLUMN c{number} INT DEFAULT {number} AFTER {'id' if number % 2 else 'a'}")
+        on_source(pair, f"INSERT INTO t (id, a, b, c{number}) VALUES ({100 + number}, 1, 2, 1000)")
         if number % 3 == 2:
-            _source(pair, f"ALTER TABLE t DROP COLUMN c{number - 1}")
-            _source(pair, f"ALTER TABLE t RENAME COLUMN c{number} TO d{number}, MODIFY b BIGINT FIRST")
-            _source(pair, f"UPDATE t SET d{number} = 7, b = 4000000000 WHERE id = {100 + number}")
+            on_source(pair, f"ALTER TABLE t DROP COLUMN c{number - 1}")
+            on_source(pair, f"ALTER TABLE t RENAME COLUMN c{number} TO d{number}, MODIFY b BIGINT FIRST")
+            on_source(pair, f"UPDATE t SET d{number} = 7, b = 4000000000 WHERE id = {100 + number}")
     result = pair.run("run", "--until-caught-up")
     assert result.returncode == 0, result.stderr
     assert not _log_events(result.stderr, "table_loaded")
     pair.assert_equal("t")
     for sink in pair.sinks:
-        assert _unmarked(pair, sink, "t") == 12
+        assert unmarked(pair, sink, "t") == 12
     _assert_as_if_made_now(pair, tmp_path)
 
 
@@ -267,7 +243,7 @@ def test_ddl_under_load_is_followed(tmp_path: Path, source_server: Server, pg15:
         made.start()
         made.wait_for_log("table_ready", count=2 * len(TABLES))
         for table, key in (("accounts", "id"), ("orders", "id"), ("items", "order_id")):
-            _mark(made, table, key=key)
+            mark(made, table, key=key)
         with Writer(source_server, made.source_database) as writer:
             for number, statement in enumerate(
                 (
@@ -282,7 +258,7 @@ def test_ddl_under_load_is_followed(tmp_path: Path, source_server: Server, pg15:
                 writer.error = None
                 writer.wait_for(40 * (number + 1))
                 with contextlib.suppress(TimeoutError):
-                    _source(made, statement)
+                    on_source(made, statement)
                 if "ADD COLUMN colour" in statement:  # the writer's INSERTs name no columns of accounts
                     made.wait_for_log("schema_followed", count=2)
             writer.wait_for(300)
@@ -297,20 +273,20 @@ def test_ddl_under_load_is_followed(tmp_path: Path, source_server: Server, pg15:
 
 
 def test_what_the_operator_added_on_the_sink_survives(one_pair: Deployment) -> None:
-    _source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b VARCHAR(20))")
-    _source(one_pair, "INSERT INTO t VALUES (1, 10, 'x')")
+    on_source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b VARCHAR(20))")
+    on_source(one_pair, "INSERT INTO t VALUES (1, 10, 'x')")
     one_pair.catch_up()
     for sink in one_pair.sinks:
-        _on_sink(one_pair, sink, "CREATE INDEX mine_b ON {}t (b)")
-        _on_sink(one_pair, sink, "CREATE VIEW {}seen AS SELECT id, a FROM {}t".replace("{}", "{0}"))
-    _source(one_pair, "ALTER TABLE t ADD COLUMN c INT DEFAULT 3, DROP COLUMN b, MODIFY id BIGINT NOT NULL COMMENT ''")
-    _source(one_pair, "ALTER TABLE t RENAME COLUMN a TO aa")
+        on_sink(one_pair, sink, "CREATE INDEX mine_b ON {}t (b)")
+        on_sink(one_pair, sink, "CREATE VIEW {}seen AS SELECT id, a FROM {}t".replace("{}", "{0}"))
+    on_source(one_pair, "ALTER TABLE t ADD COLUMN c INT DEFAULT 3, DROP COLUMN b, MODIFY id BIGINT NOT NULL COMMENT ''")
+    on_source(one_pair, "ALTER TABLE t RENAME COLUMN a TO aa")
     result = one_pair.run("run", "--until-caught-up")
     pg = {t["sink"]: t for t in one_pair.status()["tables"]}["pg"]
     assert pg["state"] == "parked", "PostgreSQL does not change the type of a column that a view shows"
     assert "seen" in pg["error"]["message"] or "view" in pg["error"]["message"], pg["error"]
     assert result.returncode == 1
-    _on_sink(one_pair, "pg", "DROP VIEW {}seen")
+    on_sink(one_pair, "pg", "DROP VIEW {}seen")
     assert one_pair.run("snapshot", f"{one_pair.source_database}.t").returncode == 0
     one_pair.catch_up()
     one_pair.assert_equal("t")
@@ -319,18 +295,18 @@ def test_what_the_operator_added_on_the_sink_survives(one_pair: Deployment) -> N
 
 def test_a_target_that_somebody_altered_before_is_not_believed(one_pair: Deployment) -> None:
     """What a column of that name holds is not known, nor what one that is gone would: the table is loaded again."""
-    _source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
-    _source(one_pair, "INSERT INTO t VALUES (1, 10)")
+    on_source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+    on_source(one_pair, "INSERT INTO t VALUES (1, 10)")
     one_pair.catch_up()
     for sink in one_pair.sinks:
-        _on_sink(one_pair, sink, "ALTER TABLE {}t ADD COLUMN c INT NULL")
-        _on_sink(one_pair, sink, "UPDATE {}t SET c = 99")
-    _source(one_pair, "ALTER TABLE t ADD COLUMN c INT NULL")
+        on_sink(one_pair, sink, "ALTER TABLE {}t ADD COLUMN c INT NULL")
+        on_sink(one_pair, sink, "UPDATE {}t SET c = 99")
+    on_source(one_pair, "ALTER TABLE t ADD COLUMN c INT NULL")
     one_pair.catch_up()
     one_pair.assert_equal("t")
     for sink in one_pair.sinks:
-        _on_sink(one_pair, sink, "ALTER TABLE {}t DROP COLUMN a")
-    _source(one_pair, "ALTER TABLE t MODIFY a BIGINT")
+        on_sink(one_pair, sink, "ALTER TABLE {}t DROP COLUMN a")
+    on_source(one_pair, "ALTER TABLE t MODIFY a BIGINT")
     parking = one_pair.run("run", "--until-caught-up")  # what is gone is seen at the start, before the statement comes
     assert parking.returncode == 1
     assert "has been altered, and cannot hold the table's rows any more: it has no column a" in parking.stderr
@@ -339,40 +315,40 @@ def test_a_target_that_somebody_altered_before_is_not_believed(one_pair: Deploym
 
 
 def test_what_was_made_wider_on_the_sink_stays_so(one_pair: Deployment) -> None:
-    _source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b VARCHAR(20) NOT NULL)")
-    _source(one_pair, "INSERT INTO t VALUES (1, 10, 'x')")
+    on_source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b VARCHAR(20) NOT NULL)")
+    on_source(one_pair, "INSERT INTO t VALUES (1, 10, 'x')")
     one_pair.catch_up()
     wide = "x" * 150
     for sink, (server, _) in one_pair.sinks.items():
         is_pg = server.family == "postgresql"
-        _on_sink(one_pair, sink, f"ALTER TABLE {{}}t {'ALTER COLUMN b TYPE' if is_pg else 'MODIFY b'} varchar(300)")
-    _source(one_pair, "ALTER TABLE t MODIFY b VARCHAR(50) NULL, MODIFY a BIGINT")
-    _source(one_pair, "INSERT INTO t VALUES (2, 4000000000, NULL)")
+        on_sink(one_pair, sink, f"ALTER TABLE {{}}t {'ALTER COLUMN b TYPE' if is_pg else 'MODIFY b'} varchar(300)")
+    on_source(one_pair, "ALTER TABLE t MODIFY b VARCHAR(50) NULL, MODIFY a BIGINT")
+    on_source(one_pair, "INSERT INTO t VALUES (2, 4000000000, NULL)")
     one_pair.catch_up()
     one_pair.assert_equal("t")
     for sink in one_pair.sinks:
-        _on_sink(one_pair, sink, f"UPDATE {{}}t SET b = '{wide}' WHERE id = 2")
+        on_sink(one_pair, sink, f"UPDATE {{}}t SET b = '{wide}' WHERE id = 2")
 
 
 def test_what_was_made_wider_on_the_sink_stays_so_when_it_is_renamed(one_pair: Deployment) -> None:
-    _source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT NOT NULL, b VARCHAR(20) NOT NULL)")
-    _source(one_pair, "INSERT INTO t VALUES (1, 10, 'x')")
+    on_source(one_pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT NOT NULL, b VARCHAR(20) NOT NULL)")
+    on_source(one_pair, "INSERT INTO t VALUES (1, 10, 'x')")
     one_pair.catch_up()
     wide = "x" * 150
     for sink, (server, _) in one_pair.sinks.items():
         is_pg = server.family == "postgresql"
         for change in ("ALTER a DROP NOT NULL", "ALTER b TYPE varchar(300)") if is_pg else ("MODIFY a INT NULL",):
-            _on_sink(one_pair, sink, f"ALTER TABLE {{}}t {change}")
+            on_sink(one_pair, sink, f"ALTER TABLE {{}}t {change}")
         if not is_pg:
-            _on_sink(one_pair, sink, "ALTER TABLE {}t MODIFY b VARCHAR(300) COLLATE utf8mb4_bin NULL")
-    _source(one_pair, "ALTER TABLE t RENAME COLUMN b TO z, CHANGE a y BIGINT NOT NULL")
-    _source(one_pair, "INSERT INTO t VALUES (2, 4000000000, 'y')")
+            on_sink(one_pair, sink, "ALTER TABLE {}t MODIFY b VARCHAR(300) COLLATE utf8mb4_bin NULL")
+    on_source(one_pair, "ALTER TABLE t RENAME COLUMN b TO z, CHANGE a y BIGINT NOT NULL")
+    on_source(one_pair, "INSERT INTO t VALUES (2, 4000000000, 'y')")
     result = one_pair.run("run", "--until-caught-up")
     assert result.returncode == 0, result.stderr
     assert _log_events(result.stderr, "schema_followed")
     one_pair.assert_equal("t")
     for sink in one_pair.sinks:
-        _on_sink(one_pair, sink, f"UPDATE {{}}t SET z = '{wide}', y = NULL WHERE id = 2")
+        on_sink(one_pair, sink, f"UPDATE {{}}t SET z = '{wide}', y = NULL WHERE id = 2")
 
 
 # Between the intent and the ALTER, another instance takes the lease.
@@ -394,9 +370,9 @@ main()
 
 def test_who_has_lost_the_lease_alters_nothing(tmp_path: Path, mysql97: Server, mariadb1011: Server) -> None:
     with deployment(tmp_path, mysql97, my=mariadb1011) as made:
-        _source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+        on_source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
         made.catch_up()
-        _source(made, "ALTER TABLE t ADD COLUMN c INT")
+        on_source(made, "ALTER TABLE t ADD COLUMN c INT")
         server, database = made.sinks["my"]
         script = _OVERTAKEN.format(
             host=server.host, port=server.port, user=server.user, password=server.password, database=database
@@ -450,11 +426,11 @@ def test_a_pause_inside_a_large_transaction_is_no_time_for_other_work(
 ) -> None:
     """Neither for comparing definitions, nor for tables that are due: both would begin a transaction of their own."""
     with deployment(tmp_path, mysql97, my=mariadb1011) as made:
-        _source(made, "CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, a INT)")
-        _source(made, "INSERT INTO t (a) VALUES (1), (2), (3), (4)")
+        on_source(made, "CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, a INT)")
+        on_source(made, "INSERT INTO t (a) VALUES (1), (2), (3), (4)")
         made.catch_up()
-        _source(made, "ALTER TABLE t ADD COLUMN c INT")
-        _source(made, "INSERT INTO t (a) SELECT 4 FROM t p, t q, t r, t s, t u, t v, t w, t x, t y")
+        on_source(made, "ALTER TABLE t ADD COLUMN c INT")
+        on_source(made, "INSERT INTO t (a) SELECT 4 FROM t p, t q, t r, t s, t u, t v, t w, t x, t y")
         command = made.command
         made.command = lambda *words: [sys.executable, "-c", _PAUSED, *command(*words)[3:]]  # type: ignore[method-assign]
         result = made.run("run", "--until-caught-up")
@@ -491,14 +467,14 @@ def _read_by_somebody(made: Deployment, sink: str, table: str) -> Iterator[None]
 def test_a_reader_of_one_target_parks_that_table_and_no_other(one_pair: Deployment) -> None:
     made = one_pair
     for table in ("held", "other"):
-        _source(made, f"CREATE TABLE {table} (id INT PRIMARY KEY, a INT)")
-        _source(made, f"INSERT INTO {table} VALUES (1, 10)")
+        on_source(made, f"CREATE TABLE {table} (id INT PRIMARY KEY, a INT)")
+        on_source(made, f"INSERT INTO {table} VALUES (1, 10)")
     made.catch_up()
     command = made.command
     with _read_by_somebody(made, "pg", "held"), _read_by_somebody(made, "my", "held"):
-        _source(made, "ALTER TABLE held ADD COLUMN c INT")
-        _source(made, "INSERT INTO held VALUES (2, 20, 200)")
-        _source(made, "INSERT INTO other VALUES (2, 20)")
+        on_source(made, "ALTER TABLE held ADD COLUMN c INT")
+        on_source(made, "INSERT INTO held VALUES (2, 20, 200)")
+        on_source(made, "INSERT INTO other VALUES (2, 20)")
         made.command = lambda *words: [sys.executable, "-c", _IMPATIENT, *command(*words)[3:]]  # type: ignore[method-assign]
         result = made.run("run", "--until-caught-up")
         made.command = command  # type: ignore[method-assign]
@@ -523,10 +499,10 @@ def test_an_alter_that_takes_longer_than_statements_may_is_not_cut_off(
     with deployment(tmp_path, mysql97, pg=pg15, my=mariadb1011) as made:
         for sink in made.config["sinks"]:
             sink["statement_timeout_seconds"] = 1
-        _source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
-        _source(made, "INSERT INTO t VALUES (1, 10)")
+        on_source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+        on_source(made, "INSERT INTO t VALUES (1, 10)")
         made.catch_up()
-        _source(made, "ALTER TABLE t ADD COLUMN c INT")
+        on_source(made, "ALTER TABLE t ADD COLUMN c INT")
         with contextlib.ExitStack() as stack:
             for sink in made.sinks:
                 stack.enter_context(_read_by_somebody(made, sink, "t"))
@@ -545,30 +521,30 @@ def test_a_definition_that_was_worked_out_wrong_is_found_and_loaded_again(
 ) -> None:
     """The record says another definition than the source's, as a mistake of ours would have it."""
     with deployment(tmp_path, mysql97, pg=pg15) as made:
-        _source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT)")
-        _source(made, "INSERT INTO t VALUES (1, 10, 20)")
+        on_source(made, "CREATE TABLE t (id INT PRIMARY KEY, a INT, b INT)")
+        on_source(made, "INSERT INTO t VALUES (1, 10, 20)")
         made.catch_up()
-        _source(made, "ALTER TABLE t ADD COLUMN c INT")
+        on_source(made, "ALTER TABLE t ADD COLUMN c INT")
         process = made.start(crash_at="schema_recorded")
         assert process.wait(30) == -signal.SIGKILL
         made.process = None
-        assert _on_sink(made, "pg", "SELECT key_columns FROM _cdc.tables")[0][0].count("worked out") == 1
+        assert on_sink(made, "pg", "SELECT key_columns FROM _cdc.tables")[0][0].count("worked out") == 1
         swapped = "replace(replace(replace(definition, '\"a\"', '\"?\"'), '\"b\"', '\"a\"'), '\"?\"', '\"b\"')"
-        _on_sink(made, "pg", f"UPDATE _cdc.tables SET definition = {swapped}")
-        _source(made, "CREATE TABLE other (id INT PRIMARY KEY)")
+        on_sink(made, "pg", f"UPDATE _cdc.tables SET definition = {swapped}")
+        on_source(made, "CREATE TABLE other (id INT PRIMARY KEY)")
         result = made.run("run", "--until-caught-up")
         assert result.returncode == 0, result.stderr
         assert len(_log_events(result.stderr, "definition_worked_out_wrong")) == 1
         made.assert_equal("t")
-        assert "worked out" not in _on_sink(made, "pg", "SELECT key_columns FROM _cdc.tables")[0][0]
+        assert "worked out" not in on_sink(made, "pg", "SELECT key_columns FROM _cdc.tables")[0][0]
 
 
 # ---------------------------------------------------------------- options
 
 
 def test_options_and_ddl(one_pair: Deployment) -> None:
-    _source(one_pair, "CREATE TABLE plain (id INT PRIMARY KEY, a INT, b VARCHAR(20), secret VARCHAR(20), x INT)")
-    _source(one_pair, "INSERT INTO plain VALUES (1, 10, 'x', 'y', 1), (2, 20, 'x', 'y', 0)")
+    on_source(one_pair, "CREATE TABLE plain (id INT PRIMARY KEY, a INT, b VARCHAR(20), secret VARCHAR(20), x INT)")
+    on_source(one_pair, "INSERT INTO plain VALUES (1, 10, 'x', 'y', 1), (2, 20, 'x', 'y', 0)")
     one_pair.config["tables"]["hash_salt"] = "a salt for the test of DDL"
     one_pair.config["tables"]["overrides"] = [
         {
@@ -579,17 +555,17 @@ def test_options_and_ddl(one_pair: Deployment) -> None:
         }
     ]
     one_pair.catch_up()
-    _mark(one_pair, "plain")
+    mark(one_pair, "plain")
     for statement in ("ADD COLUMN c INT DEFAULT 4", "DROP COLUMN a", "MODIFY c BIGINT"):
-        _source(one_pair, f"ALTER TABLE plain {statement}")
+        on_source(one_pair, f"ALTER TABLE plain {statement}")
     result = one_pair.run("run", "--until-caught-up")
     assert result.returncode == 0, result.stderr
     assert not _log_events(result.stderr, "table_loaded")
     for sink in one_pair.sinks:
-        assert _unmarked(one_pair, sink, "plain") == 0
+        assert unmarked(one_pair, sink, "plain") == 0
         assert len(one_pair.sink_rows(sink, "plain", ["id", "c"])) == 1
     for statement in ("MODIFY x BIGINT", "MODIFY b VARCHAR(50)", "MODIFY secret VARCHAR(50)"):
-        _source(one_pair, f"ALTER TABLE plain {statement}")
+        on_source(one_pair, f"ALTER TABLE plain {statement}")
         result = one_pair.run("run", "--until-caught-up")
         assert len(_log_events(result.stderr, "table_loaded")) == 2, statement
 
@@ -599,8 +575,8 @@ def test_options_and_ddl(one_pair: Deployment) -> None:
 
 def test_a_cut_over_ends_as_the_new_table(pair: Deployment) -> None:
     """What gh-ost and pt-online-schema-change send: a copy beside the table, and an exchange of names at the end."""
-    _source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
-    _source(pair, "INSERT INTO t VALUES (1, 10), (2, 20)")
+    on_source(pair, "CREATE TABLE t (id INT PRIMARY KEY, a INT)")
+    on_source(pair, "INSERT INTO t VALUES (1, 10), (2, 20)")
     pair.catch_up()
     pair.start()
     pair.wait_for_log("service_started")
@@ -616,7 +592,7 @@ def test_a_cut_over_ends_as_the_new_table(pair: Deployment) -> None:
         "INSERT INTO t VALUES (4, 40, 7)",
         "DROP TABLE _t_del",
     ):
-        _source(pair, statement)
+        on_source(pair, statement)
     assert pair.stop() == 0
     pair.catch_up()
     pair.assert_equal("t")
@@ -637,18 +613,18 @@ def test_a_kill_around_a_statement_does_it_once(
     if point == "schema_intent" and sink.family == "postgresql":
         pytest.skip("PostgreSQL needs no intent: its DDL is part of the transaction")
     with deployment(tmp_path, mysql97, sink=sink) as made:
-        _source(made, TABLE.format(t="t"))
-        _source(made, ROWS.format(t="t"))
+        on_source(made, TABLE.format(t="t"))
+        on_source(made, ROWS.format(t="t"))
         made.catch_up()
-        _mark(made, "t")
+        mark(made, "t")
         for statement in (
             "ALTER TABLE t ADD COLUMN n INT NOT NULL DEFAULT 7, DROP COLUMN c, MODIFY b VARCHAR(60) NOT NULL",
             "ALTER TABLE t RENAME COLUMN a TO z, MODIFY e ENUM('x','y','z')",
             "ALTER TABLE t RENAME COLUMN s TO ss, ADD COLUMN m VARCHAR(9) NOT NULL DEFAULT 'm' FIRST",
         ):
-            _source(made, "INSERT INTO t (b) VALUES (UUID_SHORT())")
-            _source(made, statement)
-            _source(made, "INSERT INTO t (b) VALUES (UUID_SHORT())")
+            on_source(made, "INSERT INTO t (b) VALUES (UUID_SHORT())")
+            on_source(made, statement)
+            on_source(made, "INSERT INTO t (b) VALUES (UUID_SHORT())")
             process = made.start(crash_at=point)
             assert process.wait(30) == -signal.SIGKILL, made.log()[-3000:]
             made.process = None
@@ -656,7 +632,7 @@ def test_a_kill_around_a_statement_does_it_once(
         assert result.returncode == 0, result.stderr
         assert not _log_events(made.log() + result.stderr, "table_loaded")
         made.assert_equal("t")
-        assert _unmarked(made, "sink", "t") == 6
+        assert unmarked(made, "sink", "t") == 6
         if sink.family == "postgresql":  # the source's own defaults, and none that was for the rows that were there
             assert {row[0] for row in _columns(made, "sink")["t"] if row[-1]} == {"n", "m", "n1"}
 
@@ -668,8 +644,8 @@ def test_a_random_run_of_ddl_and_dml_with_kills_ends_equal(
     with deployment(tmp_path, source_server, pg=pg15, my=mysql97) as made:
         tables = [TableName(made.source_database, name) for name in ("t0", "t1")]
         for table in tables:
-            _source(made, f"CREATE TABLE {table.table} (id INT PRIMARY KEY, a INT, b VARCHAR(20), c DECIMAL(10,2))")
-            _source(made, f"INSERT INTO {table.table} VALUES (1, 10, 'one', 1.5), (2, 20, 'two', 2.5)")
+            on_source(made, f"CREATE TABLE {table.table} (id INT PRIMARY KEY, a INT, b VARCHAR(20), c DECIMAL(10,2))")
+            on_source(made, f"INSERT INTO {table.table} VALUES (1, 10, 'one', 1.5), (2, 20, 'two', 2.5)")
         made.catch_up()
         settings = SourceSettings(source_server.host, source_server.port, source_server.user, source_server.password, 7)
         with connect(settings) as source:
@@ -717,9 +693,9 @@ class _RandomChanges:
         statement = f"ALTER TABLE {table.table} {self._ddl.actions(definition)}"
         self._ddl.execute(self._made.source, self._made.source_database, statement)
         self._insert(table)
-        _source(self._made, f"UPDATE {table.table} SET id = id + 1000000 WHERE id % 7 = {self.count % 7}")
-        _source(self._made, f"DELETE FROM {table.table} WHERE id % 11 = {self.count % 11}")
+        on_source(self._made, f"UPDATE {table.table} SET id = id + 1000000 WHERE id % 7 = {self.count % 7}")
+        on_source(self._made, f"DELETE FROM {table.table} WHERE id % 11 = {self.count % 11}")
 
     def _insert(self, table: TableName) -> None:
         """IGNORE: columns without a default get the one that their type implies."""
-        _source(self._made, f"INSERT IGNORE INTO {table.table} (id) VALUES ({self.count}), ({self.count + 500})")
+        on_source(self._made, f"INSERT IGNORE INTO {table.table} (id) VALUES ({self.count}), ({self.count + 500})")
