@@ -1441,8 +1441,9 @@ class _Session:
                     raise _SessionEnd
                 if self._p._beside is not None and not applier.is_inside_transaction and self._p._beside.wants_session:
                     raise _SessionEnd
-                item = channel.get(_POLL_SECONDS if self._p._side is None else _SIDE_POLL_SECONDS)
-                if item is None and not applier.is_inside_transaction:
+                wait_seconds = self._wait_seconds(applier)
+                item = channel.get(wait_seconds)
+                if item is None and wait_seconds and not applier.is_inside_transaction:
                     self._begin_audit()
                 self._has_heard = self._has_heard or isinstance(item, TransactionRun | Progress)
                 if isinstance(item, TransactionRun):
@@ -1484,6 +1485,13 @@ class _Session:
         finally:
             reader.stop()
             applier.close()
+
+    def _wait_seconds(self, applier: Applier) -> float:
+        """How long the next item is waited for: not while there are targets to look at, one between two items."""
+        if self._p._side is not None:
+            return _SIDE_POLL_SECONDS  # an item that has not come is to it the end of the stream
+        is_due = self._upkeep is not None and self._upkeep.is_due and not applier.is_inside_transaction
+        return 0.0 if is_due else _POLL_SECONDS
 
     def _keep_up(self, applier: Applier, tables: TableRegistry, item: Any) -> None:
         """Look after one target. One that cannot hold its rows any more parks its table."""

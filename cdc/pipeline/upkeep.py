@@ -115,6 +115,11 @@ class TargetUpkeep:
         """Is there an index that is to be made before all is as it should be?"""
         return bool(self._waiting) or any(map(self._may_want_indexes, self._due))
 
+    @property
+    def is_due(self) -> bool:
+        """Is there a table left to look at, by what the last step has seen?"""
+        return bool(self._due)
+
     def _may_want_indexes(self, table: TableName) -> bool:
         return self._tables.options(table).attributes.indexes != "none" or bool(self._lookups(table))
 
