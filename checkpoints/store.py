@@ -49,7 +49,10 @@ WORKED_OUT = "worked out"
 MAKING = "making"
 """`TableRecord.step`: its target is about to be made; what stands there may be somebody else's."""
 APPROVED = "approved"
-"""`TableRecord.step`: its next load may make the target whatever the table is by then: the operator has said so."""
+"""`TableRecord.step`: the operator has said yes to its next load. A digest behind it is of the differences that he was
+shown (`pipeline.held`), and he is asked again about others."""
+SKIPPED = "skipped"
+"""`TableRecord.step`: the operator has said that a polled table's target stays as it is at the next run."""
 _CREATE_ATTEMPTS = 8  # one for each step at which another instance may be faster: the schema, the tables
 
 

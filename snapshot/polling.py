@@ -74,6 +74,7 @@ class RunTools:
         left_out: the keys of the rows that the filter leaves out, as the target has them.
         options: what the rows of a table with that key depend on.
         pause: called between two batches; raises what ends the run.
+        admit: the table's record for a run that reads by that definition; raises UnsupportedData where it may not.
         guard: asked before each batch, as by all that loads; `sleep` is how a batch waits for it, and may raise.
         on_rows: told how many rows have been read; may raise.
     """
@@ -85,6 +86,7 @@ class RunTools:
     make_writer: Callable[[TargetTable], RowWriter]
     batch_rows: Callable[[str, str], int]
     pause: Callable[[], None]
+    admit: Callable[[TableRecord, TableDefinition], TableRecord]
     on_rows: Callable[[TableName, int], None]
     hook: Callable[[str], None]
     sleep: Callable[[float], None] = time.sleep
@@ -283,6 +285,7 @@ class TableRun:
         definition = read_definition(self._source, table)
         if definition is None:
             return self._dropped(record, state)
+        record = self._tools.admit(record, definition)
         target = self._tools.make_target(definition)
         offer = read_offer(self._source, definition, target.source_key, why_no_log=why_no_log)
         choice = choose(polling, offer)

@@ -23,8 +23,11 @@ from cdc.log import configure_logging
 from cdc.model import TableName
 from cdc.pipeline.approval import COMMANDS, pending
 from cdc.pipeline.dealing import lane_stores, side_stores
+from cdc.pipeline.polled_sink import poller_stores
 from cdc.pipeline.text import iso_time
-from checkpoints.store import InSinkStore
+from cdc.schema.identifiers import is_shadow
+from cdc.sinks.base import Sink
+from checkpoints.store import InSinkStore, TableRecord
 
 __all__ = ["decide", "show_pending"]
 
@@ -40,7 +43,7 @@ def show_pending(config: Config, *, only_sinks: list[str], as_json: bool, is_set
         try:
             sink.open()
             pipeline = pipeline_name(config, settings)
-            for store in (*lane_stores(sink, pipeline).values(), *side_stores(sink, pipeline).values()):
+            for store in _stores(sink, pipeline):
                 if store.exists():
                     found = _settled(store) if is_settled else _waiting(store)
                     rows += [{"sink": settings.name, **row} for row in found]
@@ -54,6 +57,12 @@ def show_pending(config: Config, *, only_sinks: list[str], as_json: bool, is_set
     if not rows:
         sys.stdout.write("no statement was decided about yet\n" if is_settled else "no statement waits\n")
     return 0
+
+
+def _stores(sink: Sink, pipeline: str) -> list[InSinkStore]:
+    """Of the sink's lanes, the first of them first, of what loads beside them, and of its poller."""
+    groups = (lane_stores(sink, pipeline), side_stores(sink, pipeline), poller_stores(sink, pipeline))
+    return [store for group in groups for store in group.values()]
 
 
 def _waiting(store: InSinkStore) -> list[dict[str, Any]]:
@@ -74,11 +83,13 @@ def _settled(store: InSinkStore) -> list[dict[str, Any]]:
 
 
 def _pending_text(row: Mapping[str, Any]) -> str:
-    where = row["position"]["gtid"] or f"{row['position']['file']}:{row['position']['pos']}"
-    return (
-        f"{row['sink']}: {row['table']} since {row['since']} ({row['reason']})\n"
-        f"  {' '.join(row['statement'].split())}\n  at {where}\n"
-    )
+    statement = " ".join(row["statement"].split())
+    lines = [f"{row['sink']}: {row['table']} since {row['since']} ({row['reason']})", statement]
+    if not statement.startswith("(found by a load)"):  # which names them already
+        lines += [f"at the source {sentence}" for sentence in row["found"]]
+    if (position := row["position"]) is not None:  # polled tables have none
+        lines.append(f"at {position['gtid'] or '{file}:{pos}'.format(**position)}")
+    return "\n  ".join(lines) + "\n"
 
 
 def _settled_text(row: Mapping[str, Any]) -> str:
@@ -94,21 +105,21 @@ def decide(config: Config, decision: Literal["apply", "skip"], names: list[str],
     """Say of the statements that `names` wait at that they are followed, or left. The exit code: 1 where one failed."""
     wanted = {parse_table(name) for name in names}
     code = 0
-    asked: list[tuple[SinkSettings, int, int]] = []
+    asked: list[tuple[SinkSettings, int]] = []
     for settings in sinks_named(config, only_sinks):
         sink = make_sink(settings)
         try:
             sink.open()
-            stores = lane_stores(sink, pipeline_name(config, settings))
-            given = {lane: found for lane, store in stores.items() if (found := _ask(store, decision, wanted))}
+            stores = _stores(sink, pipeline_name(config, settings))
+            given = [(store, found) for store in stores if (found := _ask(store, decision, wanted))]
             if not given:
                 sys.stderr.write(f"cdc: {settings.name}: none of these tables waits at a statement\n")
                 code = 1
-            elif _is_live(stores[1]):
-                for lane, command_id in given.items():
-                    code |= _follow(settings.name, stores[lane], command_id)
+            elif any(_is_live(store) for store in (stores[0], *(store for store, _ in given))):
+                for store, command_id in given:
+                    code |= _follow(settings.name, stores, store, command_id)
             else:
-                asked += [(settings, lane, command_id) for lane, command_id in given.items()]
+                asked += [(settings, command_id) for _, command_id in given]
         finally:
             sink.close()
     return code | (_carry_out_alone(config, asked) if asked else 0)
@@ -118,7 +129,7 @@ def _ask(store: InSinkStore, decision: str, wanted: set[TableName]) -> int | Non
     """The command's id, None where none of the tables waits here."""
     if not store.exists():
         return None
-    records = store.load_tables()
+    records = {name: record for name, record in store.load_tables().items() if not is_shadow(record.target)}
     held = {name: said for name in sorted(wanted & records.keys()) if (said := pending(records[name])) is not None}
     if not held:
         return None
@@ -142,12 +153,12 @@ def _is_live(store: InSinkStore) -> bool:
     return lease is not None and store.is_holder_alive(lease)
 
 
-def _follow(name: str, store: InSinkStore, command_id: int) -> int:
+def _follow(name: str, stores: list[InSinkStore], store: InSinkStore, command_id: int) -> int:
     deadline = time.monotonic() + _TAKE_UP_SECONDS_MAX
     while True:
         command = store.read_command(command_id)
         if command is None or command.state in ("done", "failed"):
-            return _say(name, store, command_id)
+            return _say(name, stores, command_id)
         if time.monotonic() > deadline and not _is_live(store):
             raise SinkUnavailable(
                 f"{name}: the running service is gone and has not taken the command up",
@@ -156,25 +167,33 @@ def _follow(name: str, store: InSinkStore, command_id: int) -> int:
         time.sleep(_POLL_SECONDS)
 
 
-def _say(name: str, store: InSinkStore, command_id: int) -> int:
-    command = store.read_command(command_id)
+def _say(name: str, stores: list[InSinkStore], command_id: int) -> int:
+    command = stores[0].read_command(command_id)
     if command is None or command.state != "done":
         sys.stderr.write(f"cdc: {name}: {command.message if command is not None else 'the command is gone'}\n")
         return 1
-    records = store.load_tables()
-    for database, table in orjson.loads(command.argument)["tables"]:
+    records: dict[TableName, TableRecord] = {}
+    for store in reversed(stores):  # a lane's counts, also of a table that has come from elsewhere meanwhile
+        found = store.load_tables() if store.exists() else {}
+        records |= {table: r for table, r in found.items() if r.state != "dropped" or table not in records}
+    said = orjson.loads(command.argument)
+    code = 0
+    for (database, table), statement in zip(said["tables"], said["statements"], strict=True):
         record = records.get(TableName(database, table))
         state = "gone" if record is None else record.state
         loads = ", loaded again" if state in ("pending", "snapshotting") else ""
-        sys.stdout.write(f"{name}: {database}.{table} is {state}{loads}\n")
-    return 0
+        sys.stdout.write(f"{name}: {database}.{table} is {state}{loads}\n  {' '.join(statement.split())}\n")
+        if record is not None and record.state == "parked":
+            sys.stderr.write(f"cdc: {name}: {(record.error or {}).get('message', '')}\n")
+            code = 1
+    return code
 
 
-def _carry_out_alone(config: Config, asked: list[tuple[SinkSettings, int, int]]) -> int:
+def _carry_out_alone(config: Config, asked: list[tuple[SinkSettings, int]]) -> int:
     """No service runs: run one here, for these sinks, until it has caught up."""
     own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
-    only = {settings.name for settings, _, _ in asked}
+    only = {settings.name for settings, _ in asked}
     service = Application(own, log=log, environ=dict(os.environ), only_sinks=only)
     service.start(until_caught_up=True)
     while not service.has_ended(_POLL_SECONDS):
@@ -184,11 +203,11 @@ def _carry_out_alone(config: Config, asked: list[tuple[SinkSettings, int, int]])
     for name, error in service.failures():
         sys.stderr.write(f"cdc: {name}: {error}\n")
         code = error.exit_code if isinstance(error, CdcError) else 1
-    for settings, lane, command_id in asked:
+    for settings, command_id in asked:
         sink = make_sink(settings)
         try:
             sink.open()
-            code |= _say(settings.name, lane_stores(sink, pipeline_name(config, settings))[lane], command_id)
+            code |= _say(settings.name, _stores(sink, pipeline_name(config, settings)), command_id)
         finally:
             sink.close()
     return code

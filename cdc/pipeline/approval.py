@@ -11,7 +11,7 @@ The two commands wait in the metadata with who gave them and what the statement 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,16 +20,16 @@ import orjson
 from cdc.errors import SinkRefused, UnsupportedData
 from cdc.log import Logger
 from cdc.model import SchemaChange, TableDefinition, TableName
-from cdc.pipeline.held import held_change, is_up_to_statement
+from cdc.pipeline.held import approved, held_change, held_statement, is_up_to_statement
 from cdc.pipeline.schema_step import SchemaStep
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.column_text import Unproven
 from cdc.schema.ddl import Effect
 from cdc.sinks.base import Sink
-from checkpoints.checkpoint import Checkpoint, encode_position
-from checkpoints.store import APPROVED, Command, InSinkStore, TableRecord
+from checkpoints.checkpoint import Checkpoint, decode_position, encode_position
+from checkpoints.store import Command, InSinkStore, TableRecord
 
-__all__ = ["COMMANDS", "Approvals", "pending"]
+__all__ = ["COMMANDS", "Approvals", "not_waiting", "pending"]
 
 COMMANDS = ("ddl_apply", "ddl_skip")
 
@@ -68,9 +68,10 @@ class Approvals:
         for database, table in said["tables"]:
             name = TableName(database, table)
             record = self._tables.record(name)
+            problem = f"{name} waits at no statement" if record is None else not_waiting(record, said)
             change = held_change(record) if record is not None else None
-            if record is None or change is None:
-                problems.append(f"{name} waits at no statement")
+            if record is None or change is None or problem is not None:
+                problems.append(problem or f"{name} waits at no statement of this stream")
                 continue
             # What is done now is done where the stream stands, and to this table.
             here = replace(change, tables=(name,), is_dropped=change.is_dropped & {name}, end=checkpoint.position)
@@ -105,7 +106,7 @@ class Approvals:
             except SinkRefused:
                 self._tables.put(record)
                 raise
-        self._save(replace(record, state="pending", error=None, step=APPROVED, left_out=()))
+        self._save(replace(record, state="pending", error=None, step=approved(record), left_out=()))
         return checkpoint
 
     # ------------------------------------------------------------ skip
@@ -154,15 +155,26 @@ class Approvals:
         self._tables.put(record)
 
 
+def not_waiting(record: TableRecord, said: Mapping[str, Any]) -> str | None:
+    """Why a command is not about what the table waits for now; None where it is. `said`: the command's argument."""
+    waits_for = held_statement(record)
+    if waits_for is None:
+        return f"{record.source} waits at no statement"
+    if waits_for["text"] not in said["statements"]:
+        return f"{record.source} waits for something else by now: see `cdc ddl pending`"
+    return None
+
+
 def pending(record: TableRecord) -> dict[str, Any] | None:
     """What `cdc ddl pending` says of a table, None for one that waits at no statement."""
-    change = held_change(record)
-    if change is None or record.error is None:
+    said = held_statement(record)
+    if said is None or record.error is None:
         return None
     return {
         "table": str(record.source),
-        "statement": change.statement,
-        "reason": record.error["statement"]["reason"],
-        "position": change.end.to_dict(),
+        "statement": said["text"],
+        "reason": said["reason"],
+        "found": list(said.get("found", [])),
+        "position": None if said["end"] is None else decode_position(said["end"]).to_dict(),
         "since": record.error.get("since"),
     }

@@ -37,10 +37,13 @@ from cdc.errors import (
 from cdc.log import Logger
 from cdc.metrics import SinkMetrics
 from cdc.model import TableName
+from cdc.pipeline.approval import COMMANDS, not_waiting
+from cdc.pipeline.held import StatementHeld, approved, held_statement
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
 from cdc.pipeline.lease import LeaseKeeper
 from cdc.pipeline.modes import LoadWriter
+from cdc.pipeline.polled_definitions import admitted
 from cdc.pipeline.retry import Retries, RetryPolicy, spent_hint
 from cdc.pipeline.sourced import sourced
 from cdc.pipeline.status import PipelineStatus
@@ -55,7 +58,7 @@ from cdc.source.definitions import list_tables
 from cdc.source.resultset import quote_table
 from checkpoints.polls import PollState, PollStore, adopted
 from checkpoints.rejects import RejectStore
-from checkpoints.store import Command, InSinkStore, LeaseHeld, TableRecord
+from checkpoints.store import APPROVED, SKIPPED, Command, InSinkStore, LeaseHeld, TableRecord
 from snapshot.kept import load_time_us
 from snapshot.loader import LoadLimits, LoadPlan, MirrorWriter, RowWriter, TableLoader
 from snapshot.parallel import SessionPool
@@ -530,23 +533,60 @@ class _Session:
         with self._p._commands_lock:
             commands, self._p._commands = self._p._commands, []
         for command in commands:
-            if command.id in self._asked or command.name not in ("snapshot", "retry"):
+            if command.id in self._asked or command.name not in ("snapshot", "retry", *COMMANDS):
                 continue
+            now = self._store.read_command(command.id)
+            if now is None or now.state in ("done", "failed"):
+                continue  # it was read before that
             asked = _Asked(command, set())
-            for database, table in orjson.loads(command.argument):
+            said = orjson.loads(command.argument)
+            for database, table in said["tables"] if command.name in COMMANDS else said:
                 name = TableName(database, table)
                 record = self._records.get(name)
                 if record is None or record.state == "dropped":
                     asked.messages.append(f"{name} is not polled by this configuration")
-                elif command.name == "snapshot" or record.state == "parked":
+                elif command.name in COMMANDS and (problem := self._not_waiting(record, said)) is not None:
+                    asked.messages.append(problem)
+                elif command.name != "retry" or record.state == "parked":
                     asked.left.add(name)
                     self._again.add(name)
+                    self._take_decision(command, record)
                     if command.name == "snapshot":
                         self._forced.add(name)
                     self._due[name] = self._clock.monotonic()
             self._asked[command.id] = asked
             self._store.set_command(command.id, "running", "loading")
         self._finish_commands()
+
+    def _take_decision(self, command: Command, record: TableRecord) -> None:
+        """What the operator has said of what the table waits for, for its next run, which may be another instance's."""
+        waits_for = held_statement(record)
+        if waits_for is None or command.name == "retry":
+            return
+        if command.name == "ddl_skip":
+            decided = replace(record, state="pending", error=None, step=SKIPPED)
+        else:
+            left_out = () if command.name == "ddl_apply" else record.left_out
+            decided = replace(record, state="pending", error=None, step=approved(record), left_out=left_out)
+        self._records[record.source] = decided
+        with self._sink.transaction() as tx:
+            self._store.save_table(tx, decided)
+            self._store.fence(tx)
+            tx.commit()
+        if command.name in COMMANDS:
+            self._log.info(
+                "statement_settled",
+                table=str(record.source),
+                decision=command.name.removeprefix("ddl_"),
+                by=orjson.loads(command.argument)["by"],
+                statement=str(waits_for["text"])[:200],
+            )
+
+    @staticmethod
+    def _not_waiting(record: TableRecord, said: Mapping[str, Any]) -> str | None:
+        if record.state == "pending" and record.step.startswith((APPROVED, SKIPPED)):
+            return None  # an instance that is gone has taken the decision up
+        return not_waiting(record, said)
 
     def _finish_commands(self) -> None:
         for number, asked in list(self._asked.items()):
@@ -573,6 +613,8 @@ class _Session:
             if name in self._again:
                 self._again.discard(name)
                 record = replace(record, state="pending", error=None)
+                if name in self._forced and self._registry.ddl_policies(name).ddl == "apply":
+                    record = replace(record, left_out=())  # the target follows
                 self._records[name] = record
             if len(self._workers) < self._settings.workers:
                 self._start_worker()
@@ -605,7 +647,7 @@ class _Session:
                     if not sink.is_open():
                         sink.open()
                         named = self._name_session(sink, store, instead_of=named)
-                    run = self._table_run(source, sink, store, sessions)
+                    run = self._table_run(source, sink, store, sessions, task.record)
                     record, state = run.run(
                         task.record,
                         task.state,
@@ -636,8 +678,10 @@ class _Session:
             tx.commit()
         return sink.session()
 
-    def _table_run(self, source: SourceConnection, sink: Sink, store: InSinkStore, sessions: SessionPool) -> TableRun:
-        registry = TableRegistry(self._p._routing, sink.kind, ())
+    def _table_run(
+        self, source: SourceConnection, sink: Sink, store: InSinkStore, sessions: SessionPool, record: TableRecord
+    ) -> TableRun:
+        registry = TableRegistry(self._p._routing, sink.kind, [record])
         stamp = Stamp(load_id_text(self._clock.now_us()))
         transform = functools.partial(transformed_rows, stamp=stamp)
         batch_rows = self._p._routing.chunk_rows
@@ -667,6 +711,7 @@ class _Session:
             on_resume=self._on_load_resumed,
             make_writer=writer,
             spool_dir=self._settings.var_dir,
+            may_remake=lambda table: registry.ddl_policies(table).ddl != "log",
         )
         tools = RunTools(
             make_target=registry.make_target,
@@ -676,6 +721,7 @@ class _Session:
             make_writer=writer,
             batch_rows=batch_rows,
             pause=self._pause_worker,
+            admit=functools.partial(admitted, sink, store, registry),
             guard=self._settings.load.guard,
             sleep=self._sleep_worker,
             on_rows=lambda table, rows: progress(table, rows=rows, rows_estimate=None),
@@ -744,7 +790,7 @@ class _Session:
             self._due[name] = math.inf
         targets = {str(target): target for target in self._p._targets}
         if record.definition is not None:
-            target = self._registry.make_target(record.definition)
+            target = self._registry.make_target(record.definition, left_out=record.left_out)
             self._p._targets = list((targets | {str(target): target}).values())
         before = outcome.task.state
         if (state.strategy, state.reason) != (before.strategy, before.reason):
@@ -818,11 +864,13 @@ class _Session:
         fields = error.to_dict(since=iso_time(self._clock.now_us()))
         # With the definition that the run made the target by: it is ours.
         record = self._store.load_tables().get(name, self._records[name])
-        record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None)
+        step = record.step if record.step.startswith(APPROVED) and not isinstance(error, StatementHeld) else ""
+        record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None, step=step)
         state = replace(self._states[name], attempts=0, error=fields)
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)
-            RejectStore(self._store).put(tx, name, fields)
+            if not isinstance(error, StatementHeld):
+                RejectStore(self._store).put(tx, name, fields)
             self._polls.put(tx, name, state)
             self._store.fence(tx)
             tx.commit()

@@ -53,7 +53,7 @@ from cdc.pipeline.beside import LaneBeside, Side
 from cdc.pipeline.brief import StreamLoads
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.dealing import has_reached
-from cdc.pipeline.held import StatementHeld, held_change, held_load
+from cdc.pipeline.held import StatementHeld, approved, held_statement, require_allowed
 from cdc.pipeline.hidden import HiddenCascades
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
@@ -74,7 +74,6 @@ from cdc.pipeline.transform import Stamp, left_out_rows, load_id_text, transform
 from cdc.pipeline.upkeep import TargetMemory, TargetUpkeep
 from cdc.schema.column_text import Unproven
 from cdc.schema.ddl import Effect
-from cdc.schema.ddl_policies import withheld
 from cdc.schema.identifiers import is_shadow
 from cdc.schema.keys import choose_key
 from cdc.schema.modes import keeps_rows
@@ -814,8 +813,8 @@ class _Session:
                 if self._is_reloaded_beside(command, record, tables, is_due=is_due):
                     continue
                 if _sets_back(command, record) or (is_due and record.state == "ready"):
-                    if command.name == "snapshot" and held_change(record) is not None:
-                        record = replace(record, step=APPROVED)  # it waits for his word, and he has named it
+                    if command.name == "snapshot" and held_statement(record) is not None:
+                        record = replace(record, step=approved(record))  # it waits for his word, and he has named it
                     record = replace(record, state="pending", error=None, ready_at=None, loaded_from=None)
                     if command.name == "snapshot" and tables.ddl_policies(name).ddl == "apply":
                         record = replace(record, left_out=())  # the target follows
@@ -1203,16 +1202,11 @@ class _Session:
     def _allowed_target(
         self, tables: TableRegistry, position: SourcePosition, definition: TableDefinition
     ) -> TargetTable:
-        """The target that a load makes. Raises StatementHeld where the operator is to be asked before; UnsupportedData.
-
-        One that never held a whole version of the table is made as the table is.
-        """
+        """The target that a load makes. Raises StatementHeld where the operator is asked before; UnsupportedData."""
         record = tables.record(definition.name)
-        if record is not None and record.is_complete and record.definition is not None and record.step != APPROVED:
+        if record is not None:
             policies, keeps = tables.ddl_policies(record.source), tables.options(record.source).keeps
-            reason, differences = withheld(policies, record.definition, definition, keeps=keeps)
-            if reason:
-                raise held_load(record, position, reason, differences)
+            require_allowed(record, definition, policies, keeps, position)
         return tables.make_target(definition)
 
     def _finish_commands(self, tables: TableRegistry) -> None:
@@ -1288,7 +1282,7 @@ class _Session:
             raise error
         fields = error.to_dict(since=iso_time(self._clock.now_us()))
         # What the operator has said holds until a load has begun: one that was refused before is asked for once more.
-        step = APPROVED if record.step == APPROVED else ""
+        step = record.step if record.step.startswith(APPROVED) and not isinstance(error, StatementHeld) else ""
         record = replace(record, state="parked", error=fields, ready_at=None, loaded_from=None, step=step)
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)

@@ -35,9 +35,10 @@ from cdc.pipeline.held import held_record
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.table_steps import INTENT, SourceFacts, TableSteps
 from cdc.pipeline.tables import TableRegistry
-from cdc.schema.alteration import TargetAlteration, alteration, require_mirror
+from cdc.schema.alteration import TargetAlteration, alteration, require_live_rows
 from cdc.schema.column_text import Unproven
 from cdc.schema.ddl import Effect, StatementText, effect_of
+from cdc.schema.ddl_policies import differences_of
 from cdc.schema.moves import moves_of, reader_of
 from cdc.schema.sharing import Reshaping, columns_on_sink
 from cdc.schema.target import TargetTable
@@ -50,7 +51,7 @@ from cdc.source.supplementary import TableHeld
 from checkpoints.checkpoint import Checkpoint, encode_position
 from checkpoints.store import WORKED_OUT, InSinkStore, TableRecord
 
-__all__ = ["DefinitionAudit", "SchemaStep"]
+__all__ = ["DefinitionAudit", "SchemaStep", "beside_target", "with_dropped_kept"]
 
 _STATEMENT_SHOWN_CHARS = 200
 # Readers queue behind an ALTER that waits, and all other tables behind the statement.
@@ -204,7 +205,7 @@ class SchemaStep:
     def _hold(self, tables: TableRegistry, change: SchemaChange, checkpoint: Checkpoint, reason: str) -> bool:
         """Park the tables at the statement; the stream goes on without them."""
         records = [
-            held_record(record, change, reason, since=self._now())
+            held_record(record, change, reason, self._found(tables, record), since=self._now())
             for name in change.tables
             if (record := tables.record(name)) is not None and record.state != "dropped"
         ]
@@ -221,6 +222,17 @@ class SchemaStep:
                 position=said["position"],
             )
         return True
+
+    def _found(self, tables: TableRegistry, record: TableRecord) -> list[str]:
+        """What a load would change about the target now: shown to the operator, who says yes to no more than that.
+
+        Nothing where the source does not tell the definition now. Raises SourceUnavailable.
+        """
+        with contextlib.suppress(UnsupportedData, TableHeld), self._facts.connect() as source:
+            definition = read_definition(source, record.source)
+            if definition is not None and record.definition is not None:
+                return differences_of(record.definition, definition, keeps=tables.options(record.source).keeps)
+        return []
 
     def skip(
         self, tables: TableRegistry, change: SchemaChange, checkpoint: Checkpoint, *, may_hold: bool = True
@@ -257,25 +269,8 @@ class SchemaStep:
         return [self.beside_target(tables, record, effect)]
 
     def beside_target(self, tables: TableRegistry, record: TableRecord, effect: Effect) -> TableRecord:
-        """The table by its new definition, without the columns that the target lacks. Raises Unproven."""
-        after = replace(record, definition=effect.definition, step=WORKED_OUT)
-        whole = tables.make_target(effect.definition, left_out=())
-        existing = self._sink.inspect(whole)
-        if existing is None:
-            raise Unproven("the target is gone")
-        names = _names(existing, self._sink)
-        lacks = [
-            column
-            for column in whole.columns
-            if column.metadata is None and _folded(column.name, self._sink) not in names
-        ]
-        if any(column.is_key for column in lacks):
-            raise Unproven("the target lacks a column of the key")
-        after = replace(after, left_out=tuple(column.source.name for column in lacks))
-        target = tables.make_target(effect.definition, left_out=after.left_out)
-        if differences := self._sink.differences(target, existing):
-            raise Unproven("; ".join(differences))
-        return replace(after, key=target.source_key)
+        """As `beside_target`, by what a statement's words say."""
+        return replace(beside_target(self._sink, tables, record, effect.definition), step=WORKED_OUT)
 
     def _record(self, records: list[TableRecord], checkpoint: Checkpoint) -> None:
         with self._sink.transaction() as tx:
@@ -331,7 +326,7 @@ class SchemaStep:
             raise _Held("on_type_change: park")
         options = tables.options(record.source)
         if effect.is_emptied:
-            require_mirror(options)
+            require_live_rows(options)
         is_shared = options.source_column is not None
         if not is_shared and not tables.is_alone(record.source):
             raise Unproven("other tables have the same target")
@@ -346,7 +341,7 @@ class SchemaStep:
             worked_out = record
         made = alteration(before, after, effect, options)
         if policies.on_drop_column == "keep" or after.mode != "mirror":  # what is kept is never dropped by DDL
-            made = _with_dropped_kept(made)
+            made = with_dropped_kept(made)
         others = self._columns_of_others(record) if is_shared else None
         if others is not None and (made.renamed or (made.dropped and policies.on_drop_column == "keep")):
             raise Unproven("a column that other tables of the target may have, too")
@@ -497,6 +492,23 @@ class SchemaStep:
             raise Unproven(f"the target is not as it should be: {'; '.join(differences)}")
 
 
+def beside_target(sink: Sink, tables: TableRegistry, record: TableRecord, definition: TableDefinition) -> TableRecord:
+    """The table by its new definition, without the columns that the target lacks. Raises Unproven, UnsupportedData."""
+    whole = tables.make_target(definition, left_out=())
+    existing = sink.inspect(whole)
+    if existing is None:
+        raise Unproven("the target is gone")
+    names = _names(existing, sink)
+    lacks = [column for column in whole.columns if column.metadata is None and _folded(column.name, sink) not in names]
+    if any(column.is_key for column in lacks):
+        raise Unproven("the target lacks a column of the key")
+    left_out = tuple(column.source.name for column in lacks)
+    target = tables.make_target(definition, left_out=left_out)
+    if differences := sink.differences(target, existing):
+        raise Unproven("; ".join(differences))
+    return replace(record, definition=definition, left_out=left_out, key=target.source_key)
+
+
 def _text(change: SchemaChange) -> StatementText:
     return StatementText(
         change.statement,
@@ -519,7 +531,7 @@ def _has_other_types(record: TableRecord, effect: Effect) -> bool:
     )
 
 
-def _with_dropped_kept(made: TargetAlteration) -> TargetAlteration:
+def with_dropped_kept(made: TargetAlteration) -> TargetAlteration:
     """Columns that the source drops stay, and take the rows to come, which have nothing for them: NULL, no default."""
     pairs = [(column, replace(column, is_nullable=True, default=None)) for column in made.dropped]
     loose = tuple((column, kept) for column, kept in pairs if not column.is_nullable)

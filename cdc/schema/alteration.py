@@ -13,7 +13,7 @@ from cdc.schema.ddl import Effect
 from cdc.schema.options import TableOptions
 from cdc.schema.target import TargetColumn, TargetTable
 
-__all__ = ["AddedColumn", "TargetAlteration", "alteration", "require_mirror"]
+__all__ = ["AddedColumn", "TargetAlteration", "alteration", "require_live_rows", "require_mirror"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +132,12 @@ def require_mirror(options: TableOptions) -> None:
     """The target holds the table's rows as they are, and no others. Raises Unproven."""
     if options.description.keys() & {"mode", "source_column"}:
         raise Unproven("the target is not one table's alone, or keeps rows that are gone")
+
+
+def require_live_rows(options: TableOptions) -> None:
+    """What the table has in its target are the rows that the source has, and no others. Raises Unproven."""
+    if "mode" in options.description:
+        raise Unproven("the target keeps rows that are gone")
 
 
 def _modified(effect: Effect, before: TargetTable) -> Iterator[str]:

@@ -9,7 +9,7 @@ from typing import Literal
 from cdc.model import ColumnDefinition, TableDefinition
 from cdc.schema.ddl import holds_same_values
 
-__all__ = ["DdlPolicies", "withheld"]
+__all__ = ["DdlPolicies", "differences_of", "withheld"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +45,19 @@ def withheld(
     `keeps`: does that column of the source go to the sink?
     """
     if policies.ddl == "approve":
-        differences = [*_come_and_gone(before, after, keeps), *_altered(before, after, keeps, policies.ddl)]
+        differences = differences_of(before, after, keeps=keeps)
         return ("ddl: approve", differences) if differences else ("", [])
     if policies.on_type_change == "apply":
         return "", []
     differences = list(_altered(before, after, keeps, policies.on_type_change))
     return (f"on_type_change: {policies.on_type_change}", differences) if differences else ("", [])
+
+
+def differences_of(
+    before: TableDefinition, after: TableDefinition, *, keeps: Callable[[str], bool] = lambda _column: True
+) -> list[str]:
+    """All that any policy may ask about, a sentence each: what the operator is shown, and says yes to."""
+    return [*_come_and_gone(before, after, keeps), *_altered(before, after, keeps, "approve")]
 
 
 def _come_and_gone(before: TableDefinition, after: TableDefinition, keeps: Callable[[str], bool]) -> Iterator[str]:

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
+from cdc.app import make_sink, pipeline_name
+from cdc.config import load_config
 from cdc.demo.servers import Server
+from checkpoints.store import InSinkStore
 from tests.support import wait_until
 from tests.support.ddl_targets import mark, on_sink, on_source, targets, unmarked
 from tests.support.deployment import Deployment, deployment
@@ -240,6 +243,49 @@ def test_a_statement_is_decided_about_beside_a_running_service(made: Deployment,
     assert made.run("ddl", decision, f"{made.source_database}.t").returncode == 1, "nothing waits any more"
 
 
+def test_what_is_approved_is_what_was_shown(made: Deployment) -> None:
+    """A statement that comes behind the one that waits is asked about by the load, with all that it would change."""
+    _begin(made, "t", "other", ddl="approve")
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT DEFAULT 7")
+    _run(made, 1)
+    assert all(row["found"] == ["column c is new"] for row in _pending(made))
+    assert "at the source column c is new" in made.run("ddl", "pending").stdout
+    before = {sink: _types(made, sink, "t") for sink in made.sinks}
+    on_source(made, "INSERT INTO other VALUES (3, 30, 'goes on')")
+    on_source(made, "ALTER TABLE t DROP COLUMN b")
+    _run(made, 1)
+    result = made.run("ddl", "apply", f"{made.source_database}.t")
+    assert result.returncode == 1, result.stdout
+    assert "column b is gone; column c is new" in result.stderr
+    _held(made, "t", "ddl: approve")
+    assert {sink: _types(made, sink, "t") for sink in made.sinks} == before
+    result = made.run("ddl", "apply", f"{made.source_database}.t")
+    assert result.returncode == 0, result.stderr
+    made.assert_equal("t", "other")
+
+
+def test_a_decision_about_another_statement_than_the_one_that_waits_is_none(made: Deployment) -> None:
+    _begin(made, "t", ddl="approve")
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT DEFAULT 7")
+    _run(made, 1)
+    config = load_config(made.write_config(), environ={})
+    for settings in config.sinks:
+        sink = make_sink(settings)
+        sink.open()
+        said = {
+            "tables": [[made.source_database, "t"]],
+            "by": "somebody",
+            "statements": ["ALTER TABLE t DROP COLUMN b"],
+        }
+        InSinkStore(sink, pipeline_name(config, settings)).add_command("ddl_apply", json.dumps(said))
+        sink.close()
+    _run(made, 1)
+    settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    assert {row["state"] for row in settled} == {"failed"}
+    assert all("waits for something else by now" in row["message"] for row in settled)
+    assert len(_pending(made)) == len(made.sinks)
+
+
 def test_skipped_where_the_stream_stands_behind_it(made: Deployment) -> None:
     _begin(made, "t", "gone", ddl="approve", on_drop_table="drop")
     on_source(made, "DROP TABLE gone")
@@ -426,6 +472,27 @@ def test_a_load_beside_the_stream_asks_as_well(made: Deployment, statement: str)
     assert made.log().count('"event": "side_joined"') >= 4, "two loads a sink were a side's"
     _run(made)
     made.assert_equal("t", "other")
+
+
+@pytest.mark.crash
+def test_what_waits_beside_the_stream_is_decided_there(tmp_path: Path, mysql97: Server, pg15: Server) -> None:
+    """A kill where the lane meets its side: the table waits in the side's metadata, and `cdc ddl` finds it."""
+    with deployment(tmp_path, mysql97, pg=pg15) as made:
+        made.config["snapshot"] = {"beside": 2, "beside_rows_min": 0}
+        _begin(made, "t", on_type_change="park")
+        on_sink(made, "pg", "ALTER TABLE {}t ADD CONSTRAINT no_nines CHECK (a <> 99)")
+        on_source(made, "INSERT INTO t VALUES (3, 99, 'refused')")
+        _run(made, 1)
+        on_source(made, "ALTER TABLE t MODIFY a DOUBLE NOT NULL")
+        on_source(made, "UPDATE t SET a = 98 WHERE a = 99")
+        killed = made.run("snapshot", crash_at="beside_met")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert [row["reason"] for row in _pending(made)] == ["on_type_change: park"]
+        result = made.run("ddl", "apply", f"{made.source_database}.t")
+        assert result.returncode == 0, result.stderr
+        assert not _pending(made)
+        _run(made)
+        made.assert_equal("t")
 
 
 @pytest.mark.parametrize(

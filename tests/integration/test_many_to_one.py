@@ -318,6 +318,23 @@ def test_a_fleet_is_migrated_one_after_the_other(fleet: Fleet, alteration: str) 
             assert rows == [(0,)], "nobody has it any more"
 
 
+@pytest.mark.parametrize("policy", ["apply", "ignore"])
+def test_a_truncate_of_one_empties_its_rows_alone(fleet: Fleet, policy: str) -> None:
+    """No table is read again."""
+    fleet.made.config["policies"] = {**fleet.made.config.get("policies", {}), "on_truncate": policy}
+    fleet.made.catch_up()
+    for sink in fleet.made.sinks:
+        fleet.touch(sink)
+    fleet.execute("b", "TRUNCATE TABLE orders", "INSERT INTO orders VALUES (9, 'new', 9, 'behind')")
+    result = fleet.made.run("run", "--until-caught-up")
+    assert result.returncode == 0, result.stderr
+    assert "table_loaded" not in result.stderr
+    for sink in fleet.made.sinks:
+        assert fleet.untouched(sink) == {"a": 3, "b": 0 if policy == "apply" else 3, "c": 3}
+        assert len(fleet.rows(sink, "b")) == (1 if policy == "apply" else 4)
+    fleet.assert_equal(tenants=("a", "b", "c") if policy == "apply" else ("a", "c"))
+
+
 def test_another_type_waits_until_all_have_it(fleet: Fleet) -> None:
     fleet.made.catch_up()
     fleet.execute("a", "ALTER TABLE orders MODIFY amount VARCHAR(30) NULL")

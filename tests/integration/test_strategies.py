@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg2.errors
+import pymysql.err
 import pytest
 
 from cdc.app import make_sink
@@ -388,8 +389,150 @@ def test_a_changed_definition_is_found_at_the_next_run(shop: Deployment) -> None
 def _rows(made: Deployment, sink: str, table: str) -> list[Any]:
     try:
         return made.sink_rows(sink, table)
-    except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn):
+    except (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn, pymysql.err.ProgrammingError):
         return []  # between the old target and the new one
+
+
+def _types(made: Deployment, sink: str, table: str) -> dict[str, str]:
+    server, database = made.sinks[sink]
+    schema, column = (made.source_database, "data_type") if sink == "pg" else (database, "column_type")
+    rows = server.execute(
+        f"SELECT column_name, {column} FROM information_schema.columns WHERE table_schema = '{schema}' "
+        f"AND table_name = '{table}'",
+        database=database,
+    )
+    return {str(name): str(text) for name, text in rows}
+
+
+def _waiting(made: Deployment) -> dict[tuple[str, str], dict[str, Any]]:
+    """What `cdc ddl pending` says, by sink and table."""
+    rows = json.loads(made.run("ddl", "pending", "--json").stdout)
+    return {(row["sink"], row["table"].partition(".")[2]): row for row in rows}
+
+
+def _say(made: Deployment, decision: str, table: str) -> tuple[int, str]:
+    result = made.run("ddl", decision, f"{made.source_database}.{table}")
+    return result.returncode, result.stdout + result.stderr
+
+
+@pytest.mark.in_turn
+def test_another_type_of_a_polled_table_waits_for_the_operator(shop: Deployment) -> None:
+    """What he says yes to is what he was shown: a column that becomes another one after that is asked about anew."""
+    create(shop, "inc", "whole", rows=3)
+    overrides(shop, inc=incremental(), whole={"sync_strategy": "full_refresh"})
+    shop.config["policies"] = {"on_type_change": "park"}
+    shop.catch_up()
+    before = {(sink, table): _types(shop, sink, table) for sink in shop.sinks for table in ("inc", "whole")}
+    for table in ("inc", "whole"):
+        execute(shop, f"ALTER TABLE {table} MODIFY v TEXT, ADD COLUMN c INT", f"UPDATE {table} SET v = 'new'")
+    assert shop.run("run", "--until-caught-up").returncode == 1
+    waiting = _waiting(shop)
+    assert waiting.keys() == before.keys()
+    assert {row["reason"] for row in waiting.values()} == {"on_type_change: park"}
+    assert {row["position"] for row in waiting.values()} == {None}
+    assert all("column c is new" in row["found"] for row in waiting.values())
+    assert "(found by a load) column v was" in shop.run("ddl", "pending").stdout
+    for sink, table in before:
+        assert _types(shop, sink, table) == before[sink, table]
+        assert {row[1] for row in shop.sink_rows(sink, table)} == {"v"}, "no row was touched"
+    execute(shop, "ALTER TABLE whole MODIFY v BLOB")
+    assert _say(shop, "apply", "inc")[0] == 0
+    code, text = _say(shop, "apply", "whole")
+    assert code == 1
+    assert "and is blob" in text
+    assert _waiting(shop).keys() == {(sink, "whole") for sink in shop.sinks}
+    code, text = _say(shop, "apply", "whole")
+    assert code == 0, text
+    shop.catch_up()
+    shop.assert_equal("inc", "whole")
+
+
+def test_a_column_of_a_polled_table_is_approved_or_skipped_beside_a_running_service(shop: Deployment) -> None:
+    create(shop, "inc", "whole", rows=3)
+    overrides(shop, inc=incremental(), whole={"sync_strategy": "full_refresh"})
+    shop.config["policies"] = {"ddl": "approve"}
+    shop.start()
+    wait_until(lambda: all(len(_rows(shop, sink, table)) == 3 for sink in shop.sinks for table in ("inc", "whole")))
+    for table in ("inc", "whole"):
+        execute(shop, f"ALTER TABLE {table} ADD COLUMN c INT NOT NULL DEFAULT 4")
+    wait_until(lambda: len(_waiting(shop)) == 4)
+    assert _say(shop, "apply", "inc")[0] == 0
+    assert _say(shop, "skip", "whole")[0] == 0
+    for table in ("inc", "whole"):
+        execute(shop, f"UPDATE {table} SET v = 'new', c = 5 WHERE id = 1")
+        for sink in shop.sinks:
+            wait_until(lambda: (1, "new") in [row[:2] for row in _rows(shop, sink, table)])  # noqa: B023
+    assert not _waiting(shop)
+    assert shop.stop() == 0
+    shop.catch_up()
+    shop.assert_equal("inc")
+    for sink in shop.sinks:
+        assert "c" not in _types(shop, sink, "whole")
+    assert shop.run("verify").returncode == 0
+    settled = json.loads(shop.run("ddl", "pending", "--settled", "--json").stdout)
+    assert (
+        sorted((row["decision"], row["state"]) for row in settled) == [("apply", "done")] * 2 + [("skip", "done")] * 2
+    )
+
+
+def test_a_polled_target_that_cannot_stay_as_it_is_is_not_skipped(shop: Deployment) -> None:
+    create(shop, "inc", rows=3)
+    overrides(shop, inc=incremental(ddl="approve"))
+    shop.catch_up()
+    execute(shop, "ALTER TABLE inc MODIFY v MEDIUMBLOB")
+    assert shop.run("run", "--until-caught-up").returncode == 1
+    code, text = _say(shop, "skip", "inc")
+    assert code == 1
+    assert "the target cannot stay as it is" in text
+    assert len(_waiting(shop)) == 2
+    result = shop.run("snapshot", f"{shop.source_database}.inc")
+    assert result.returncode == 0, result.stderr
+    shop.assert_equal("inc")
+
+
+def test_statements_on_polled_tables_that_are_only_logged_leave_the_target_as_it_is(shop: Deployment) -> None:
+    create(shop, "inc", "whole", rows=3)
+    overrides(shop, inc=incremental(ddl="log"), whole={"sync_strategy": "full_refresh", "ddl": "log"})
+    shop.catch_up()
+    before = {(sink, table): _types(shop, sink, table) for sink in shop.sinks for table in ("inc", "whole")}
+    for table in ("inc", "whole"):
+        execute(
+            shop, f"ALTER TABLE {table} ADD COLUMN c INT NOT NULL DEFAULT 4", f"UPDATE {table} SET v = 'new', c = 5"
+        )
+    shop.catch_up()
+    for sink, table in before:
+        assert _types(shop, sink, table) == before[sink, table]
+        assert {row[1] for row in shop.sink_rows(sink, table)} == {"new"}
+        server, database = shop.sinks[sink]
+        namespace = f'"{shop.source_database}".' if sink == "pg" else ""
+        server.execute(f"ALTER TABLE {namespace}{table} ADD COLUMN c INT", database=database)
+    execute(shop, "UPDATE inc SET c = 6")
+    shop.catch_up()
+    shop.assert_equal("inc", "whole")
+    execute(shop, "ALTER TABLE whole MODIFY v MEDIUMBLOB")
+    assert shop.run("run", "--until-caught-up").returncode == 1
+    for one in polled(shop, "whole"):
+        assert one["state"] == "parked"
+        assert "ddl: log" in one["error"]["message"]
+
+
+def test_a_column_that_a_polled_table_has_no_more_is_kept(shop: Deployment) -> None:
+    for table in ("inc", "whole"):
+        execute(
+            shop, f"CREATE TABLE {table} (id INT PRIMARY KEY, a INT NOT NULL DEFAULT 3, v INT, at {STAMP}, KEY (at))"
+        )
+        execute(shop, f"INSERT INTO {table} (id, a) VALUES (1, 10), (2, 20)")
+    overrides(shop, inc=incremental(), whole={"sync_strategy": "full_refresh"})
+    shop.config["policies"] = {"on_drop_column": "keep"}
+    shop.catch_up()
+    for table in ("inc", "whole"):
+        execute(shop, f"ALTER TABLE {table} DROP COLUMN a", f"INSERT INTO {table} (id) VALUES (3)")
+    for _ in range(2):
+        shop.catch_up()
+        shop.assert_equal("inc", "whole")
+        for sink in shop.sinks:
+            assert shop.sink_rows(sink, "inc", ["id", "a"]) == [(1, 10), (2, 20), (3, None)], sink
+            assert shop.sink_rows(sink, "whole", ["id", "a"]) == [(1, None), (2, None), (3, None)], sink
 
 
 @pytest.mark.full

@@ -18,7 +18,7 @@ def test_a_table_that_was_on_its_way_is_not_taken_for_a_whole_one(state: str, is
     position = SourcePosition(ServerIdentity("mysql", "uuid"), FilePos(1, 4, "binlog.000001"), None)
     change = SchemaChange(tables=(NAME,), end=position, statement="ALTER TABLE t ADD c INT", commit_time_us=0)
     record = dataclasses.replace(TableRecord(source=NAME, target="shop.t", state="pending"), state=state)
-    held = held_record(record, change, "ddl: approve", since=None)
+    held = held_record(record, change, "ddl: approve", [], since=None)
     assert held_change(held) is not None
     assert is_up_to_statement(held) is is_up
     assert not is_up_to_statement(record)
