@@ -351,7 +351,7 @@ def test_a_child_that_is_renamed_behind_what_happened_to_it(family: Deployment) 
 
 @pytest.mark.full
 def test_a_parent_that_is_parked_takes_its_children_along(family: Deployment) -> None:
-    family.config["policies"] = {"zero_dates": "error"}
+    family.config["policies"]["zero_dates"] = "error"
     execute = functools.partial(family.source.execute, database=family.source_database)
     execute("ALTER TABLE i ADD COLUMN at DATE NULL")
     execute("INSERT INTO p VALUES (1, NULL, 'a')")
