@@ -74,7 +74,7 @@ fuzz: setup ## random damage to real events for FUZZ_SECONDS (60) in all; ARGS="
 hostile: setup ## servers that misbehave, and names that break out of SQL, HOSTILE_ROUNDS (20) rounds of chance each, with counts
 	CDC_HOSTILE_ROUNDS=$(HOSTILE_ROUNDS) $(PY) -m pytest -q tests/unit/test_hostile_servers.py tests/integration/test_hostile_names.py $(ARGS)
 
-simulate: setup ## the pipeline through crash schedules, a thousand a minute, in simulated time, for SIMULATE_SECONDS (60); ARGS="--seed 7 --trace"
+simulate: setup ## the pipelines through crash schedules, thousands a minute, in simulated time, for SIMULATE_SECONDS (60); ARGS="--seed 7 --trace"
 	$(PY) -m tests.simulation --seconds $(SIMULATE_SECONDS) $(ARGS)
 
 torture: setup ## random writes and faults between real servers for TORTURE_SECONDS (180) a source; ARGS="--hours 1 --seed 7 --source mysql97"

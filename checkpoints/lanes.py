@@ -18,6 +18,7 @@ __all__ = [
     "command_argument",
     "command_tables",
     "finish_command",
+    "finish_commands",
     "forget_prepared",
     "forget_table",
     "hand_over",
@@ -115,6 +116,15 @@ def finish_command(store: InSinkStore, tx: Any, command: Command, message: str) 
     """It is done, with what it asked for in the same transaction."""
     table = store.sink.metadata_table("commands")
     tx.execute_count(f"UPDATE {table} SET state = 'done', message = %s WHERE id = %s", (message, command.id))
+
+
+def finish_commands(store: InSinkStore, tx: Any, message: str) -> None:
+    """Nothing waits for the pipeline any more: what it was asked for is another's, or not wanted now."""
+    table = store.sink.metadata_table("commands")
+    tx.execute_count(
+        f"UPDATE {table} SET state = 'done', message = %s WHERE pipeline = %s AND state IN ('queued', 'running')",
+        (message, store.pipeline),
+    )
 
 
 def command_tables(command: Command) -> list[TableName]:

@@ -270,8 +270,9 @@ class InSinkStore:
 
     def _create(self) -> None:
         self.sink.create_metadata_namespace()
-        if all(self.exists(name) for name in ("checkpoint", *_NEWER_TABLES)):
-            return
+        with self.sink.transaction() as tx:
+            if all(self._exists(tx, name) for name in ("checkpoint", *_NEWER_TABLES)):
+                return
         with self.sink.transaction() as tx:
             for statement in self._definitions():
                 tx.execute(statement)

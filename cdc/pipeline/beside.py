@@ -42,8 +42,17 @@ from cdc.pipeline.text import iso_time
 from cdc.schema.identifiers import is_shadow, shadow_name
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import SinkTransaction
+from cdc.sinks.target_facts import drop_fenced
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.lanes import forget_prepared, forget_table, hand_over, retire, set_command_message, tables_of_tables
+from checkpoints.lanes import (
+    finish_commands,
+    forget_prepared,
+    forget_table,
+    hand_over,
+    retire,
+    set_command_message,
+    tables_of_tables,
+)
 from checkpoints.store import Command, InSinkStore, TableRecord
 from snapshot.together import TableSize
 
@@ -356,8 +365,22 @@ class Beside:
             if side is not None:
                 side.had_shadow = side.tables
                 side.pipeline.tables = list(records.values())
+                self._take_up(side, store, stores[1])
                 self._start(side)
                 self._log.info("side_resumed", side=number, tables=[str(table) for table in records])
+
+    def _take_up(self, side: Side, store: InSinkStore, lane_store: InSinkStore) -> None:
+        """Have the side's lease while the lane has its own: who has slept may find both another's, it gone."""
+        try:
+            store.epoch = side.pipeline.take_lease(self._is_stopping, store.sink.session())
+            with store.sink.transaction() as tx:
+                lane_store.fence(tx)
+                store.fence(tx)
+                tx.commit()
+        except BaseException:
+            side.pipeline.release()
+            self._remove(side)
+            raise
 
     def _dissolve(
         self,
@@ -370,6 +393,21 @@ class Beside:
         side = self._reserve(number, 1, list(records))
         if side is None:
             return
+        try:
+            self._hand_back(side, store, records, stores, lane_of)
+        finally:
+            side.pipeline.release()
+            self._remove(side)  # also where the sink failed: else the tables would pass for a side's for ever
+        self._log.info("side_dissolved", side=number, tables=[str(table) for table in records])
+
+    def _hand_back(
+        self,
+        side: Side,
+        store: InSinkStore,
+        records: Mapping[TableName, TableRecord],
+        stores: Mapping[int, InSinkStore],
+        lane_of: Callable[[TableName], int],
+    ) -> None:
         store.epoch = side.pipeline.take_lease(self._is_stopping, store.sink.session())
         kept_in = tables_of_tables(store)
         lanes = {lane_of(table): stores[lane_of(table)] for table in records}
@@ -395,9 +433,6 @@ class Beside:
             for lane_store in lanes.values():
                 lane_store.fence(tx)
             tx.commit()
-        side.pipeline.release()
-        self._remove(side)
-        self._log.info("side_dissolved", side=number, tables=[str(table) for table in records])
 
     def begin(
         self,
@@ -671,7 +706,7 @@ class Beside:
         namespace, name = self._place(table)
         shadow = TargetTable(namespace, shadow_name(name), (), (), TableDefinition(table, ()))
         if store.sink.inspect(shadow) is not None:
-            store.sink.drop_table(shadow)
+            drop_fenced(store.sink, shadow, store.fence)
 
     def _take_back(self, side: Side, store: InSinkStore) -> None:
         """The source has purged what the side had not read yet: its tables are parked, and nobody else's trouble."""
@@ -755,10 +790,11 @@ def _columns(record: TableRecord) -> _Columns:
 
 
 def _leave(store: InSinkStore, tx: SinkTransaction) -> None:
-    """The side has nothing any more; only its lease stays, and its epoch."""
+    """The side has nothing any more, and is asked for nothing; only its lease stays, and its epoch."""
     store.fence(tx)
     retire(store, tx)
     forget_prepared(store, tx)
+    finish_commands(store, tx, "its tables are the lane's")
 
 
 class LaneBeside:

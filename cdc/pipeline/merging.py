@@ -16,6 +16,7 @@ from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
+from cdc.sinks.target_facts import drop_fenced
 from checkpoints.store import InSinkStore, TableRecord
 from snapshot.loader import stale_columns
 
@@ -63,7 +64,7 @@ class ShadowMerge:
             raise
         self._put(after)
         self._hooks("beside_merged")
-        self._sink.drop_table(shadow)
+        drop_fenced(self._sink, shadow, self._store.fence)
 
     def _misfits(self, record: TableRecord, target: TargetTable) -> list[str]:
         if target.mode != "mirror" or not target.key or target.source_column is not None:

@@ -18,6 +18,7 @@ from cdc.sinks.base import Sink, SinkTransaction
 __all__ = [
     "create_index",
     "define_fenced",
+    "drop_fenced",
     "drop_index",
     "drop_unique",
     "folds_table_names",
@@ -61,6 +62,17 @@ def define_fenced(
         tx.commit()
     if sink.kind != "postgresql":
         sink.define(target, statements)
+
+
+def drop_fenced(sink: Sink, target: TargetTable, fence: Callable[[SinkTransaction], None]) -> None:
+    """As `define_fenced`: a later holder may have a table of that name by now."""
+    with sink.transaction() as tx:
+        if sink.kind == "postgresql":
+            sink.drop_table(target)
+        fence(tx)
+        tx.commit()
+    if sink.kind != "postgresql":
+        sink.drop_table(target)
 
 
 def drop_unique(sink: Sink, target: TargetTable, fence: Callable[[SinkTransaction], None]) -> list[str]:

@@ -12,13 +12,21 @@ from typing import Any
 
 import pyarrow as pa
 
-from cdc.errors import SourceUnavailable
+from cdc.errors import SourceUnavailable, UnsupportedData
 from cdc.gtid import MysqlGtidSet
 from cdc.model import SourcePosition, TableDefinition, TableName
+from cdc.source.cascades import ForeignKey
 from snapshot.exact import ExactRows
-from tests.simulation.source import IDENTITY, TABLES, Row, SourceSession, rows_asked_for
+from tests.simulation.source import IDENTITY, Row, SourceSession, rows_asked_for
 
-__all__ = ["ChunkReader", "exact_rows", "nothing_is_hidden", "read_definition", "read_definitions"]
+__all__ = [
+    "ChunkReader",
+    "exact_rows",
+    "read_definition",
+    "read_definitions",
+    "read_hidden_keys",
+    "require_visible_changes",
+]
 
 _SEARCH_SECONDS = 60.0
 
@@ -26,18 +34,25 @@ _SEARCH_SECONDS = 60.0
 def read_definition(source: SourceSession, table: TableName) -> TableDefinition | None:
     """In place of `cdc.source.definitions.read_definition`."""
     source.ask()
-    return TABLES.get(table)
+    return source.tables.get(table)
 
 
 def read_definitions(source: SourceSession, tables: Collection[TableName]) -> Mapping[TableName, TableDefinition]:
     """In place of `cdc.source.definitions.read_definitions`."""
     source.ask()
-    return {table: TABLES[table] for table in tables if table in TABLES}
+    return {table: source.tables[table] for table in tables if table in source.tables}
 
 
-def nothing_is_hidden(_source: SourceSession, _tables: Any) -> tuple[()]:
-    """In place of the looks at foreign keys: there are none."""
-    return ()
+def read_hidden_keys(source: SourceSession, tables: Collection[TableName]) -> tuple[ForeignKey, ...]:
+    """In place of `cdc.source.cascades.read_hidden_keys`."""
+    source.ask()
+    return source.hidden_keys(tables)
+
+
+def require_visible_changes(source: SourceSession, table: TableName) -> None:
+    """In place of `cdc.source.cascades.require_visible_changes`."""
+    if read_hidden_keys(source, {table}):
+        raise UnsupportedData(f"{table} is changed in silence", table=str(table))
 
 
 class ChunkReader:

@@ -10,14 +10,15 @@ goes on to do so while it unwinds. One that is stopped (SIGSTOP) gets no turn un
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import functools
 import random
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import SimpleNamespace, TracebackType
-from typing import Any
+from typing import ClassVar
 
 __all__ = ["Instance", "Killed", "OutOfTurns", "Scheduler", "SimulatedClock"]
 
@@ -43,16 +44,43 @@ class Instance:
     stopped_until: float = 0.0
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class _Task:
     number: int
     name: str
     instance: Instance | None
+    baton: _thread.LockType
+    """Locked but for the moment in which the turn comes to the task."""
     is_ready: Callable[[], bool] | None = None
     deadline: float = _ALWAYS
     is_done: bool = False
-    baton: Any = field(default_factory=threading.Semaphore)
-    thread: threading.Thread | None = None
+
+
+class _Carrier:
+    """A thread of the system, which carries one task after the other: a new one for each would cost more than it does.
+
+    What it is given to `do` returns how the turn is handed on, once the thread may be given the next task.
+    """
+
+    idle: ClassVar[list[_Carrier]] = []
+
+    def __init__(self) -> None:
+        self.baton = _new_baton()
+        self.do: Callable[[], Callable[[], None]]
+        _thread.start_new_thread(self._run, ())
+
+    def _run(self) -> None:
+        while True:
+            self.baton.acquire()
+            hand_on = self.do()
+            self.idle.append(self)
+            hand_on()
+
+
+def _new_baton() -> _thread.LockType:
+    baton = _thread.allocate_lock()
+    baton.acquire()
+    return baton
 
 
 class Scheduler:
@@ -68,9 +96,7 @@ class Scheduler:
         self._turns_max = turns_max
         self._tasks: list[_Task] = []
         self._count = 0
-        self._unwinding = False
-        self._current = self._main = self._add("main", None)
-        self._main.baton.acquire()
+        self._current = self._main = self._add("main", None, _new_baton())
         self.failure: BaseException | None = None
         self.threads = SimpleNamespace(
             Thread=self._thread, Event=self._event, Lock=self._lock, RLock=self._lock, Condition=self._condition
@@ -85,10 +111,10 @@ class Scheduler:
 
     def spawn(self, target: Callable[[], object], name: str, instance: Instance | None) -> _Task:
         """Begin a thread of an instance, or of the world around them (None)."""
-        task = self._add(name, instance)
+        carrier = _Carrier.idle.pop() if _Carrier.idle else _Carrier()
+        task = self._add(name, instance, carrier.baton)
 
-        def run() -> None:
-            task.baton.acquire()
+        def run() -> Callable[[], None]:
             try:
                 if not self._is_to_end(task):
                     target()
@@ -98,16 +124,16 @@ class Scheduler:
                 self.failure = self.failure or error
             task.is_done = True
             self._tasks.remove(task)
-            self._hand_on(task)
+            return self._give_turn
 
-        task.baton.acquire()
-        task.thread = threading.Thread(target=run, name=name, daemon=True)
-        task.thread.start()
+        carrier.do = run
         return task
 
     def pause(self) -> None:
         """Somebody else may have the turn now."""
-        self._check()
+        instance = self._current.instance
+        if self.is_over or (instance is not None and instance.is_dead):
+            self._check()
         if self.rng.random() < self.switch_chance:
             self._wait(None, _ALWAYS)
 
@@ -136,9 +162,9 @@ class Scheduler:
 
     # ------------------------------------------------------------ turns
 
-    def _add(self, name: str, instance: Instance | None) -> _Task:
+    def _add(self, name: str, instance: Instance | None, baton: _thread.LockType) -> _Task:
         self._count += 1
-        task = _Task(self._count, name, instance)
+        task = _Task(self._count, name, instance, baton)
         self._tasks.append(task)
         return task
 
@@ -151,19 +177,21 @@ class Scheduler:
 
     def _wait(self, is_ready: Callable[[], bool] | None, deadline: float) -> None:
         me = self._current
-        self._check()
+        if self.is_over or (me.instance is not None and me.instance.is_dead):
+            self._check()
         me.is_ready, me.deadline = is_ready, deadline
-        self._hand_on(me)
-        self._check()
-
-    def _hand_on(self, me: _Task) -> None:
         following = self._next()
-        if following is me:
-            return
-        self._current = following
-        following.baton.release()
-        if not me.is_done:
+        if following is not me:
+            self._current = following
+            following.baton.release()
             me.baton.acquire()
+        if self.is_over or (me.instance is not None and me.instance.is_dead):
+            self._check()
+
+    def _give_turn(self) -> None:
+        """For the last time: the one whose turn it is has come to its end."""
+        self._current = self._next()
+        self._current.baton.release()
 
     def _next(self) -> _Task:
         self.turns += 1
@@ -171,31 +199,32 @@ class Scheduler:
             if self.failure is None:
                 self.failure = OutOfTurns(f"not at an end after {self.turns} turns, at {self.now - 1000:.1f} s")
             self.is_over = True
-        for task in self._tasks:  # those that are to end do so before anything else happens
-            if self._is_to_end(task):
-                return task
         if self.is_over:
-            return self._main
+            return next(filter(self._is_to_end, self._tasks), self._main)
         while True:
-            able = [task for task in self._tasks if self._is_able(task)]
+            able, now = [], self.now
+            for task in self._tasks:
+                if (instance := task.instance) is not None:
+                    if instance.is_dead:
+                        return task  # those that are to end do so before anything else happens
+                    if instance.stopped_until > now:
+                        continue
+                if (is_ready := task.is_ready) is None or task.deadline <= now or is_ready():
+                    able.append(task)
             if able:
                 return able[0] if len(able) == 1 else self.rng.choice(able)
             if not self._pass_time():
                 return self._main
 
-    def _is_able(self, task: _Task) -> bool:
-        if task.instance is not None and task.instance.stopped_until > self.now:
-            return False
-        return task.is_ready is None or task.deadline <= self.now or task.is_ready()
-
     def _pass_time(self) -> bool:
         """Go on to the next deadline. False: there is none, and the simulation is over."""
-        times = []
+        ahead, now = float("inf"), self.now
         for task in self._tasks:
-            stopped_until = task.instance.stopped_until if task.instance is not None else 0.0
             # One that is stopped and could go on goes on when it is continued.
-            times.append(stopped_until if stopped_until > self.now else task.deadline)
-        ahead = min((time for time in times if time > self.now), default=float("inf"))
+            stopped_until = task.instance.stopped_until if task.instance is not None else 0.0
+            time = stopped_until if stopped_until > now else task.deadline
+            if now < time < ahead:
+                ahead = time
         if ahead == float("inf"):
             waiting = ", ".join(task.name for task in self._tasks)
             self.failure = OutOfTurns(f"all wait for each other: {waiting}")
@@ -243,7 +272,8 @@ class _Thread:
         return self._task is not None and not self._task.is_done
 
     def join(self, timeout: float | None = None) -> None:
-        self._scheduler.wait(lambda: not self.is_alive(), timeout)
+        task = self._task
+        self._scheduler.wait(lambda: task is None or task.is_done, timeout)
 
 
 class _Event:
@@ -281,12 +311,15 @@ class _Lock:
         self._is_taken = False
 
     def __enter__(self) -> bool:
-        return self.acquire()
+        if self._is_taken:
+            return self.acquire()
+        self._is_taken = True
+        return True
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.release()
+        self._is_taken = False
 
 
 class _Condition(_Lock):

@@ -7,10 +7,9 @@ process's session with it and keeps the contract of `cdc/sinks/base.py`. Faults 
 
 from __future__ import annotations
 
-import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -77,7 +76,7 @@ class _Session:
 
 
 class Database:
-    """The server. `on_commit` is told of every commit, with the session that did it."""
+    """The server. `on_commit` is told of every commit, with the session that did it and the places of its rows."""
 
     def __init__(self, scheduler: Scheduler, faults: Faults) -> None:
         self.scheduler = scheduler
@@ -86,7 +85,7 @@ class Database:
         self.rows: dict[str, dict[Key, Row]] = {}
         self.definitions: dict[str, Statement] = {}
         self.sessions: dict[str, _Session] = {}
-        self.on_commit: Callable[[_Session, set[str]], None] = lambda _session, _tables: None
+        self.on_commit: Callable[[_Session, list[Place]], None] = lambda _session, _places: None
         self.point: Callable[[Instance | None], None] = lambda _instance: None
         self.ids = itertools.count(1)
         self.shows_sessions = True
@@ -152,14 +151,22 @@ class Database:
         self._locked[place] = session
         session.locks.add(place)
 
+    def held_by_others(self, session: _Session, table: str) -> Place | None:
+        """The place of a row of the table that another session has locked."""
+        found = (place for place, holder in self._locked.items() if place[0] == table and holder is not session)
+        return next(found, None)
+
     def require(self, session: _Session) -> None:
         """Raises SinkUnavailable where the server has ended it."""
         if not session.is_alive:
             raise SinkUnavailable(f"{session.name} was ended by the server")
 
-    def read(self, session: _Session, table: str) -> dict[Key, Row]:
-        """What the session sees: what is committed, and its own."""
-        seen = dict(self.rows.get(table, {}))
+    def read(self, session: _Session, table: str) -> Mapping[Key, Row]:
+        """What the session sees: what is committed, and its own. Good until the next turn."""
+        seen = self.rows.get(table, {})
+        if not session.writes:
+            return seen
+        seen = dict(seen)
         for (name, key), row in session.writes.items():
             if name == table:
                 if row is None:
@@ -168,15 +175,22 @@ class Database:
                     seen[key] = row
         return seen
 
+    def find(self, session: _Session, table: str, key: Key) -> Row | None:
+        """One row, as the session sees it."""
+        place = table, key
+        if place in session.writes:
+            return session.writes[place]
+        return self.rows.get(table, {}).get(key)
+
     def commit(self, session: _Session) -> None:
         for (table, key), row in session.writes.items():
             if row is None:
                 self.rows.get(table, {}).pop(key, None)
             else:
                 self.rows.setdefault(table, {})[key] = row
-        tables = {table for table, _ in session.writes}
+        places = list(session.writes)
         self._release(session)
-        self.on_commit(session, tables)
+        self.on_commit(session, places)
 
     def roll_back(self, session: _Session) -> None:
         self._release(session)
@@ -255,18 +269,18 @@ class SimulatedSink:
         self.call()
         self._opened().silence_seconds_max = seconds
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator[_Transaction]:
+    def transaction(self) -> _Transaction:
+        return _Transaction(self, self._database)
+
+    def begin(self, transaction: _Transaction) -> _Session:
         self.call()
-        session = self._opened()
-        transaction = _Transaction(self, self._database, session)
         self._open = transaction
-        try:
-            yield transaction
-        finally:
-            self._open = None
-            if session.is_alive and not transaction.is_over and not (self._instance and self._instance.is_dead):
-                self._database.roll_back(session)
+        return self._opened()
+
+    def leave(self, session: _Session, *, is_over: bool) -> None:
+        self._open = None
+        if session.is_alive and not is_over and not (self._instance and self._instance.is_dead):
+            self._database.roll_back(session)
 
     # -- targets
 
@@ -276,7 +290,7 @@ class SimulatedSink:
     def inspect(self, target: TargetTable) -> ExistingTable | None:
         self.call()
         name, session = str(target), self._opened()
-        if (name,) not in self._database.read(session, TARGETS):
+        if self._database.find(session, TARGETS, (name,)) is None:
             return None
         return ExistingTable({}, tuple(target.key), bool(self._database.read(session, name)))
 
@@ -295,6 +309,15 @@ class SimulatedSink:
             tx.make(str(target))
             tx.commit()
 
+    def drop_table(self, target: TargetTable) -> None:
+        """As above."""
+        if self._open is not None:
+            self._open.drop(str(target))
+            return
+        with self.transaction() as tx:
+            tx.drop(str(target))
+            tx.commit()
+
     # -- faults
 
     def point(self) -> None:
@@ -303,11 +326,12 @@ class SimulatedSink:
 
     def call(self) -> None:
         """Before a statement. Raises SinkUnavailable where it is the seed's will, or the session is gone."""
-        self.point()
+        database = self._database
+        database.point(self._instance)
         session = self._opened()
-        self._database.require(session)
-        session.heard_at = self._database.scheduler.now
-        if not self._fails(self._database.faults.call):
+        database.require(session)
+        session.heard_at = database.scheduler.now
+        if database.scheduler.rng.random() >= database.faults.call:
             return
         if self._database.scheduler.rng.random() < 0.5:
             self._database.faults.count("roll-backs by the server")
@@ -334,17 +358,24 @@ class SimulatedSink:
 class _Transaction:
     """`SinkTransaction`."""
 
-    def __init__(self, sink: SimulatedSink, database: Database, session: _Session) -> None:
+    def __init__(self, sink: SimulatedSink, database: Database) -> None:
         self._sink = sink
         self._database = database
-        self._session = session
+        self._session: _Session
         self.is_over = False
+
+    def __enter__(self) -> _Transaction:
+        self._session = self._sink.begin(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._sink.leave(self._session, is_over=self.is_over)
 
     # -- rows
 
     def apply(self, change: ChangeBatch, target: TargetTable) -> ApplyResult:
         self._sink.call()
-        table = str(target)
+        table = self._table(target)
         gone = [row for images in change.delete_images() for row in _rows(images.to_pylist(), target)]
         put = [row for images in change.upsert_images() for row in _rows(images.to_pylist(), target)]
         for row in gone:
@@ -358,7 +389,7 @@ class _Transaction:
     def _delete(self, table: str, target: TargetTable, row: Row) -> None:
         if target.key:
             key = tuple(row[name] for name in target.key)
-            if key in self._database.read(self._session, table):
+            if self._database.find(self._session, table, key) is not None:
                 self._write(table, key, None)
             return
         for key, found in self._database.read(self._session, table).items():
@@ -369,11 +400,13 @@ class _Transaction:
 
     def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
         self._sink.call()
+        self._table(target)
         put = _rows(rows.to_pylist(), target)
         for row in put:
             key = tuple(row[name] for name in target.key) if target.key else (next(self._database.ids),)
             self._lock((str(target), key))
-            if key in self._database.read(self._session, str(target)):  # who slept through a takeover finds that
+            # Who slept through a takeover finds that.
+            if self._database.find(self._session, str(target), key) is not None:
                 raise SinkRefused(f"{target} has {key} already", table=str(target.definition.name))
             self._write(str(target), key, row)
         return ApplyResult(upserted=len(put))
@@ -382,13 +415,46 @@ class _Transaction:
         """A target, empty."""
         self._sink.call()
         self._lock((TARGETS, (name,)))
-        if (name,) in self._database.read(self._session, TARGETS):
+        if self._database.find(self._session, TARGETS, (name,)) is not None:
             raise SinkRefused(f"{name} is there already", table=name)
         self._write(TARGETS, (name,), {"name": name})
 
+    def drop(self, name: str) -> None:
+        """It waits for everybody who has a row of the target."""
+        self._sink.call()
+        self._lock((TARGETS, (name,)))
+        while held := self._database.held_by_others(self._session, name):
+            self._lock(held)
+        for key in list(self._database.read(self._session, name)):
+            self._write(name, key, None)
+        self._write(TARGETS, (name,), None)
+
+    def merge(self, target: TargetTable, new: TargetTable) -> ApplyResult:
+        self._sink.call()
+        table, shadow = self._table(target), self._table(new)
+        assert target.key, f"{target} has no key"
+        wanted = {tuple(row[name] for name in target.key): row for row in self._all(shadow).values()}
+        gone = [key for key, row in self._all(table).items() if wanted.get(key) != row]
+        for key in gone:
+            self._write(table, key, None)
+        self._sink.call()
+        missing = [key for key in wanted if self._database.find(self._session, table, key) is None]
+        for key in missing:
+            self._write(table, key, wanted[key])
+        return ApplyResult(upserted=len(missing), deleted=len(gone))
+
+    def _all(self, table: str) -> dict[Key, Row]:
+        return dict(self._database.read(self._session, table))
+
+    def _table(self, target: TargetTable) -> str:
+        name = str(target)
+        if self._database.find(self._session, TARGETS, (name,)) is None:
+            raise SinkRefused(f"there is no table {name}", table=str(target.definition.name))
+        return name
+
     def clear(self, target: TargetTable) -> int:
         self._sink.call()
-        table = str(target)
+        table = self._table(target)
         keys = list(self._database.read(self._session, table))
         for key in keys:
             self._write(table, key, None)
@@ -411,6 +477,8 @@ class _Transaction:
         statement = self._begin(sql)
         if statement.kind == "select":
             return self._select(statement, parameters)
+        if statement.kind == "union":
+            return sorted({row for part in statement.parts for row in self._select(part, ())})
         if statement.kind == "regclass":
             return [(parameters[0] if parameters[0] in self._database.definitions else None,)]
         self._do(statement, parameters)
@@ -438,11 +506,7 @@ class _Transaction:
         if statement.is_locking:
             for key in self._hits(statement, parameters):
                 self._lock((statement.table, key))
-        rows = [
-            row
-            for row in self._database.read(self._session, statement.table).values()
-            if statement.holds(row, parameters, now_us)
-        ]
+        rows = [row for _, row in self._matches(statement, parameters)]
         if statement.order is not None:
             order = statement.order
             rows.sort(key=lambda row: row[order], reverse=statement.is_descending)
@@ -450,13 +514,22 @@ class _Transaction:
         first = statement.columns[0]
         if first.startswith(("count(", "min(", "max(")):
             return [tuple(_aggregate(column, rows) for column in statement.columns)]
-        return [tuple(now_us if column == ":now" else row[column] for column in statement.columns) for row in rows]
+        found = [tuple(now_us if column == ":now" else row[column] for column in statement.columns) for row in rows]
+        return list(dict.fromkeys(found)) if statement.is_distinct else found
 
     def _hits(self, statement: Statement, parameters: Sequence[Any]) -> list[Key]:
         """What the conditions find in what is committed and its own, as an UPDATE sees it before it waits."""
+        return [key for key, _ in self._matches(statement, parameters)]
+
+    def _matches(self, statement: Statement, parameters: Sequence[Any]) -> list[tuple[Key, Row]]:
         now_us = self._database.clock.now_us()
+        definition = self._database.definitions.get(statement.table)
+        named = statement.key_of(definition.key, parameters, now_us) if definition is not None else None
+        if named is not None:
+            row = self._database.find(self._session, statement.table, named)
+            return [(named, row)] if row is not None and statement.holds(row, parameters, now_us) else []
         seen = self._database.read(self._session, statement.table)
-        return [key for key, row in seen.items() if statement.holds(row, parameters, now_us)]
+        return [(key, row) for key, row in seen.items() if statement.holds(row, parameters, now_us)]
 
     def _do(self, statement: Statement, parameters: Sequence[Any]) -> int:
         if statement.kind == "create":
@@ -470,7 +543,7 @@ class _Transaction:
             now_us = self._database.clock.now_us()
             self._lock((statement.table, key))
             # READ COMMITTED: what it waited for is looked at as it is now.
-            row = self._database.read(self._session, statement.table).get(key)
+            row = self._database.find(self._session, statement.table, key)
             if row is None or not statement.holds(row, parameters, now_us):
                 continue
             count += 1
@@ -478,14 +551,19 @@ class _Transaction:
                 self._write(statement.table, key, None)
             else:
                 values = [value.of(parameters, now_us) for value in statement.values]
-                self._write(statement.table, key, {**row, **dict(zip(statement.columns, values, strict=True))})
+                row = {**row, **dict(zip(statement.columns, values, strict=True))}
+                definition = self._database.definitions.get(statement.table)  # None: a target, by what is not its key
+                after = tuple(row[name] for name in definition.key) if definition is not None else key
+                if after != key:
+                    self._write(statement.table, key, None)
+                    self._require_free(statement.table, after)
+                self._write(statement.table, after, row)
         return count
 
     def _found_to_write(self, statement: Statement, parameters: Sequence[Any]) -> list[Key]:
         """The rows to wait for: by the key's columns alone, so that a row is found as it is after the wait."""
-        key = self._database.definitions[statement.table].key
-        by_key = replace(statement, conditions=tuple(c for c in statement.conditions if c[0] in key))
-        return self._hits(by_key, parameters)
+        definition = self._database.definitions.get(statement.table)
+        return self._hits(statement.about_key(definition.key) if definition is not None else statement, parameters)
 
     def _insert(self, statement: Statement, parameters: Sequence[Any]) -> int:
         definition = self._database.definitions[statement.table]
@@ -495,12 +573,15 @@ class _Transaction:
         if definition.serial is not None:
             row.setdefault(definition.serial, next(self._database.ids))
         key = tuple(row[name] for name in definition.key)
-        self._lock((statement.table, key))
-        if key in self._database.read(self._session, statement.table):
-            self._database.roll_back(self._session)
-            raise _Duplicate(f"{statement.table} has {key}", table=statement.table)
+        self._require_free(statement.table, key)
         self._write(statement.table, key, row)
         return 1
+
+    def _require_free(self, table: str, key: Key) -> None:
+        self._lock((table, key))
+        if self._database.find(self._session, table, key) is not None:
+            self._database.roll_back(self._session)
+            raise _Duplicate(f"{table} has {key}", table=table)
 
     # -- its end
 

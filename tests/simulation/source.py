@@ -6,19 +6,24 @@ worked out row by row, which is what the sink is compared with.
 
 from __future__ import annotations
 
+import functools
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from cdc.binlog.constants import EventType
 from cdc.errors import SourceUnavailable
 from cdc.gtid import MysqlGtidSet
 from cdc.model import FilePos, Flavor, ServerIdentity, SourcePosition, TableDefinition, TableName, Xa
+from cdc.source.cascades import ForeignKey
 from cdc.source.connection import SourceSettings
 from cdc.source.stream import BinlogStream, PacketReader
+from tests.simulation.family import FAMILY, Family
 from tests.simulation.scheduler import Instance, Scheduler
-from tests.unit.source.streams import UUID, Stream, definition
+from tests.support.binlog_build import table_map_body
+from tests.unit.source.streams import COLUMNS, UUID, Stream, definition
 from tests.unit.source.test_xa import named, xa_prepare
 
 __all__ = [
@@ -56,11 +61,11 @@ _FIRST_FILE = "binlog.000001"
 _HEARTBEAT_SECONDS = 1.0
 _KEYS = 6
 
-Row = tuple[int, str]
+Row = tuple[Any, ...]
 Tables = dict[TableName, tuple[Row, ...]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Group:
     """What the source wrote as a unit, where, and what its tables hold afterwards (sorted rows)."""
 
@@ -72,8 +77,10 @@ class Group:
     """Of its GTID; 0 for what is no transaction."""
     tables: Tables = field(default_factory=dict)
     is_end_of_file: bool = False
+    last_number: int = 0
+    """Of the last GTID up to here."""
 
-    @property
+    @functools.cached_property
     def end_pos(self) -> FilePos:
         return FilePos.of(self.file, self.end)
 
@@ -87,15 +94,29 @@ class _Prepared:
     held: dict[TableName, list[Row]] = field(default_factory=dict)
 
 
+class _Stream(Stream):
+    """Makes the same table map event's body once."""
+
+    def table_map(self, table: TableName, table_id: int) -> bytes:  # type: ignore[override]
+        return self.inner(EventType.TABLE_MAP, _table_map_body(table, table_id))
+
+
+@functools.cache
+def _table_map_body(table: TableName, table_id: int) -> bytes:
+    return table_map_body(COLUMNS, table_id=table_id, database=table.database, table=table.table)
+
+
 class Log:
     """All that the source is going to write, from a seed."""
 
-    def __init__(self, rng: random.Random, *, transactions: int, has_gtids: bool) -> None:
+    def __init__(self, rng: random.Random, *, transactions: int, has_gtids: bool, has_family: bool = False) -> None:
         self.has_gtids = has_gtids
+        self.tables: dict[TableName, TableDefinition] = {**TABLES, **(FAMILY if has_family else {})}
         self.groups: list[Group] = []
         self._rng = rng
-        self._stream = Stream(4, file=_FIRST_FILE)
-        self._rows: dict[TableName, list[Row]] = {name: [] for name in (*TABLES, _OTHER)}
+        self._stream = _Stream(4, file=_FIRST_FILE)
+        self._rows: dict[TableName, list[Row]] = {name: [] for name in (*self.tables, _OTHER)}
+        self._family = Family(rng, self._stream, self._rows) if has_family else None
         self._number = 0
         self._written = 0
         self._prepared: list[_Prepared] = []
@@ -113,18 +134,19 @@ class Log:
             else:
                 self._transact()
 
-    @property
-    def transactions(self) -> int:
-        return self._number
+    def hidden_keys(self, tables: Collection[TableName]) -> tuple[ForeignKey, ...]:
+        """The foreign keys that change rows of these tables in no event."""
+        return self._family.hidden_keys(tables) if self._family is not None else ()
 
     def _add(self, events: Sequence[bytes], start: int, *, file: str | None = None, is_counted: bool = False) -> None:
         if is_counted:
             self._number += 1
         held = {name: [row for one in self._prepared for row in one.held.get(name, ())] for name in TABLES}
-        tables = {name: tuple(sorted((*self._rows[name], *held[name]))) for name in TABLES}
+        tables = {name: tuple(sorted((*self._rows[name], *held.get(name, ())))) for name in self.tables}
         number = self._number if is_counted else 0
         name = file or self._stream.file
-        self.groups.append(Group(tuple(events), name, start, self._end(events, start), number, tables))
+        end = self._end(events, start)
+        self.groups.append(Group(tuple(events), name, start, end, number, tables, last_number=self._number))
 
     @staticmethod
     def _end(events: Sequence[bytes], start: int) -> int:
@@ -181,6 +203,9 @@ class Log:
         events = [self._gtid(), self._stream.begin()]
         size = self._rng.choice((1, 1, 2, 3, 5, 20)) if self._rng.random() < 0.9 else 0
         for _ in range(size):
+            if self._family is not None and self._rng.random() < 0.7:
+                events += self._family.change()
+                continue
             events += self._change(self._rng.choice((_A, _A, _B, _K, _K, _OTHER)))
         events.append(self._stream.xid())
         self._add(events, start, is_counted=True)
@@ -303,6 +328,13 @@ class SourceSession:
         if self._source.row_seconds_max:
             self._source.scheduler.sleep(self._source.scheduler.rng.uniform(0, self._source.row_seconds_max))
 
+    @property
+    def tables(self) -> dict[TableName, TableDefinition]:
+        return self._source.log.tables
+
+    def hidden_keys(self, tables: Collection[TableName]) -> tuple[ForeignKey, ...]:
+        return self._source.log.hidden_keys(tables)
+
     def rows(self, table: TableName) -> list[Row]:
         """What a SELECT sees now, in the order of the key."""
         return list(self._source.log.groups[self._source.visible - 1].tables[table])
@@ -332,7 +364,7 @@ class SourceSession:
 
     def query(self, sql: str, parameters: Sequence[Any] = ()) -> list[tuple[bytes | None, ...]]:
         self.ask()
-        if sql.startswith("SET SESSION lock_wait_timeout"):
+        if sql.startswith("SET SESSION lock_wait_timeout") or sql == "SELECT 1":
             return []
         found = re.search(r"FROM `shop`\.`(\w+)`", sql)
         assert found, f"the simulated source does not know this statement: {sql}"
@@ -352,17 +384,17 @@ class SourceSession:
         if sql == "SELECT @@GLOBAL.gtid_purged":
             return [("",)]  # nothing ever is
         if "DATA_LENGTH" in sql:
-            sizes = {table: len(self.rows(table)) for table in TABLES}
+            sizes = {table: len(self.rows(table)) for table in self.tables}
             rows = [(table.database, table.table, str(count), str(100 * count)) for table, count in sizes.items()]
             return [(d, t, *((count, size) if "TABLE_ROWS" in sql else (size,))) for d, t, count, size in rows]
         if sql.startswith("SELECT TABLE_ROWS FROM"):
             return [(str(len(self.rows(TableName(*parameters)))),)]
         if sql.startswith("SELECT TABLE_SCHEMA, TABLE_NAME, TABLE_ROWS FROM"):
-            return [(table.database, table.table, str(len(self.rows(table)))) for table in TABLES]
+            return [(table.database, table.table, str(len(self.rows(table)))) for table in self.tables]
         if sql == "SELECT @@SESSION.lock_wait_timeout, @@SESSION.max_execution_time":
             return [("30", "0")]
         if "FROM information_schema.TABLES" in sql:
-            return [(table.database, table.table, "BASE TABLE") for table in (*TABLES, _OTHER)]
+            return [(table.database, table.table, "BASE TABLE") for table in (*self.tables, _OTHER)]
         raise AssertionError(f"the simulated source does not know this statement: {sql}")
 
     def rows_by_name(self, sql: str, parameters: Sequence[Any] = ()) -> list[dict[str, str | None]]:

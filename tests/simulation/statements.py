@@ -6,14 +6,16 @@ What is not understood is an error: a statement that the store begins to use is 
 from __future__ import annotations
 
 import functools
+import operator
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 __all__ = ["NOW", "Statement", "Value", "parse"]
 
 Row = dict[str, Any]
+_QUOTED = re.compile(r'"(\w+)"')  # of names that need no quotes
 NOW = "(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
 _COMPARISON = re.compile(r"^(\w+) (=|<>|>|<|>=|<=) (.+)$")
 
@@ -32,11 +34,11 @@ class Value:
         return now_us + self.content if self.kind == "now" else self.content
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, eq=False)
 class Statement:
     """One parsed statement. `conditions` are (column, operator, values): all have to hold."""
 
-    kind: Literal["select", "insert", "update", "delete", "create", "regclass"]
+    kind: Literal["select", "union", "insert", "update", "delete", "create", "regclass"]
     table: str = ""
     columns: tuple[str, ...] = ()
     values: tuple[Value, ...] = ()
@@ -46,42 +48,69 @@ class Statement:
     limit: int | None = None
     offset: int = 0
     is_locking: bool = False
+    is_distinct: bool = False
+    parts: tuple[Statement, ...] = ()
+    """Of a union of SELECTs without parameters."""
     key: tuple[str, ...] = ()
     serial: str | None = None
 
     def holds(self, row: Row, parameters: Sequence[Any], now_us: int) -> bool:
         """Do the conditions hold of that row?"""
-        return all(
-            _compares(row.get(column), operator, [value.of(parameters, now_us) for value in values])
-            for column, operator, values in self.conditions
-        )
+        for column, compares, values in self._tests:
+            value = row.get(column)
+            if not compares(value, [one.of(parameters, now_us) for one in values]):
+                return False
+        return True
+
+    @functools.cached_property
+    def _tests(self) -> list[tuple[str, Callable[[Any, list[Any]], bool], tuple[Value, ...]]]:
+        return [(column, _OPERATORS[operator], values) for column, operator, values in self.conditions]
+
+    def key_of(self, key: tuple[str, ...], parameters: Sequence[Any], now_us: int) -> tuple[Any, ...] | None:
+        """Which row of a table with that key the conditions name, if they name one."""
+        if key not in self._by_key:
+            equal = {column: values[0] for column, operator, values in self.conditions if operator == "="}
+            self._by_key[key] = [equal[name] for name in key] if equal.keys() >= set(key) else None
+        named = self._by_key[key]
+        return tuple([value.of(parameters, now_us) for value in named]) if named is not None else None
+
+    @functools.cached_property
+    def _by_key(self) -> dict[tuple[str, ...], list[Value] | None]:
+        return {}
+
+    @functools.cache  # noqa: B019 - as many as the service has statements
+    def about_key(self, key: tuple[str, ...]) -> Statement:
+        """The statement with those of its conditions that are about columns of the key."""
+        return replace(self, conditions=tuple(c for c in self.conditions if c[0] in key))
 
 
-def _compares(value: Any, operator: str, others: Sequence[Any]) -> bool:
-    if operator in ("is not null", "is null"):
-        return (value is None) == (operator == "is null")
-    if operator == "in":
-        return value in others
-    if value is None or others[0] is None:
-        return False
-    compare: dict[str, Callable[[Any, Any], bool]] = {
-        "=": lambda a, b: bool(a == b),
-        "<>": lambda a, b: bool(a != b),
-        ">": lambda a, b: bool(a > b),
-        "<": lambda a, b: bool(a < b),
-        ">=": lambda a, b: bool(a >= b),
-        "<=": lambda a, b: bool(a <= b),
-    }
-    return compare[operator](value, others[0])
+def _compared(compare: Callable[[Any, Any], Any]) -> Callable[[Any, list[Any]], bool]:
+    return lambda value, others: value is not None and others[0] is not None and bool(compare(value, others[0]))
+
+
+_OPERATORS: dict[str, Callable[[Any, list[Any]], bool]] = {
+    "is null": lambda value, _others: value is None,
+    "is not null": lambda value, _others: value is not None,
+    "in": lambda value, others: value in others,
+    "=": _compared(operator.eq),
+    "<>": _compared(operator.ne),
+    ">": _compared(operator.gt),
+    "<": _compared(operator.lt),
+    ">=": _compared(operator.ge),
+    "<=": _compared(operator.le),
+}
 
 
 @functools.cache
 def parse(sql: str) -> Statement:
     """Raises AssertionError for what is not understood."""
-    text = " ".join(sql.replace(NOW, ":now").split())
+    text = _QUOTED.sub(r"\1", " ".join(sql.replace(NOW, ":now").split()))
     numbered = _Parameters()
     if text == "SELECT to_regclass(%s)":
         return Statement("regclass")
+    if " UNION " in text:
+        assert "%s" not in text, text
+        return Statement("union", parts=tuple(parse(part) for part in text.split(" UNION ")))
     for pattern, read in _FORMS:
         if found := re.fullmatch(pattern, text, re.DOTALL):
             return read(found, numbered)
@@ -135,6 +164,7 @@ def _select(found: re.Match[str], numbered: _Parameters) -> Statement:
         limit=int(found["limit"]) if found["limit"] else None,
         offset=int(found["offset"] or 0),
         is_locking=bool(found["lock"]),
+        is_distinct=bool(found["distinct"]),
     )
 
 
@@ -173,14 +203,14 @@ def _create(found: re.Match[str], _: _Parameters) -> Statement:
 _FORMS: tuple[tuple[str, Callable[[re.Match[str], _Parameters], Statement]], ...] = (
     (
         (
-            r"SELECT (?P<columns>.+?) FROM (?P<table>\w+)(?: WHERE (?P<where>.+?))?"
+            r"SELECT (?P<distinct>DISTINCT )?(?P<columns>.+?) FROM (?P<table>[\w.]+)(?: WHERE (?P<where>.+?))?"
             r"(?: ORDER BY (?P<order>\w+)(?P<descending> DESC)?)?(?: LIMIT (?P<limit>\d+))?(?: OFFSET (?P<offset>\d+))?"
             r"(?P<lock> FOR UPDATE)?"
         ),
         _select,
     ),
-    (r"INSERT INTO (?P<table>\w+) \((?P<columns>.+?)\) VALUES \((?P<values>.+)\)", _insert),
-    (r"UPDATE (?P<table>\w+) SET (?P<set>.+) WHERE (?P<where>.+)", _update),
-    (r"DELETE FROM (?P<table>\w+) WHERE (?P<where>.+)", _delete),
-    (r"CREATE TABLE IF NOT EXISTS (?P<table>\w+) \((?P<body>.+)\)", _create),
+    (r"INSERT INTO (?P<table>[\w.]+) \((?P<columns>.+?)\) VALUES \((?P<values>.+)\)", _insert),
+    (r"UPDATE (?P<table>[\w.]+) SET (?P<set>.+) WHERE (?P<where>.+)", _update),
+    (r"DELETE FROM (?P<table>[\w.]+) WHERE (?P<where>.+)", _delete),
+    (r"CREATE TABLE IF NOT EXISTS (?P<table>[\w.]+) \((?P<body>.+)\)", _create),
 )

@@ -15,18 +15,20 @@ stop, it leaves no session behind.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import functools
+import operator
 import random
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 
@@ -36,12 +38,18 @@ import cdc.source.definitions
 import cdc.source.result_reader
 import cdc.source.stream
 import snapshot.exact
+from cdc.app import _options_beside
 from cdc.errors import CdcError, LeaseLost, TransientError
 from cdc.gtid import MysqlGtidSet
 from cdc.model import FilePos, SourcePosition, TableName
 from cdc.pipeline import runner
+from cdc.pipeline.beside import SideLink
+from cdc.pipeline.dealing import lane_stores
+from cdc.pipeline.lanes import LaneRule, lane_name, side_name
 from cdc.pipeline.retry import RetryPolicy
+from cdc.pipeline.sink_lanes import LaneLink, SinkLanes
 from cdc.pipeline.tables import Routing, TableRegistry
+from cdc.schema.identifiers import is_shadow
 from cdc.schema.keys import choose_key
 from cdc.schema.options import TableOptions
 from cdc.schema.target import Policies
@@ -51,11 +59,12 @@ from checkpoints.checkpoint import Checkpoint, decode_position
 from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from snapshot.loader import LoadLimits
 from tests.simulation import loads
+from tests.simulation.family import FAMILY
 from tests.simulation.scheduler import Instance, Scheduler, SimulatedClock, closing
 from tests.simulation.sink import LOCK_SECONDS_MAX, TARGETS, Database, Faults, SimulatedSink
 from tests.simulation.source import IDENTITY, TABLES, Log, Source, SourceFaults
 
-__all__ = ["Outcome", "SimulationFailed", "run_after_a_lost_tail", "simulate"]
+__all__ = ["PIPELINE", "Outcome", "SimulationFailed", "Subject", "first_position", "run_after_a_lost_tail", "simulate"]
 
 PIPELINE = "shop/sink"
 LEASE_SECONDS = 10.0
@@ -63,7 +72,15 @@ SILENCE_SECONDS = 15.0
 # Long enough for what is left of a crash: a lease, a server that notices who is gone, waits for locks, back-off.
 CATCH_UP_SECONDS_MAX = 600.0
 _TURNS_MAX = 60_000
+_BY_TEXT = {orjson.dumps([table.database, table.table]).decode(): table for table in (*TABLES, *FAMILY)}
+# Metadata tables whose key begins with the pipeline that a row is of.
+_BY_PIPELINE = frozenset(
+    f"_cdc_{name}" for name in ("lease", "tables", "checkpoint", "prepared", "chunks", "marks", "loads", "history")
+)
 _FIRST = FilePos.of("binlog.000001", 4)
+
+
+Subject = Literal["fencing", "loads", "sides", "lanes", "cascades"]
 
 
 class SimulationFailed(AssertionError):
@@ -80,30 +97,44 @@ class Outcome:
     counts: Counter[str] = field(default_factory=Counter)
 
 
-def simulate(
-    seed: int, *, trace: list[str] | None = None, is_about_fencing: bool = False, is_about_loads: bool = False
-) -> Outcome:
+def simulate(seed: int, *, trace: list[str] | None = None, about: Subject | None = None) -> Outcome:
     """Run one schedule. Raises SimulationFailed; the same seed does the same again.
 
-    `is_about_fencing`: two instances that are stopped again and again, and cannot end each other's sessions.
-    `is_about_loads`: tables are loaded all the time, slowly, beside a writer; each transaction is applied by itself.
+    `about` chooses what there is much of:
+        fencing: two instances that are stopped again and again, and cannot end each other's sessions.
+        loads: tables are loaded all the time, slowly, beside a writer; each transaction is applied by itself.
+        sides: likewise, beside the stream (`snapshot.beside`), in an instance that dies now and then.
+        lanes: instances that die and come again with another number of lanes and sides.
+        cascades: tables whose foreign keys change rows in no event.
     """
     random.seed(seed)  # the service's own jitter
-    world = _World(seed, trace)
-    if is_about_fencing:
-        world.has_standby, world.database.shows_sessions = True, False
-        world.faults.call = world.faults.commit = world.faults.death = 0.0
-        world.faults.stop = 0.02
-    if is_about_loads:
-        world.reloads, world._write_seconds, world.source.row_seconds_max = 8, 3.0, 3.0
-        world.limits = replace(world.limits, rows_max=1, transactions_max=2)
+    world = _World(seed, trace, about)
+    match about:
+        case "fencing":
+            world.has_standby, world.database.shows_sessions = True, False
+            world.faults.call = world.faults.commit = world.faults.death = 0.0
+            world.faults.stop = 0.02
+            world.lanes_max, world.sides_max = 1, 0
+        case "loads" | "sides":
+            world.reloads, world._write_seconds, world.source.row_seconds_max = 8, 3.0, 3.0
+            world.limits = replace(world.limits, rows_max=1, transactions_max=2)
+            world.sides_max = 0 if about == "loads" else 2
+            world.beside_rows_min = 0
+        case "cascades":  # many transactions in a run
+            world.limits = RunLimits(rows_max=50, part_rows_max=1000, transactions_max=1000)
+            world._write_seconds = min(world._write_seconds, 1.0)
+        case "lanes":
+            world.lanes_max, world.sides_max, world.faults.death = 3, 1, 0.003
+    name = f"seed {seed}{f' about {about}' if about else ''}"
+    for what in world.contents():
+        world.count(f"schedules: {what}")
     try:
         with closing(world.scheduler), _replaced(world):
             world.run()
     except Exception as error:
-        raise SimulationFailed(f"seed {seed}: {error}") from error
+        raise SimulationFailed(f"{name}: {error}") from error
     if world.scheduler.failure is not None:
-        raise SimulationFailed(f"seed {seed}: {world.scheduler.failure}") from world.scheduler.failure
+        raise SimulationFailed(f"{name}: {world.scheduler.failure}") from world.scheduler.failure
     return Outcome(seed, world.scheduler.turns, world.scheduler.now - 1000, world.counts)
 
 
@@ -120,13 +151,14 @@ def run_after_a_lost_tail(*, has_gtids: bool) -> tuple[BaseException | None, Any
 class _World:
     @classmethod
     def quiet(cls, seed: int) -> _World:
-        """One without any fault."""
+        """One without any fault, with one lane."""
         world = cls(seed, None)
         world.faults.call = world.faults.commit = world.faults.death = world.faults.stop = 0.0
         world.source_faults.cut = world.source_faults.silence = world.source_faults.refuse = 0.0
+        world.lanes_max, world.sides_max = 1, 0
         return world
 
-    def __init__(self, seed: int, trace: list[str] | None) -> None:
+    def __init__(self, seed: int, trace: list[str] | None, about: Subject | None = None) -> None:
         self.counts: Counter[str] = Counter()
         self._trace = trace
         rng = random.Random(seed)
@@ -141,14 +173,16 @@ class _World:
             counts=self.counts,
         )
         self.has_gtids = rng.random() < 0.5
-        self.log = Log(rng, transactions=rng.randint(5, 25), has_gtids=self.has_gtids)
+        has_family = about == "cascades" or (about is None and rng.random() < 0.125)
+        self.log = Log(rng, transactions=rng.randint(5, 25), has_gtids=self.has_gtids, has_family=has_family)
+        self._last = [one for one in self.log.groups if one.number][-1]
         self.source_faults = SourceFaults(
             cut=rng.choice((0.0, 0.01)), silence=rng.choice((0.0, 0.01)), refuse=rng.choice((0.0, 0.1))
         )
         self.source = Source(self.scheduler, self.log, self.source_faults, self.count, self.point)
         self.database = Database(self.scheduler, self.faults)
         # Some begin with an empty sink: everything is to be loaded.
-        self.is_empty_at_first = rng.random() < 0.4
+        self.is_empty_at_first = rng.random() < 0.4 or has_family
         at_first = _empty_at_first() if self.is_empty_at_first else _rows_at_first(self.has_gtids)
         self.database.rows = {table: dict(rows) for table, rows in at_first.items()}
         self.database.definitions = {} if self.is_empty_at_first else dict(_definitions_at_first(self.has_gtids))
@@ -162,7 +196,8 @@ class _World:
         self.age_seconds = rng.choice((0.0, 0.2))
         self.queue_bytes_max = rng.choice((1, 2000, 1 << 20))
         if self.is_empty_at_first:
-            self._begin_late(rng.randint(1, len(self.log.groups)))
+            # What foreign keys do shows in the stream.
+            self._begin_late(rng.randint(1, max(1, len(self.log.groups) // (6 if has_family else 1))))
         self.instances: list[Instance] = []
         self.has_standby = rng.random() < 0.4
         self.database.shows_sessions = rng.random() < 0.6
@@ -174,11 +209,25 @@ class _World:
         self._write_seconds = rng.choice((0.01, 1.0, 5.0))
         # A row may take as long to be read as the next transaction to come.
         self.source.row_seconds_max = rng.choice((0.0, 1.0, 3.0)) * self._write_seconds
-        self._targets = _targets()
-        self._sequence = 0 if self.is_empty_at_first else 1
-        self._position: SourcePosition | None = None
+        # How many lanes and sides an instance may have: each that starts has so many or fewer.
+        self.lanes_max = 1 if has_family else rng.choice((1, 1, 1, 1, 1, 2))  # those of a family go through one lane
+        self.sides_max = rng.choice((0, 0, 0, 0, 1, 2))
+        self.beside_rows_min = rng.choice((0, 0, 3))
+        self._sequences: dict[str, int] = {} if self.is_empty_at_first else {PIPELINE: 1}
+        self._positions: dict[str, SourcePosition] = {}
+        self._looked_at, self._has_caught_up = -1, False
         self._is_ending = False
-        self._pipelines: dict[Instance, runner.Pipeline] = {}
+        self._services: dict[Instance, SinkLanes] = {}
+
+    def contents(self) -> list[str]:
+        """What the schedule has besides a stream."""
+        has = {
+            "with loads": self.is_empty_at_first or self.reloads > 0,
+            "with sides": self.sides_max > 0,
+            "with lanes": self.lanes_max > 1,
+            "with hidden cascades": len(self.log.tables) > len(TABLES),
+        }
+        return [what for what, is_there in has.items() if is_there] or ["of a stream alone"]
 
     # ------------------------------------------------------------ the schedule
 
@@ -191,23 +240,24 @@ class _World:
         if self.stops:
             scheduler.spawn(self._stop_and_continue, "SIGSTOP", None)
         self._wait(lambda: self.source.written == len(self.log.groups) and not self.reloads)
-        scheduler.sleep(scheduler.rng.uniform(0, 20))
+        scheduler.sleep(scheduler.rng.uniform(0, scheduler.rng.choice((1, 1, 1, 20))))
         self._end_faults()
         began = scheduler.now
         self._wait(self._is_caught_up, CATCH_UP_SECONDS_MAX)
         if not self._is_caught_up() and scheduler.failure is None:
             raise AssertionError(
-                f"not caught up {scheduler.now - began:.0f} s after the last fault, at {self._position}; "
-                f"tables are {[self._state(name) for name in TABLES]}"
+                f"not caught up {scheduler.now - began:.0f} s after the last fault, at "
+                f"{ {name: str(position) for name, position in self._positions.items()} }; tables are {self._records()}"
             )
+        has_slept = any(instance.stopped_until > scheduler.now for instance in self.instances if not instance.is_dead)
         for instance in self.instances:  # who has slept through it all wakes up
             instance.stopped_until = 0.0
-        scheduler.sleep(5)
+        scheduler.sleep(5 if has_slept else 1)
         self._is_ending = True
-        for instance, pipeline in self._pipelines.items():
+        for instance, service in self._services.items():
             if not instance.is_dead:
-                pipeline.request_stop()
-        self._wait(lambda: not any(not one.is_dead for one in self._pipelines), 200)
+                service.request_stop()
+        self._wait(lambda: not any(not one.is_dead for one in self._services), 200)
         scheduler.sleep(100)
         if scheduler.failure is None:
             self._check_nothing_is_left()
@@ -215,15 +265,15 @@ class _World:
     def run_after_a_lost_tail(self) -> tuple[BaseException | None, Any, Any]:
         self.source.written = len(self.log.groups)
         found: list[dict[str, Any]] = []
-        pipelines: list[runner.Pipeline] = []
+        services: list[SinkLanes] = []
         for name in ("before", "after"):
             instance = Instance(name)
-            pipeline = self._pipeline(instance)
-            pipelines.append(pipeline)
-            self.scheduler.spawn(pipeline.start, name, instance)
-            self._wait(lambda: self._is_caught_up() if not found else pipelines[-1].error is not None, 200)
-            pipeline.request_stop()
-            self._wait(lambda pipeline=pipeline: not pipeline._thread.is_alive(), 200)
+            service = self._service(instance)
+            services.append(service)
+            self.scheduler.spawn(service.start, name, instance)
+            self._wait(lambda: self._is_caught_up() if not found else services[-1].error is not None, 200)
+            service.request_stop()
+            assert service.join(200)
             found.append({table: dict(rows) for table, rows in self.database.rows.items() if table != "_cdc_lease"})
             lost = [one for one in self.log.groups if one.number][-1]
             self.source.written = self.log.groups.index(lost)
@@ -232,7 +282,7 @@ class _World:
         for rows in found:
             rows["_cdc_checkpoint"] = {key: row["position"] for key, row in rows["_cdc_checkpoint"].items()}
         before, after = found
-        return pipelines[-1].error, before, after
+        return services[-1].error, before, after
 
     def _wait(self, is_ready: Any, seconds: float | None = None) -> None:
         self.scheduler.wait(lambda: is_ready() or self.scheduler.failure is not None, seconds)
@@ -242,7 +292,7 @@ class _World:
         self.source_faults.cut = self.source_faults.silence = self.source_faults.refuse = 0.0
         self.stops = False
         self.say("the faults are over")
-        live = [one for one in self._pipelines if not one.is_dead]
+        live = [one for one in self._services if not one.is_dead]
         # Without the right to end its sessions, who sleeps on with locks is waited for.
         can_sleep_on = self.has_standby and len(live) == 2 and self.database.shows_sessions
         if can_sleep_on and self.scheduler.rng.random() < 0.5:
@@ -268,13 +318,15 @@ class _World:
         while self.reloads:
             self.scheduler.sleep(self.scheduler.rng.uniform(0, self._write_seconds * len(self.log.groups) / 5))
             self.reloads -= 1
-            table = self.scheduler.rng.choice(sorted(TABLES))
+            table = self.scheduler.rng.choice(sorted(self.log.tables))
             with contextlib.suppress(TransientError):
                 if not sink.is_open():
                     sink.open()
-                store = InSinkStore(sink, PIPELINE)
-                if store.exists("commands"):
-                    store.add_command("snapshot", orjson.dumps([[table.database, table.table]]).decode())
+                stores = lane_stores(sink, PIPELINE)  # type: ignore[arg-type]
+                if stores[1].exists("commands"):
+                    known = [store for store in stores.values() if table in store.load_tables()]
+                    for store in known or stores.values():
+                        store.add_command("snapshot", orjson.dumps([[table.database, table.table]]).decode())
                     self.count("reloads asked for")
         sink.close()
 
@@ -290,22 +342,22 @@ class _World:
             process = self.scheduler.spawn(functools.partial(self._serve, instance), instance.name, instance)
             self.scheduler.wait(lambda process=process: process.is_done)  # type: ignore[misc]
             self._on_death(instance)
-            self._pipelines.pop(instance, None)
+            self._services.pop(instance, None)
             self.scheduler.sleep(self.scheduler.rng.uniform(0, 3))
 
     def _serve(self, instance: Instance) -> None:
-        pipeline = self._pipeline(instance)
-        self._pipelines[instance] = pipeline
-        pipeline.start()
-        pipeline.join()
+        service = self._services[instance] = self._service(instance)
+        service.start()
+        while not service.join(1000):
+            pass
         instance.is_dead = True  # the process ends
         lease = self.database.rows.get("_cdc_lease", {}).get((PIPELINE,))
         # Who slept finds rows of the next holder, or lacks those that it has taken, before it looks at the lease.
-        if isinstance(pipeline.error, CdcError) and lease is not None and lease["holder"] != instance.name:
+        if isinstance(service.error, CdcError) and lease is not None and lease["holder"] != instance.name:
             self.count("ends by what the next holder has written")
             return
-        if not isinstance(pipeline.error, LeaseHeld | LeaseLost | TransientError | None):
-            raise pipeline.error
+        if not isinstance(service.error, LeaseHeld | LeaseLost | TransientError | None):
+            raise service.error
 
     def _on_death(self, instance: Instance) -> None:
         instance.is_dead = True
@@ -317,7 +369,7 @@ class _World:
     def _stop_and_continue(self) -> None:
         while self.stops:
             self.scheduler.sleep(self.scheduler.rng.uniform(0, 20))
-            live = [one for one in self._pipelines if not one.is_dead]
+            live = [one for one in self._services if not one.is_dead]
             if live and self.stops:
                 self._stop(self.scheduler.rng.choice(live))
 
@@ -328,45 +380,95 @@ class _World:
         self.count("stops")
         self.say(f"{instance.name} is stopped until {instance.stopped_until - 1000:.2f}")
 
-    def _pipeline(self, instance: Instance) -> runner.Pipeline:
+    def _service(self, instance: Instance) -> SinkLanes:
+        """One sink's pipelines, put together as `cdc.app` does."""
+        rng = self.scheduler.rng
+        lanes = rng.randint(1, self.lanes_max) if self.lanes_max > 1 else 1
+        sides = rng.randint(0, self.sides_max) if self.sides_max else 0
+        whole = _routing(self.log.tables, chunk_rows=self.chunk_rows)
+        target = TableRegistry(whole, SimulatedSink.kind, ()).place
+        return SinkLanes(
+            pipeline=PIPELINE,
+            rule=LaneRule(lanes),
+            make_lane=functools.partial(self._lane, instance, whole, lanes),
+            make_side=functools.partial(self._side, instance, whole),
+            sides=sides,
+            target=target,
+            captures=whole.matches,
+            place=lambda table: "\0".join(target(table)),
+            clock=self.clock,
+            hooks=_Hooks(self, instance),  # type: ignore[arg-type]
+            log=_Log(self, instance),  # type: ignore[arg-type]
+        )
+
+    def _lane(self, instance: Instance, whole: Routing, lanes: int, lane: int, link: LaneLink) -> runner.Pipeline:
+        settings = self._settings(instance, lane_name(PIPELINE, lane))
+        return self._pipeline(
+            instance,
+            replace(settings, lane=lane if lanes > 1 or lane > 1 else None, beside_rows_min=self.beside_rows_min),
+            replace(whole, matches=lambda d, t: whole.matches(d, t) and link.owns(d, t)),
+            on_lease=link.on_lease,
+            on_end=link.on_end,
+            beside=link.beside,
+        )
+
+    def _side(self, instance: Instance, whole: Routing, number: int, link: SideLink) -> runner.Pipeline:
+        side = link.side
+        routing = replace(
+            whole,
+            matches=lambda d, t: side.owns(d, t) and whole.matches(d, t),
+            options=functools.partial(_options_beside, whole, side),
+        )
+        settings = replace(self._settings(instance, side_name(PIPELINE, number)), side=number)
+        return self._pipeline(instance, settings, routing, on_end=link.on_end, side=side)
+
+    def _settings(self, instance: Instance, name: str) -> runner.PipelineSettings:
+        return runner.PipelineSettings(
+            name=name,
+            holder=instance.name,
+            server_id=4242,
+            limits=self.limits,
+            age_seconds_max=self.age_seconds,
+            queue_bytes_max=self.queue_bytes_max,
+            lease_seconds=LEASE_SECONDS,
+            retry=RetryPolicy(initial_seconds=0.5, max_seconds=8),
+            var_dir=Path("nowhere"),
+            load=LoadLimits(),
+        )
+
+    def _pipeline(
+        self, instance: Instance, settings: runner.PipelineSettings, routing: Routing, **more: Any
+    ) -> runner.Pipeline:
         return runner.Pipeline(
-            settings=runner.PipelineSettings(
-                name=PIPELINE,
-                holder=instance.name,
-                server_id=4242,
-                limits=self.limits,
-                age_seconds_max=self.age_seconds,
-                queue_bytes_max=self.queue_bytes_max,
-                lease_seconds=LEASE_SECONDS,
-                retry=RetryPolicy(initial_seconds=0.5, max_seconds=8),
-                var_dir=Path("nowhere"),
-                load=LoadLimits(),
-            ),
+            settings=settings,
             source=SourceSettings(
                 "source", 3306, "repl", "", 4242, read_timeout_seconds=SILENCE_SECONDS, heartbeat_seconds=1
             ),
             make_sink=lambda: SimulatedSink(self.database, instance),  # type: ignore[arg-type,return-value]
-            routing=_routing(self.chunk_rows),
+            routing=routing,
             clock=self.clock,
             hooks=_Hooks(self, instance),  # type: ignore[arg-type]
             log=_Log(self, instance),  # type: ignore[arg-type]
             metrics=_Unmeasured(),  # type: ignore[arg-type]
+            **more,
         )
 
     # ------------------------------------------------------------ faults and words
 
     def point(self, instance: Instance | None) -> None:
         """A point at which a process may be killed or stopped, or another one may have its turn."""
-        self.scheduler.pause()
+        scheduler, faults = self.scheduler, self.faults
+        scheduler.pause()
         if instance is None:
             return
-        if self.scheduler.rng.random() < self.faults.death:
+        random = scheduler.rng.random
+        if random() < faults.death:
             self.count("kills")
             self.say(f"{instance.name} is killed")
-            self.scheduler.kill(instance)
-        if self.scheduler.rng.random() < self.faults.stop:
+            scheduler.kill(instance)
+        if random() < faults.stop:
             self._stop(instance)
-            self.scheduler.sleep(0)
+            scheduler.sleep(0)
 
     def count(self, what: str) -> None:
         self.counts[what] += 1
@@ -377,48 +479,83 @@ class _World:
             groups += 1
         self.source.written = groups
 
+    @property
+    def is_traced(self) -> bool:
+        return self._trace is not None
+
     def say(self, what: str) -> None:
         if self._trace is not None:
             self._trace.append(f"{self.scheduler.now - 1000:9.3f} {what}")
 
     # ------------------------------------------------------------ the promises
 
-    def _on_commit(self, session: Any, tables: set[str]) -> None:
+    def _on_commit(self, session: Any, places: list[tuple[str, Any]]) -> None:
         self.count("commits")
-        row = self.database.rows.get("_cdc_checkpoint", {}).get((PIPELINE,))
-        if row is None or not row["position"]:
-            return  # before the first
-        position = decode_position(row["position"])
-        if tables != {"_cdc_lease"}:  # twice a second
+        tables = {table for table, _ in places}
+        pipelines = {key[0] for table, key in places if table in _BY_PIPELINE}
+        if session.instance is not None and tables - {"_cdc_commands"}:
+            self._check_holder(session.instance.name, pipelines, tables)
+        if tables == {"_cdc_lease"}:  # twice a second
+            return
+        if self.is_traced:
             who = f"{session.name} of {session.instance.name if session.instance else 'nobody'}"
-            self.say(f"{who} commits {sorted(tables)}: {position}")
-        if row["sequence"] != self._sequence:
-            assert row["sequence"] == self._sequence + 1, f"sequence {row['sequence']} after {self._sequence}"
-            assert self._position is None or not _is_behind(position, self._position), (
-                f"the checkpoint goes back from {self._position} to {position}"
-            )
-            self.count("checkpoints")
-        self._sequence, self._position = row["sequence"], position
-        holder = self.database.rows["_cdc_lease"][(PIPELINE,)]["holder"]
-        if tables - {"_cdc_commands"} and session.instance is not None:
-            assert session.instance.name == holder, f"{session.instance.name} commits {tables}; {holder} has the lease"
-        self._compare(position)
+            self.say(f"{who} commits {sorted(tables)}: {', '.join(sorted(pipelines))}")
+        self._follow_checkpoints(is_dealing="_cdc_tables" in tables)
+        self._compare()
 
-    def _compare(self, position: SourcePosition) -> None:
-        group = self._group_at(position)
-        for name, target in self._targets.items():
-            if self._state(name) != "ready":
-                continue
-            rows = sorted(
-                tuple(row[column] for column in ("i32", "v63")) for row in self.database.rows.get(target, {}).values()
-            )
-            expected = list(group.tables[name])
-            assert rows == expected, f"{name} at {position}: the source has {expected}, the sink {rows}"
+    def _check_holder(self, name: str, pipelines: set[str], tables: set[str]) -> None:
+        """Who writes has the lease of each pipeline that it writes for; who makes a table, one of them."""
+        holders = {key[0]: row["holder"] for key, row in self.database.rows.get("_cdc_lease", {}).items()}
+        for pipeline in pipelines & holders.keys():
+            holder = holders[pipeline]
+            assert holder == name, f"{name} commits {tables} of {pipeline}; {holder} has the lease"
+        if not pipelines and holders and name not in holders.values():
+            assert tables == {TARGETS}, f"{name} commits {tables}, without any lease"
+            self.count("tables made by who had slept")  # before its checkpoint's row is asked for
 
-    def _state(self, table: TableName) -> str | None:
-        name = orjson.dumps([table.database, table.table]).decode()
-        row = self.database.rows.get("_cdc_tables", {}).get((PIPELINE, name))
-        return str(row["state"]) if row is not None else None
+    def _follow_checkpoints(self, *, is_dealing: bool) -> None:
+        for (pipeline,), row in self.database.rows.get("_cdc_checkpoint", {}).items():
+            before = self._sequences.get(pipeline, 0)
+            if not row["position"]:  # before the first, or nobody runs it any more
+                self._positions.pop(pipeline, None)
+            else:
+                position = _decoded(row["position"])
+                if row["sequence"] != before:
+                    assert row["sequence"] == before + 1, f"{pipeline}: sequence {row['sequence']} after {before}"
+                    known = self._positions.get(pipeline)
+                    # A table that comes to a lane may be behind it: then the lane passes over what the others have.
+                    assert known is None or is_dealing or not _is_behind(position, known), (
+                        f"the checkpoint of {pipeline} goes back from {known} to {position}"
+                    )
+                    self.count("checkpoints")
+                    self.say(f"{pipeline} is at {position}")
+                self._positions[pipeline] = position
+            self._sequences[pipeline] = row["sequence"]
+
+    def _records(self) -> list[tuple[str, TableName, str, str]]:
+        """Pipeline, table, state and target of each record."""
+        return [
+            (pipeline, _BY_TEXT[text], row["state"], row["target"])
+            for (pipeline, text), row in self.database.rows.get("_cdc_tables", {}).items()
+        ]
+
+    def _compare(self) -> None:
+        """Each table that is ready is in its target as the source had it at the checkpoint of its pipeline."""
+        owners: dict[str, str] = {}
+        for pipeline, name, state, target in self._records():
+            if state in ("ready", "snapshotting"):
+                other = owners.setdefault(target, pipeline)
+                assert other == pipeline, f"{target} is written by {other} and {pipeline}"
+            position = self._positions.get(pipeline)
+            if state != "ready" or position is None or (is_shadow(target) and not self._is_there(target)):
+                continue  # what is gone of a shadow is not read by anybody, and never merged
+            columns = [column.name for column in self.log.tables[name].columns]
+            rows = sorted([tuple([row[c] for c in columns]) for row in self.database.rows.get(target, {}).values()])
+            expected = list(self._group_at(position).tables[name])
+            assert rows == expected, f"{name} in {target} at {position}: the source has {expected}, the sink {rows}"
+
+    def _is_there(self, target: str) -> bool:
+        return (target,) in self.database.rows.get(TARGETS, {})
 
     def _group_at(self, position: SourcePosition) -> Any:
         file = position.file
@@ -427,34 +564,56 @@ class _World:
             assert isinstance(position.gtid, MysqlGtidSet)
             count = position.gtid.count()
             return next((one for one in groups if one.number == count), replace(groups[0], number=0))
-        passed = [one for one in groups if one.end_pos <= file]
-        inside = [one for one in groups if one.file == file.file and one.start < file.pos < one.end]
-        assert not inside, f"the checkpoint {file} is inside a group, from {inside[0].start} to {inside[0].end}"
-        last = passed[-1] if passed else replace(groups[0], number=0)
+        count = bisect.bisect_right(groups, file, key=_end_of)
+        ahead = groups[count] if count < len(groups) else None
+        if ahead is not None and ahead.file == file.file:
+            assert not ahead.start < file.pos < ahead.end, (
+                f"the checkpoint {file} is inside a group, from {ahead.start} to {ahead.end}"
+            )
         if isinstance(position.gtid, MysqlGtidSet):
-            number = max((one.number for one in passed), default=0)
+            number = groups[count - 1].last_number if count else 0
             assert position.gtid.count() == number, f"{position.gtid} at {file}, which is behind transaction {number}"
-        return last
+        return groups[count - 1] if count else replace(groups[0], number=0)
 
     def _is_caught_up(self) -> bool:
-        if self._position is None:
+        if self._looked_at != self.counts["commits"]:  # it is asked at each turn
+            self._looked_at, self._has_caught_up = self.counts["commits"], self._look_whether_caught_up()
+        return self._has_caught_up
+
+    def _look_whether_caught_up(self) -> bool:
+        first = self._positions.get(PIPELINE)
+        if first is None or not self._is_at_end(first):
             return False
-        commands = self.database.rows.get("_cdc_commands", {}).values()
-        if any(row["state"] not in ("done", "failed") for row in commands):
+        for row in self.database.rows.get("_cdc_commands", {}).values():
+            # One that is given to a lane in the moment that the lane is given up stays, which `cdc snapshot` says.
+            if row["state"] not in ("done", "failed") and row["pipeline"] in self._positions:
+                return False
+        records = self._records()
+        if sorted(name for _, name, state, _ in records if state == "ready") != sorted(self.log.tables):
             return False
-        if any(self._state(name) != "ready" for name in TABLES):
+        used = {pipeline for pipeline, *_ in records}
+        if len(records) > len(self.log.tables) or any("~" in pipeline for pipeline in used):  # sides have something yet
             return False
-        last = [one for one in self.log.groups if one.number][-1]
-        if self._position.file is None:  # it began at the end of the log
-            return isinstance(self._position.gtid, MysqlGtidSet) and self._position.gtid.count() == last.number
-        return self._position.file >= last.end_pos
+        return all(self._is_at_end(self._positions.get(pipeline)) for pipeline in used)
+
+    def _is_at_end(self, position: SourcePosition | None) -> bool:
+        last = self._last
+        if position is None:
+            return False
+        if position.file is None:  # it began at the end of the log
+            return isinstance(position.gtid, MysqlGtidSet) and position.gtid.count() == last.number
+        return position.file >= last.end_pos
 
     def _check_nothing_is_left(self) -> None:
-        live = [one.name for one in self._pipelines if not one.is_dead]
+        live = [one.name for one in self._services if not one.is_dead]
         assert not live, f"{live} did not end when told to"
         assert not self.database.sessions, f"sessions were left at the sink: {sorted(self.database.sessions)}"
         assert self.source.written == len(self.log.groups)
-        self._compare(self._position or _first(has_gtids=self.has_gtids))
+        self._compare()
+
+
+_end_of = operator.attrgetter("end_pos")
+_decoded = functools.lru_cache(maxsize=10_000)(decode_position)
 
 
 def _is_behind(position: SourcePosition, other: SourcePosition) -> bool:
@@ -484,8 +643,9 @@ class _Log:
 
     def _say(self, event: str, **fields: object) -> None:
         self._world.count(f"log: {event}{' together' if 'together' in fields else ''}")
-        fields.pop("exc_info", None)
-        self._world.say(f"{self._instance.name} says {event} {fields}")
+        if self._world.is_traced:
+            fields.pop("exc_info", None)
+            self._world.say(f"{self._instance.name} says {event} {fields}")
 
     debug = info = warning = error = _say
 
@@ -507,8 +667,8 @@ def _replaced(world: _World) -> Iterator[None]:
         id(cdc.source.stream.BinlogStream): world.source.stream,
         id(cdc.source.definitions.read_definition): loads.read_definition,
         id(cdc.source.definitions.read_definitions): loads.read_definitions,
-        id(cdc.source.cascades.require_visible_changes): loads.nothing_is_hidden,
-        id(cdc.source.cascades.read_hidden_keys): loads.nothing_is_hidden,
+        id(cdc.source.cascades.require_visible_changes): loads.require_visible_changes,
+        id(cdc.source.cascades.read_hidden_keys): loads.read_hidden_keys,
         id(cdc.source.result_reader.ResultReader): loads.ChunkReader,
         id(snapshot.exact.exact_rows): loads.exact_rows,
         id(time): SimpleNamespace(monotonic=world.clock.monotonic, sleep=world.scheduler.sleep),
@@ -555,25 +715,19 @@ def _places() -> tuple[tuple[Any, str], ...]:
     )
 
 
-def _routing(chunk_rows: int = 1000) -> Routing:
+def _routing(tables: Collection[TableName], *, chunk_rows: int = 1000) -> Routing:
     return Routing(
-        matches=lambda database, table: TableName(database, table) in TABLES,
+        matches=lambda database, table: TableName(database, table) in tables,
         policies=lambda _database, _table: Policies(),
         key=lambda _database, _table: None,
         chunk_rows=lambda _database, _table: chunk_rows,
         accepts_hidden_cascades=lambda _database, _table: False,
+        applies_hidden_cascades=lambda database, table: TableName(database, table) in FAMILY,
         options=lambda _database, _table: TableOptions(),
     )
 
 
-@functools.cache
-def _targets() -> dict[TableName, str]:
-    """The tables that the sink has of the source's."""
-    tables = TableRegistry(_routing(), SimulatedSink.kind, ())
-    return {name: str(tables.make_target(definition)) for name, definition in TABLES.items()}
-
-
-def _first(*, has_gtids: bool) -> SourcePosition:
+def first_position(*, has_gtids: bool) -> SourcePosition:
     return SourcePosition(IDENTITY, _FIRST, MysqlGtidSet.parse("") if has_gtids else None)
 
 
@@ -587,7 +741,7 @@ def _at_first(has_gtids: bool) -> SimpleNamespace:
     store = InSinkStore(sink, PIPELINE)
     store.create()
     store.take_lease(holder="the first", sessions=(sink.session(),), seconds=1, was_renewed=False)
-    tables = TableRegistry(_routing(), sink.kind, ())
+    tables = TableRegistry(_routing(TABLES), sink.kind, ())
     with sink.transaction() as tx:
         for name, definition in TABLES.items():
             target = tables.make_target(definition)
@@ -602,7 +756,7 @@ def _at_first(has_gtids: bool) -> SimpleNamespace:
                 is_complete=True,
             )
             store.save_table(tx, record)
-        store.save(tx, Checkpoint(_first(has_gtids=has_gtids), 1))
+        store.save(tx, Checkpoint(first_position(has_gtids=has_gtids), 1))
         tx.commit()
     store.release_lease(store.epoch, status={})
     sink.close()

@@ -1,0 +1,125 @@
+"""Taking up the sides that an instance has left, where that does not go through."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from cdc.errors import LeaseLost, SinkUnavailable
+from cdc.model import TableName
+from cdc.pipeline.beside import Beside
+from cdc.pipeline.lanes import side_name
+from checkpoints.checkpoint import Checkpoint
+from checkpoints.store import InSinkStore, TableRecord
+from tests.simulation.scheduler import Scheduler, closing
+from tests.simulation.sink import Database, Faults, SimulatedSink
+from tests.simulation.world import PIPELINE, first_position
+
+T = TableName("shop", "a")
+
+
+class _SidePipeline:
+    """One whose sessions nobody runs."""
+
+    def __init__(self, sink: SimulatedSink, holder: str) -> None:
+        self.tables: list[TableRecord] = []
+        self.said: list[str] = []
+        self.failures = 0
+        self._store = InSinkStore(sink, side_name(PIPELINE, 1))
+        self._holder = holder
+
+    def take_lease(self, _is_stopping: threading.Event, session: str) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise SinkUnavailable("away")
+        self._store.take_lease(holder=self._holder, sessions=(session,), seconds=10, was_renewed=False)
+        return self._store.epoch
+
+    def __getattr__(self, name: str) -> Any:
+        return lambda *_: self.said.append(name)
+
+
+class _Sink:
+    """A sink of which one instance holds the lane, and has left a side with a table."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.database = Database(scheduler, Faults())
+        self.store = self.lane_store("first")
+        side = InSinkStore(self.store.sink, side_name(PIPELINE, 1))
+        side.take_lease(holder="first", sessions=("gone",), seconds=1, was_renewed=False)
+        with side.sink.transaction() as tx:
+            side.save_table(tx, TableRecord(source=T, target="shop.a", state="pending"))
+            side.save(tx, Checkpoint(first_position(has_gtids=True), 1))
+            tx.commit()
+        side.release_lease(side.epoch, status={})
+
+    def lane_store(self, holder: str) -> InSinkStore:
+        """The lane's metadata, of who has just taken the lease."""
+        sink = SimulatedSink(self.database, None)
+        sink.open()
+        store = InSinkStore(sink, PIPELINE)
+        store.create()
+        store.take_lease(holder=holder, sessions=(sink.session(),), seconds=0, was_renewed=False)
+        return store
+
+    def beside(self, pipeline: _SidePipeline, *, count_max: int) -> Beside:
+        log: Any = SimpleNamespace(bind=lambda **_: log, info=lambda *_, **__: None)
+        return Beside(
+            pipeline=PIPELINE,
+            count_max=count_max,
+            make_side=lambda _number, _link: pipeline,
+            place=lambda table: (table.database, table.table),
+            lane_position=lambda _: None,
+            on_error=lambda _: None,
+            clock=self.database.clock,
+            hooks=lambda _: None,  # type: ignore[arg-type]
+            log=log,
+        )
+
+
+@pytest.fixture
+def sink() -> Iterator[_Sink]:
+    with closing(Scheduler(random.Random(0), turns_max=10_000)) as scheduler:
+        yield _Sink(scheduler)
+
+
+def _sink_of(store: InSinkStore) -> SimulatedSink:
+    found: Any = store.sink
+    assert isinstance(found, SimulatedSink)
+    return found
+
+
+def test_a_side_that_could_not_be_given_up_is_given_up_by_the_next_session(sink: _Sink) -> None:
+    pipeline = _SidePipeline(_sink_of(sink.store), "first")
+    pipeline.failures = 1
+    beside = sink.beside(pipeline, count_max=0)
+    with pytest.raises(SinkUnavailable):
+        beside.adopt({1: sink.store}, lambda _: 1)
+    assert not beside.has(T)
+    beside.adopt({1: sink.store}, lambda _: 1)
+    assert [record.state for record in sink.store.load_tables().values()] == ["pending"]
+    assert not beside.has(T)
+
+
+def test_what_a_side_was_asked_is_not_waited_for_when_it_is_given_up(sink: _Sink) -> None:
+    side = InSinkStore(sink.store.sink, side_name(PIPELINE, 1))
+    side.add_command("snapshot", '[["shop","a"]]')
+    sink.beside(_SidePipeline(_sink_of(sink.store), "first"), count_max=0).adopt({1: sink.store}, lambda _: 1)
+    assert side.queued_commands() == []
+
+
+def test_who_has_slept_takes_up_no_side(sink: _Sink) -> None:
+    """The next holder may have given the tables back to the lane by then: two would write to one target."""
+    pipeline = _SidePipeline(_sink_of(sink.store), "first")
+    beside = sink.beside(pipeline, count_max=1)
+    sink.database.shows_sessions = False  # else the session would be ended
+    sink.lane_store("second")
+    with pytest.raises(LeaseLost):
+        beside.adopt({1: sink.store}, lambda _: 1)
+    assert "start" not in pipeline.said
+    assert not beside.sides
