@@ -80,8 +80,8 @@ simulate: setup ## the pipelines through crash schedules, thousands a minute, in
 torture: setup ## random writes and faults between real servers for TORTURE_SECONDS (180) a source; ARGS="--hours 1 --seed 7 --source mysql97"
 	$(PY) -m tests.torture --seconds $(TORTURE_SECONDS) $(ARGS)
 
-ddl-torture: setup ## random DDL and rows over many tables, with kills, for DDL_SECONDS (180) a source; CDC_DDL_SEED=11
-	CDC_DDL_SECONDS=$(DDL_SECONDS) $(PY) -m pytest -q tests/integration/test_ddl_random.py $(ARGS)
+ddl-torture: setup ## random DDL and rows over many tables, with kills, for DDL_SECONDS (180) a source, with counts; CDC_DDL_SEED=11
+	CDC_DDL_SECONDS=$(DDL_SECONDS) $(PY) -m pytest -q -s --timeout=$$(($(DDL_SECONDS) + 600)) tests/integration/test_ddl_random.py $(ARGS)
 
 mutations: setup ## take out each mechanism that a promise rests on, and see its test fail (tens of minutes); ARGS="fence-epoch"
 	$(PY) -m tests.mutations $(ARGS)
