@@ -72,6 +72,7 @@ def test_schedules_hold_what_they_are_for() -> None:
         "lock waits",
         "sessions ended",
         "roll-backs by the server",
+        "log: standby",
         "log: schema_followed",
         "log: table_loaded",
         "log: table_loaded together",

@@ -213,6 +213,8 @@ class _World:
         self.lanes_max = 1 if has_family else rng.choice((1, 1, 1, 1, 1, 2))  # those of a family go through one lane
         self.sides_max = rng.choice((0, 0, 0, 0, 1, 2))
         self.beside_rows_min = rng.choice((0, 0, 3))
+        # The second instance waits for its turn, or ends and is started again and again.
+        self.is_standing_by = rng.random() < 0.5
         self._sequences: dict[str, int] = {} if self.is_empty_at_first else {PIPELINE: 1}
         self._positions: dict[str, SourcePosition] = {}
         self._looked_at, self._has_caught_up = -1, False
@@ -405,7 +407,12 @@ class _World:
         settings = self._settings(instance, lane_name(PIPELINE, lane))
         return self._pipeline(
             instance,
-            replace(settings, lane=lane if lanes > 1 or lane > 1 else None, beside_rows_min=self.beside_rows_min),
+            replace(
+                settings,
+                lane=lane if lanes > 1 or lane > 1 else None,
+                beside_rows_min=self.beside_rows_min,
+                standby=self.is_standing_by and lane == 1,
+            ),
             replace(whole, matches=lambda d, t: whole.matches(d, t) and link.owns(d, t)),
             on_lease=link.on_lease,
             on_end=link.on_end,
