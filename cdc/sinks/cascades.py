@@ -25,8 +25,13 @@ def select_children(
 
 def update_children(target: TargetTable, columns: Sequence[str], count: int, kind: SinkKind) -> str:
     """Give those rows other values there; these come first among the parameters."""
-    changes = ", ".join(f"{name} = %s" for name in _names(target, columns, kind))
-    return f"UPDATE {_table(target, kind)} SET {changes} WHERE {_among(target, columns, count, kind)}"
+    changes = [f"{name} = %s" for name in _names(target, columns, kind)]
+    if kind != "postgresql":
+        # The target may have been altered: a column that is ON UPDATE CURRENT_TIMESTAMP stays as the source has it.
+        given = [column for column in target.columns if column.metadata is None and column.source.name in columns]
+        kept = [_quote(column.name, kind) for column in sql_mysql.self_updating(target, given)]
+        changes += [f"{name} = {name}" for name in kept]
+    return f"UPDATE {_table(target, kind)} SET {', '.join(changes)} WHERE {_among(target, columns, count, kind)}"
 
 
 def _among(target: TargetTable, columns: Sequence[str], count: int, kind: SinkKind) -> str:

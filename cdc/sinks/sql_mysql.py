@@ -41,6 +41,7 @@ __all__ = [
     "qualified",
     "quote",
     "select_all",
+    "self_updating",
     "slim_stage",
     "stage_of",
     "stray_value",
@@ -352,11 +353,11 @@ def update_staged(target: TargetTable, columns: Sequence[TargetColumn]) -> str:
     """Give the target's rows the staged values; matches a row a staged one."""
     table = _table(target)
     changes = [f"{table}.{quote(c.name)} = s.{quote(c.name)}" for c in columns]
-    changes += [f"{table}.{quote(c.name)} = {table}.{quote(c.name)}" for c in _self_updating(target, columns)]
+    changes += [f"{table}.{quote(c.name)} = {table}.{quote(c.name)}" for c in self_updating(target, columns)]
     return f"UPDATE {_matched(target)} SET {', '.join(changes)}"
 
 
-def _self_updating(target: TargetTable, columns: Sequence[TargetColumn]) -> list[TargetColumn]:
+def self_updating(target: TargetTable, columns: Sequence[TargetColumn]) -> list[TargetColumn]:
     """Columns that may be ON UPDATE CURRENT_TIMESTAMP, which a value of their own prevents; without `columns`."""
     given = {column.name for column in columns}
     kinds = (ValueKind.TIMESTAMP, ValueKind.DATETIME)
@@ -399,7 +400,7 @@ def update_row(target: TargetTable, columns: Sequence[TargetColumn], values: Seq
     """UPDATE of one row. `values`: a literal a column; `key`: its `key_item`."""
     before, _, after = key_condition(target)
     changes = [f"{quote(column.name)} = {value}" for column, value in zip(columns, values, strict=True)]
-    changes += [f"{quote(column.name)} = {quote(column.name)}" for column in _self_updating(target, columns)]
+    changes += [f"{quote(column.name)} = {quote(column.name)}" for column in self_updating(target, columns)]
     return f"UPDATE {_table(target)} SET {', '.join(changes)} WHERE {before}{key}{after}"
 
 

@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cdc.schema.target import SinkKind
 from cdc.sinks import sql_mysql, sql_postgres
+from cdc.sinks.cascades import update_children
 from cdc.sinks.narrowing import first_refused
 from tests.unit.sinks.builders import ID, K, column, table, target_of
 
@@ -176,3 +178,14 @@ def test_which_types_of_mysql_hold_which(existing: str, wanted: str, holds: bool
     has, wants = sql_mysql.canonical_type(existing), sql_mysql.canonical_type(wanted)
     assert sql_mysql.can_hold(has, wants, is_key=False) is holds
     assert sql_mysql.can_hold(has, wants, is_key=True) is holds_key
+
+
+def test_what_a_foreign_key_changes_leaves_times_that_update_themselves() -> None:
+    """A target that was altered to ON UPDATE CURRENT_TIMESTAMP keeps the source's time, as with any other UPDATE."""
+    definition = table(ID, column("p", K.INTEGER, "int", length=32), column("at%", K.TIMESTAMP, "timestamp"))
+    kinds: tuple[SinkKind, ...] = ("mariadb", "postgresql")
+    changed = {kind: update_children(target_of(definition, kind), ["p"], 1, kind) for kind in kinds}
+    assert changed == {
+        "mariadb": "UPDATE `n`.`t` SET `p` = %s, `at%%` = `at%%` WHERE `p` IN (%s)",
+        "postgresql": 'UPDATE "n"."t" SET "p" = %s WHERE "p" IN (%s)',
+    }
