@@ -190,13 +190,17 @@ def routing(config: Config, sink: SinkSettings) -> Routing:
             config.policies_for(database, table).hidden_cascades == "accept"
         ),
         applies_hidden_cascades=lambda database, table: config.policies_for(database, table).hidden_cascades == "apply",
-        options=functools.partial(table_options, config),
+        options=functools.lru_cache(_TABLES_KEPT)(functools.partial(table_options, config)),
         ddl=ddl_policies,
         schema=sink.schema_name,
         database=sink.url.database if sink.url.kind != "postgresql" else None,
         priority=config.priority_for,
     )
 
+
+# Of so many tables it is kept what the configuration makes of them: it is asked for a dozen times a load, and does not
+# change.
+_TABLES_KEPT = 16_384
 
 # The keys of `tables.mode_columns` that are called otherwise than the columns' kinds.
 _NAMED_AS = {"change_operation": "operation", "change_time": "commit_time", "change_position": "position"}

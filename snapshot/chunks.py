@@ -211,14 +211,17 @@ class ChunkPlan:
         done: Iterable[int] = (),
         unrecorded: Iterable[Chunk] = (),
         condition: str = "",
+        is_one: bool = False,
     ) -> None:
-        """`condition`: only rows that meet it are read (`snapshot.condition`)."""
+        """`condition`: only rows that meet it are read (`snapshot.condition`). `is_one`: somebody has looked, a moment
+        ago, whether the table is more than the first chunk, and it is not."""
         cut = list(unrecorded)
         chunks, finished = [*planned, *cut], frozenset(done)
         self.definition = definition
         self.key = tuple(key)
         self.pace = pace
         self.condition = condition
+        self._is_one = is_one
         self._waiting = deque(chunk for chunk in chunks if chunk.number not in finished)
         self._cut = cut
         self._last = chunks[-1] if chunks else None
@@ -241,14 +244,16 @@ class ChunkPlan:
                 return self._waiting.popleft()
             if self._rest is None:
                 return None
-            found = connection.query(
-                border_sql(self.definition, self.key, self._rest, rows=self.pace.rows, condition=self.condition)
-            )
-            upto = found[0] if found else None
+            upto = self._border(connection, self._rest) if not self._is_one else None
             chunk = self._last = Chunk.behind(self._last, upto)
             self._rest = None if upto is None else KeyRange(after=upto)
             self._cut.append(chunk)
             return chunk
+
+    def _border(self, connection: SourceConnection, rest: KeyRange) -> Border | None:
+        sql = border_sql(self.definition, self.key, rest, rows=self.pace.rows, condition=self.condition)
+        found = connection.query(sql)
+        return found[0] if found else None
 
     def again(self, chunk: Chunk) -> None:
         """Give out a chunk once more that could not be read."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -38,7 +38,7 @@ from cdc.source.positions import visible_position, written_file_pos
 from cdc.source.resultset import quote_table
 from checkpoints.chunks import ChunkStore, Loaded
 from checkpoints.store import TableRecord
-from snapshot.chunks import FIRST_ROWS, Chunk, ChunkPlan, KeyRange
+from snapshot.chunks import FIRST_ROWS, Chunk, ChunkPlan, KeyRange, Pace
 from snapshot.loader import (
     LoadCounter,
     LoadTools,
@@ -124,6 +124,17 @@ def is_held(error: SourceUnavailable) -> bool:
     return cause is not None and cause.args[:1] in [(number,) for number in _TOOK_TOO_LONG]
 
 
+def _look_sql(tables: Sequence[TableName], rows_max: Mapping[TableName, int]) -> str:
+    """One look at all of the tables, as their reads will look at them: the numbers of those that have more rows. Every
+    column is named: without the right to one, information_schema shows a table that lacks it."""
+    looks = []
+    for number, table in enumerate(tables):
+        name = quote_table(table)
+        looks.append(f"(SELECT {number} FROM {name} LIMIT 1 OFFSET {rows_max[table]})")
+        looks.append(f"(SELECT {number} FROM (SELECT * FROM {name} LIMIT 0) AS t{number})")
+    return " UNION ALL ".join(looks)
+
+
 def in_groups(records: Sequence[TableRecord], sizes: Mapping[TableName, TableSize]) -> list[list[TableRecord]]:
     """The tables in the order in which they are to be loaded; those of one group together."""
     groups: list[list[TableRecord]] = []
@@ -192,8 +203,9 @@ class TablesTogether:
         try:
             visible = visible_position(self._tools.source)
             if plain := self._plain(records, sizes):
-                self._begin(plain, visible)
-                self._copy(plain)
+                with self._readers(plain) as readers:  # they begin while the targets are made
+                    self._begin(plain, visible)
+                    self._copy(plain, readers)
                 self._end(plain, visible.server)
         except (UnsupportedData, TableGone, TableDenied) as error:
             self.problem = error  # the table's own load meets it, too
@@ -206,7 +218,8 @@ class TablesTogether:
     def _plain(self, records: Sequence[TableRecord], sizes: Mapping[TableName, TableSize]) -> list[_Table]:
         """Those that are loaded as most tables are: whole, by a key, into a target that is to be made."""
         tools = self._tools
-        there = self._there(records)
+        paces = {record.source: self._pace(record.source, sizes) for record in records}
+        there, whole = self._there(records, {table: pace.rows for table, pace in paces.items()})
         definitions = read_definitions(tools.source, [record.source for record in there])
         hidden = self._with_hidden_changes(list(definitions))
         found: list[tuple[TableRecord, TargetTable]] = []
@@ -227,8 +240,16 @@ class TablesTogether:
         for record, target in found:
             replaces = str(target) not in absent
             if not replaces or self._is_replaceable(record, target):
-                planned.append(self._planned(record, target, sizes.get(record.source), replaces=replaces))
+                pace = paces[record.source]
+                plan = ChunkPlan(target.definition, target.source_key, pace, is_one=record.source in whole)
+                size = sizes.get(record.source)
+                counter = LoadCounter(tools.on_progress, record.source, size.rows if size is not None else 0)
+                planned.append(_Table(record, target, plan, counter, replaces))
         return planned
+
+    def _pace(self, table: TableName, sizes: Mapping[TableName, TableSize]) -> Pace:
+        size = sizes.get(table)
+        return self._tools.pace(table, first_rows=max(FIRST_ROWS, 2 * size.rows if size is not None else 0))
 
     def _is_replaceable(self, record: TableRecord, target: TargetTable) -> bool:
         """Is it a target of ours that is complete, and whose rows alone are to be others?"""
@@ -240,10 +261,18 @@ class TablesTogether:
             return False
         return not self._tools.sink.differences(target, existing)
 
-    def _there(self, records: Sequence[TableRecord]) -> list[TableRecord]:
-        """Without those that DDL or LOCK TABLES holds: no other waits for them, and their own load does."""
-        with without_patience(self._tools.source):
-            return [record for record in records if self._is_there(record.source)]
+    def _there(
+        self, records: Sequence[TableRecord], rows_max: Mapping[TableName, int]
+    ) -> tuple[Sequence[TableRecord], Collection[TableName]]:
+        """Without those that DDL or LOCK TABLES holds: no other waits for them, and their own load does. And which of
+        them are known to have no more rows than that."""
+        source, tables = self._tools.source, [record.source for record in records]
+        with without_patience(source):
+            try:
+                larger = {tables[int(row[0] or 0)] for row in source.query(_look_sql(tables, rows_max))}
+            except CdcError:  # of one of them, or of the session: whatever it is, it is met again
+                return [record for record in records if self._is_there(record.source)], ()
+            return records, set(tables) - larger
 
     def _is_there(self, table: TableName) -> bool:
         """And does nobody hold it?"""
@@ -271,12 +300,6 @@ class TablesTogether:
         key = target.source_key
         is_plain = target.mode == "mirror" and target.source_column is None and is_backed(definition, key)
         return target if is_plain and not any(definition.column(name).is_nullable for name in key) else None
-
-    def _planned(self, record: TableRecord, target: TargetTable, size: TableSize | None, *, replaces: bool) -> _Table:
-        rows = size.rows if size is not None else 0
-        pace = self._tools.pace(record.source, first_rows=max(FIRST_ROWS, 2 * rows))
-        plan = ChunkPlan(target.definition, target.source_key, pace)
-        return _Table(record, target, plan, LoadCounter(self._tools.on_progress, record.source, rows), replaces)
 
     # ------------------------------------------------------------ the steps
 
@@ -328,8 +351,17 @@ class TablesTogether:
         self._tools.sink.create_table(table.target)
         self._tools.hook("target_made")
 
-    def _copy(self, tables: Sequence[_Table]) -> None:
+    def _readers(self, tables: Sequence[_Table]) -> ChunkReaders:
         limits = self._tools.limits
+        return ChunkReaders(
+            *(table.plan for table in tables),
+            sessions=self._tools.sessions,
+            workers=limits.workers,
+            bytes_max=limits.bytes_max,
+            guard=limits.guard,
+        )
+
+    def _copy(self, tables: Sequence[_Table], readers: ChunkReaders) -> None:
         by_plan = {table.plan: table for table in tables}
         writing = _Writing(self._tools, self._chunks)
         showing = tables[0]
@@ -337,16 +369,7 @@ class TablesTogether:
         def show() -> None:
             showing.counter.show()
 
-        with (
-            ChunkReaders(
-                *by_plan,
-                sessions=self._tools.sessions,
-                workers=limits.workers,
-                bytes_max=limits.bytes_max,
-                guard=limits.guard,
-            ) as readers,
-            contextlib.closing(writing),
-        ):
+        with contextlib.closing(writing):
             for plan, chunk, batches in readers.parts(show, writing.commit):
                 showing = by_plan[plan]
                 writing.write(showing, chunk, batches)

@@ -210,7 +210,7 @@ class Applier:
             self._tables.put(record)
         ready = self._tables.catching_up(run.end)
         for record in ready:
-            self._store.save_table(tx, record)
+            self._store.save_table(tx, record, is_known=True)
         self._hooks("before_checkpoint")
         checkpoint = self.checkpoint.next(run.end)
         self._store.save(tx, checkpoint)
@@ -233,7 +233,7 @@ class Applier:
             return
         with self._sink.transaction() as tx:
             for record in ready:
-                self._store.save_table(tx, record)
+                self._store.save_table(tx, record, is_known=True)
             self._store.fence(tx)
             tx.commit()
         for record in ready:

@@ -62,6 +62,7 @@ class TableRegistry(Capture):
         self._records: dict[TableName, TableRecord] = {}
         self._captured: dict[TableName, CapturedTable] = {}
         self._targets: dict[TableName, TargetTable] = {}
+        self._made: dict[TableName, tuple[TableDefinition, TableOptions, TargetTable]] = {}
         self.revision = 0
         self.cascades = Provable()
         """What foreign keys do in silence: which of it is applied here, as found for this session."""
@@ -132,6 +133,7 @@ class TableRegistry(Capture):
         """It is somebody else's now. Not while a stream is read."""
         self._captured.pop(table, None)
         self._targets.pop(table, None)
+        self._made.pop(table, None)
         self._records.pop(table, None)
         self.revision += 1
 
@@ -153,16 +155,22 @@ class TableRegistry(Capture):
         `left_out`: columns that the target lacks; None: those that the metadata say.
         """
         table = definition.name
+        options = self.options(table, left_out)
+        made = self._made.get(table)
+        if made is not None and made[:2] == (definition, options):
+            return made[2]
         namespace, name = self.place(table)
-        return map_table(
+        target = map_table(
             definition,
             kind=self._kind,
             namespace=namespace,
             name=name,
             key=choose_key(definition, self._routing.key(table.database, table.table)),
             policies=self._routing.policies(table.database, table.table),
-            options=self.options(table, left_out),
+            options=options,
         )
+        self._made[table] = (definition, options, target)
+        return target
 
     def options(self, table: TableName, left_out: tuple[str, ...] | None = None) -> TableOptions:
         """What the configuration says of its columns and rows, without the columns that its target lacks."""

@@ -25,8 +25,25 @@ _COLUMN_DEFAULTS = {
 }
 
 
+# What was encoded last: a record of a table, its digest and its history ask for one definition's text in a row.
+_KEPT_MAX, _KEPT_CHARS_MAX = 256, 16_384
+_kept: dict[int, tuple[TableDefinition, str]] = {}
+
+
 def encode_definition(definition: TableDefinition) -> str:
     """As JSON; attributes of columns at their default are left out."""
+    kept = _kept.get(id(definition))
+    if kept is not None and kept[0] is definition:
+        return kept[1]
+    text = _encoded(definition)
+    if len(text) <= _KEPT_CHARS_MAX:
+        if len(_kept) >= _KEPT_MAX:
+            _kept.clear()
+        _kept[id(definition)] = (definition, text)  # holding it, so that its id is nobody else's
+    return text
+
+
+def _encoded(definition: TableDefinition) -> str:
     content: dict[str, Any] = {name: getattr(definition, name) for name in _TABLE_FIELDS}  # `asdict` copies each value
     content["columns"] = [
         {

@@ -98,6 +98,7 @@ class Workspace:
     dirty: set[str] = field(default_factory=set)  # those of them that may hold rows
     stage_count: int = 0
     facts: dict[Place, _Facts] = field(default_factory=dict)
+    new: set[Place] = field(default_factory=set)  # targets that it has made: what a load has to know of them is known
     misses: dict[Place, _Miss] = field(default_factory=dict)
 
     def forget(self, target: TargetTable) -> None:
@@ -105,6 +106,12 @@ class Workspace:
         place = _place(target)
         self.facts.pop(place, None)
         self.misses.pop(place, None)
+        self.new.discard(place)
+
+    def made_by_us(self, target: TargetTable) -> None:
+        """The table is as it was made: without any index but the key's, and without constraints."""
+        self.forget(target)
+        self.new.add(_place(target))
 
     def may_go_direct(self, target: TargetTable) -> bool:
         """Is it time to try a direct COPY (again)? Counts the batches that wait."""
@@ -654,7 +661,10 @@ class PostgresTransaction:
     def load(self, rows: pa.RecordBatch, target: TargetTable) -> ApplyResult:
         lines = _Lines(rows, None, target, target.columns)
         with self._cursor(f"load rows into {target}", target) as cursor:
-            self._prepare(cursor, target)
+            if _place(target) in self._workspace.new:
+                self._touched[_place(target)] = str(target.definition.name)
+            else:
+                self._prepare(cursor, target)
             self._has_changed = True
             self._send(cursor, *self._mark())
             try:

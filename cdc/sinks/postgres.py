@@ -95,6 +95,7 @@ class PostgresSink:
         self._session = ""
         self._transaction: PostgresTransaction | None = None
         self._workspace = Workspace()
+        self._made_inside: list[TargetTable] = []  # by the open transaction
 
     # ------------------------------------------------------------ the session
 
@@ -312,6 +313,9 @@ class PostgresSink:
         finally:
             self._transaction = None
             transaction.is_over = True
+            made, self._made_inside = self._made_inside, []
+            for target in made if not transaction.is_committed else ():
+                self._workspace.forget(target)
             if not transaction.is_committed and self._connection is not None:
                 try:
                     transaction.roll_back()
@@ -378,7 +382,9 @@ class PostgresSink:
             grant=f"GRANT USAGE, CREATE ON SCHEMA {schema} TO {user};",
         ) as cursor:
             cursor.execute(sql.create_table(target))
-        self._workspace.forget(target)
+        self._workspace.made_by_us(target)
+        if self._transaction is not None:
+            self._made_inside.append(target)
 
     def _require_geometry(self, target: TargetTable) -> None:
         column = next((column for column in target.columns if column.sql_type == "geometry"), None)

@@ -72,6 +72,24 @@ _KINDS: Mapping[str, ValueKind] = {
 _FIXED_BYTES = {ValueKind.UUID: 16, ValueKind.INET4: 4, ValueKind.INET6: 16}
 
 
+# Of information_schema.COLUMNS, what `column_of` looks at; every MySQL has them.
+_COLUMN_FACTS = (
+    "COLUMN_NAME",
+    "DATA_TYPE",
+    "COLUMN_TYPE",
+    "IS_NULLABLE",
+    "CHARACTER_MAXIMUM_LENGTH",
+    "NUMERIC_PRECISION",
+    "NUMERIC_SCALE",
+    "DATETIME_PRECISION",
+    "CHARACTER_SET_NAME",
+    "COLLATION_NAME",
+    "COLUMN_DEFAULT",
+    "COLUMN_COMMENT",
+    "EXTRA",
+)
+
+
 def list_tables(
     connection: SourceConnection, matches: Callable[[str, str], bool]
 ) -> tuple[list[TableName], list[tuple[TableName, str]]]:
@@ -137,18 +155,8 @@ def read_definitions(
     connection: SourceConnection, tables: Collection[TableName]
 ) -> Mapping[TableName, TableDefinition]:
     """The definitions of those of the tables that are there now and can be captured, and are not held: with few
-    statements, where the server answers them sooner than one for each table. (`read_definition` says what the others
-    are.)
-
-    MariaDB opens all tables of a database for a statement that names more than one.
-    """
+    statements. (`read_definition` says what the others are.)"""
     found: dict[TableName, TableDefinition] = {}
-    if connection.flavor == "mariadb":
-        for table in tables:
-            with contextlib.suppress(UnsupportedData, TableHeld):
-                definition = read_definition(connection, table)
-                found |= {table: definition} if definition is not None else {}
-        return found
     for database in sorted({table.database for table in tables}):
         found |= _definitions_of(connection, database, [t.table for t in tables if t.database == database])
     return found
@@ -157,8 +165,7 @@ def read_definitions(
 def _definitions_of(
     connection: SourceConnection, database: str, names: Collection[str]
 ) -> Mapping[TableName, TableDefinition]:
-    where = "WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN %s"
-    parameters = (database, list(names))
+    where, parameters = "WHERE TABLE_SCHEMA = %s AND TABLE_NAME IN %s", (database, list(names))
     plain = {
         name: (kind, *facts)
         for name, kind, *facts in connection.query_text(
@@ -170,7 +177,9 @@ def _definitions_of(
     }
     columns: dict[str, list[Mapping[str, str | None]]] = {}
     for row in connection.rows_by_name(
-        f"SELECT * FROM information_schema.COLUMNS {where} ORDER BY TABLE_NAME, ORDINAL_POSITION", parameters
+        f"SELECT TABLE_NAME, {', '.join(_COLUMN_FACTS)} FROM information_schema.COLUMNS {where} "
+        "ORDER BY TABLE_NAME, ORDINAL_POSITION",
+        parameters,
     ):
         columns.setdefault(row["TABLE_NAME"] or "", []).append(row)
     parts: dict[str, list[_KeyPart]] = {}
@@ -181,14 +190,22 @@ def _definitions_of(
     ):
         index, column, prefix = part
         parts.setdefault(name or "", []).append((index, column, prefix))
+    clauses: dict[str, list[str | None]] = {}
+    if connection.flavor == "mariadb":
+        for name, clause in connection.query_text(
+            "SELECT TABLE_NAME, CHECK_CLAUSE FROM information_schema.CHECK_CONSTRAINTS "
+            "WHERE CONSTRAINT_SCHEMA = %s AND TABLE_NAME IN %s",
+            parameters,
+        ):
+            clauses.setdefault(name or "", []).append(clause)
     found = {}
     for name in names:
         if name not in plain or name not in columns:
             continue
         table = TableName(database, name)
         with contextlib.suppress(UnsupportedData, TableHeld):
-            keys = _keys_of(parts.get(name, ()))
-            made = _definition(connection.flavor, table, plain[name], columns[name], keys, frozenset())
+            keys, json_columns = _keys_of(parts.get(name, ())), _json_columns(clauses.get(name, ()))
+            made = _definition(connection.flavor, table, plain[name], columns[name], keys, json_columns)
             found[table] = told(connection, made)
     return found
 
@@ -247,7 +264,11 @@ def _mariadb_json_columns(connection: SourceConnection, table: TableName) -> fro
         "WHERE CONSTRAINT_SCHEMA = %s AND TABLE_NAME = %s",
         (table.database, table.table),
     )
-    found = (re.fullmatch(r"json_valid\(`((?:[^`]|``)+)`\)", clause or "") for (clause,) in clauses)
+    return _json_columns(clause for (clause,) in clauses)
+
+
+def _json_columns(clauses: Iterable[str | None]) -> frozenset[str]:
+    found = (re.fullmatch(r"json_valid\(`((?:[^`]|``)+)`\)", clause or "") for clause in clauses)
     return frozenset(match[1].replace("``", "`") for match in found if match)
 
 

@@ -174,7 +174,11 @@ def test_all_have_one_position_and_the_sink_commits_a_few_times(loads: Loads) ->
     assert len(asked) == 1
     assert loads.fences <= COUNT + 2, "each table's chunk in a transaction of its own would be as many"
     reads = [sql for sql in loads.statements if "ORDER BY" in sql and f"`{loads.database}`.`t" in sql]
-    assert len(reads) == 2 * COUNT, "a look for a border, and the rows"
+    assert len(reads) == COUNT, "one look at all of them says that each is one chunk"
+    looks = [sql for sql in loads.statements if sql.startswith(("(SELECT 0 FROM", "SELECT * FROM `"))]
+    assert len(looks) == 1
+    definitions = [sql for sql in loads.statements if "information_schema.COLUMNS" in sql]
+    assert len(definitions) == 2, "before the reads, and after them"
     assert records == loads.recorded()
     assert [record.rows_loaded for record in records.values()] == [ROWS] * COUNT
     for number, name in enumerate(loads.names()):
@@ -306,6 +310,36 @@ def test_what_is_no_plain_first_load_is_not_begun(loads: Loads) -> None:
     is_logged = loads.connection.flavor == "mysql"  # what foreign keys do, from 9.6 on
     assert left == ({"t00", "t01", "t02"} if is_logged else {"t00", "t01", "t02", "t03"})
     assert all(record.ready_at is not None for record in records.values())
+
+
+def test_one_that_may_not_be_read_whole_holds_up_no_other(loads: Loads) -> None:
+    """A dictionary shows such a table without the columns that its reader has no right to."""
+    user, settings = f"u_{loads.database}"[:32], loads.connection.settings
+    loads.source.execute(f"CREATE USER '{user}'@'%' IDENTIFIED BY 'word'")
+    try:
+        right = "BINLOG MONITOR" if loads.connection.flavor == "mariadb" else "REPLICATION CLIENT"
+        loads.source.execute(f"GRANT {right} ON *.* TO '{user}'@'%'")
+        for name in loads.names():
+            columns = " (id)" if name.table == "t03" else ""
+            loads.source.execute(f"GRANT SELECT{columns} ON {name.database}.{name.table} TO '{user}'@'%'")
+        loads.connection = connect(replace(settings, user=user, password="word"))
+        loads.stack.callback(loads.connection.close)
+        records = loads.together()
+        assert {name.table for name in loads.names() if name not in records} == {"t03"}
+        assert all(record.ready_at is not None for record in records.values())
+    finally:
+        loads.source.execute(f"DROP USER '{user}'@'%'")
+
+
+def test_one_that_is_larger_than_its_estimate_is_read_in_chunks(loads: Loads) -> None:
+    loads.chunk_rows = 100
+    values = ", ".join(f"({n}, {n})" for n in range(100, 350))
+    loads.source.execute(f"INSERT INTO t05 VALUES {values}", database=loads.database)
+    records = loads.together()
+    assert all(record.ready_at is not None for record in records.values())
+    assert len(loads.rows("t05")) == ROWS + 250
+    reads = [sql for sql in loads.statements if "ORDER BY" in sql and "`t05`" in sql and "LIMIT" not in sql]
+    assert len(reads) == 3
 
 
 def test_groups_are_of_small_tables_side_by_side_in_their_order() -> None:

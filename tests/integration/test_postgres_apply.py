@@ -18,7 +18,7 @@ from cdc.errors import CdcError, InvariantBroken, SinkRefused, UnsupportedData
 from cdc.model import ChangeBatch, ColumnDefinition, PartialUpdate, TableDefinition
 from cdc.schema.mapping import rule_for
 from cdc.schema.target import TargetTable
-from cdc.sinks import apply_postgres
+from cdc.sinks import apply_postgres, sql_postgres
 from cdc.sinks.canonical import canonical_from_arrow
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
 from tests.support.databases import fresh_pg_database, unique_name
@@ -987,3 +987,26 @@ def test_random_changes_however_they_are_split_end_as_the_model_says(
             transaction.commit()
         expected = [(str(key), None if row.u is None else str(row.u), row.w) for key, row in rows.items()]
         assert here.rows(target) == sorted(expected, key=repr)
+
+
+def test_of_a_table_that_it_has_made_a_load_asks_nothing(here: Here) -> None:
+    """Unless that was undone: what is there then is somebody else's. What is applied later asks all the same."""
+    target = here.create(PLAIN)
+    here.sent.clear()
+    with here.sink.transaction() as transaction:
+        transaction.load(rows_of(PLAIN, [(1, 1, "a")]), target)
+        transaction.commit()
+    assert not [sql for sql in here.sent if "pg_index" in sql]
+    with here.sink.transaction() as transaction:
+        transaction.apply(change_of(PLAIN, upserts=[(1, 2, "b")]), target)
+        transaction.commit()
+    assert [sql for sql in here.sent if "pg_index" in sql]
+    here.sink.drop_table(target)
+    with here.sink.transaction():
+        here.sink.create_table(target)
+    here.execute(sql_postgres.create_table(target))
+    here.sent.clear()
+    with here.sink.transaction() as transaction:
+        transaction.load(rows_of(PLAIN, [(1, 1, "a")]), target)
+        transaction.commit()
+    assert [sql for sql in here.sent if "pg_index" in sql]

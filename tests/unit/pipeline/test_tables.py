@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
+from dataclasses import replace
+
+from cdc.model import ColumnDefinition, FilePos, ServerIdentity, SourcePosition, TableDefinition, TableName, ValueKind
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.schema.options import TableOptions
 from cdc.schema.target import Policies
@@ -38,3 +40,16 @@ def test_what_a_followed_ddl_has_left_to_be_done_outlasts_a_change_of_lanes() ->
     assert tables.catching_up(at(19)) == []
     (ready,) = tables.catching_up(at(20))
     assert (ready.state, ready.step) == ("ready", "worked out")
+
+
+def test_a_target_is_mapped_anew_when_the_definition_or_what_it_lacks_is_another() -> None:
+    ident = ColumnDefinition("id", ValueKind.INTEGER, "int", is_nullable=False, length=32)
+    text = ColumnDefinition("v", ValueKind.TEXT, "varchar(9)", length=9, charset="utf8mb4")
+    definition = TableDefinition(TableName("shop", "orders"), (ident, text), ("id",))
+    tables = TableRegistry(ROUTING, "postgresql", [])
+    target = tables.make_target(definition)
+    assert tables.make_target(replace(definition)) is target
+    assert [column.name for column in tables.make_target(definition, left_out=("v",)).columns] == ["id"]
+    wider = replace(definition, columns=(ident, text, replace(text, name="w")))
+    assert [column.name for column in tables.make_target(wider).columns] == ["id", "v", "w"]
+    assert tables.make_target(definition) == target

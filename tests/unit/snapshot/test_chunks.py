@@ -165,3 +165,9 @@ def test_a_value_that_cannot_be_read_names_its_column() -> None:
     with pytest.raises(UnsupportedData, match=r"t\.1\.a") as caught:
         to_record_batch(TABLE, [(b"not a number", None, None)])
     assert (caught.value.table, caught.value.column) == ("sh`op.t.1", "a")
+
+
+def test_one_that_is_known_to_be_one_chunk_is_not_looked_at() -> None:
+    plan = ChunkPlan(TABLE, ("a",), Pace(rows_max=10, seconds=1, bytes_max=1000), is_one=True)
+    assert plan.next(None) == Chunk(1, KeyRange())  # type: ignore[arg-type]  # nobody is asked
+    assert not plan.has_more
