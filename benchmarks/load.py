@@ -5,7 +5,7 @@
 
 Arms, each into an empty target with its primary key, rounds in turn:
 
-    cdc N          `cdc run --until-caught-up` with N workers: the seconds of its `table_loaded` line
+    cdc N/M        `cdc run --until-caught-up` with N workers and M writers: the seconds of its `table_loaded` line
     pipe           PostgreSQL: `mariadb --quick` piped into `psql` COPY; the MySQL family: into LOAD DATA
     pgloader       where it is installed, to PostgreSQL, into a table that it makes itself
     chameleon      pg_chameleon's init_replica, likewise
@@ -20,6 +20,7 @@ servers' own SQL; those of pgloader and chameleon, whose types are others, are c
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shlex
 import shutil
@@ -209,15 +210,15 @@ class Target:
             raise RowsDiffer(f"{arm} into {self.kind}: {found}, expected {case.expected}")
 
 
-def _cdc(case: Case, target: Target, workers: int, directory: Path) -> None:
-    arm = f"{target.kind}: cdc {workers}"
+def _cdc(case: Case, target: Target, workers: int, writers: int, directory: Path) -> None:
+    arm = f"{target.kind}: cdc {workers}/{writers}"
     target.clear()
     config = configuration(
         case.source,
         target.server.url_for(_SINK_DATABASE),
         tables=[f"{_DATABASE}.*"],
         directory=directory,
-        snapshot={"workers": workers},
+        snapshot={"workers": workers, "writers": writers},
     )
     run = run_load(config, directory, arm)
     target.check(case, arm)
@@ -340,8 +341,12 @@ def _mydumper(case: Case, target: Target, directory: Path) -> None:
     case.add(arm, seconds)
 
 
-def _arms(case: Case, target: Target, workers: Sequence[int], directory: Path) -> list[Callable[[], None]]:
-    arms: list[Callable[[], None]] = [lambda count=count: _cdc(case, target, count, directory) for count in workers]  # type: ignore[misc]
+def _arms(
+    case: Case, target: Target, workers: Sequence[int], writers: Sequence[int], directory: Path
+) -> list[Callable[[], None]]:
+    arms: list[Callable[[], None]] = [
+        functools.partial(_cdc, case, target, reads, writes, directory) for reads in workers for writes in writers
+    ]
     arms.append(lambda: _pipe(case, target))
     if target.is_postgresql and shutil.which("pgloader"):
         arms.append(lambda: _pgloader(case, target, directory))
@@ -369,6 +374,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", nargs="+", type=int, default=[1, 2])
+    parser.add_argument("--writers", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--results", type=Path)
     chosen = parser.parse_args(arguments)
     try:
@@ -396,7 +402,7 @@ def _measure(chosen: argparse.Namespace) -> Case:
             with durable_sink(kind) as server:
                 target = Target(kind, server)
                 print(f"{kind} ({settings_line(server)})")
-                arms = _arms(case, target, chosen.workers, Path(place))
+                arms = _arms(case, target, chosen.workers, chosen.writers, Path(place))
                 for _ in range(chosen.rounds):
                     arms = [arm for arm in arms if _is_run(case, arm)]
         return case

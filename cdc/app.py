@@ -912,6 +912,7 @@ class Application:
                 bytes_max,
                 self._guard,
                 self._staging.get(sink_of(name)),
+                config.snapshot.writers,
             ),
             drift_seconds=config.targets.drift_seconds,
             lease_seconds=config.lease.seconds,

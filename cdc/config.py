@@ -1437,6 +1437,15 @@ class SnapshotSettings(Section):
         description="Sessions on the source that read one table at a time, each a chunk of its own, per sink. More of "
         "them help while the sink waits for rows, and cost the source as many reading queries.",
     )
+    writers: Integer = Field(
+        default=2,
+        ge=1,
+        le=16,
+        json_schema_extra={"unit": "sessions"},
+        description="Sessions on a sink that write one table at a time, each a chunk of its own, where its load fills "
+        "an empty target. A sink works on what one session sends with one processor. Where it has no connection left, "
+        "a load goes on with fewer (`load_has_fewer_writers` in the log).",
+    )
     chunk_seconds: Number = Field(
         default=1,
         ge=0.01,

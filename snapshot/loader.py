@@ -23,7 +23,7 @@ import hashlib
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,6 +52,7 @@ from snapshot.kept import fitted, is_kept
 from snapshot.parallel import ChunkReaders, SessionPool
 from snapshot.shared import SharedTargets
 from snapshot.staging import LoadFiles, StagedLoad, StagingArea
+from snapshot.writers import ChunkWriters, WriterSession
 
 __all__ = [
     "LoadCounter",
@@ -124,6 +125,8 @@ class LoadLimits:
     """Shared by all loads."""
     staging: StagingArea | None = None
     """Of the sink; None: nothing is staged."""
+    writers: int = 1
+    """Sessions on the sink that write chunks of one table, the load's own among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +202,7 @@ class LoadTools:
             rows_max=limits.guard.rows_max(self.chunk_rows(table.database, table.table), limits.chunk_seconds),
             seconds=limits.chunk_seconds,
             bytes_max=limits.guard.bytes_max(
-                limits.bytes_max // (limits.workers + 1),  # one more is at the sink
+                limits.bytes_max // (limits.workers + limits.writers),  # those are at the sink
                 limits.chunk_seconds,
             ),
             first_rows=first_rows,
@@ -268,6 +271,7 @@ class TableLoader:
         server_id: int | None = None,
         spool_dir: Path | None = None,
         may_remake: Callable[[TableName], bool] = lambda _table: True,
+        more_writers: Callable[[], Sequence[WriterSession]] = tuple,
     ) -> None:
         """`options` says what the rows of a table with that key depend on.
 
@@ -281,6 +285,8 @@ class TableLoader:
         `server_id`, for a look at the log: no other stream uses it now. `spool_dir`: where large files may lie.
 
         `may_remake`: may a target with a whole version of the table be made anew where its columns differ?
+
+        `more_writers`: sessions on the sink that write chunks beside `sink`; asked for a table of several chunks.
         """
         self._source = source
         self._server_id = source.settings.server_id if server_id is None else server_id
@@ -316,6 +322,7 @@ class TableLoader:
             on_commit=on_commit,
         )
         self._may_remake = may_remake
+        self._more_writers = more_writers
         self._written: TableRecord | None = None
         self._load_id = ""
         self.shared = SharedTargets(
@@ -666,16 +673,16 @@ class TableLoader:
                 chunk_plan,
                 sessions=self._sessions,
                 workers=limits.workers,
-                bytes_max=limits.bytes_max,
+                # What other sessions write is in memory as well.
+                bytes_max=max(1, limits.bytes_max - (limits.writers - 1) * pace.bytes_max),
                 guard=limits.guard,
                 files=plan.files,
             ) as readers:
-                chunks = readers.chunks(counter.show)
                 if plan.replaces:
-                    self._replace(plan, chunks, counter)
+                    self._replace(plan, readers.chunks(counter.show), counter)
                 else:
-                    with self._reading_on(readers, plan):
-                        self._fill(plan, chunks, counter, chunk_plan)
+                    with self._reading_on(readers, plan), self._writers(plan) as writers:
+                        self._fill(plan, readers, counter, chunk_plan, writers)
         except UnsupportedData as error:
             error.position = error.position or "the load"
             raise
@@ -734,10 +741,23 @@ class TableLoader:
             self._store.fence(tx)
             tx.commit()
 
-    def _fill(self, plan: LoadPlan, chunks: _Chunks, counter: LoadCounter, chunk_plan: ChunkPlan) -> None:
+    def _fill(
+        self,
+        plan: LoadPlan,
+        readers: ChunkReaders,
+        counter: LoadCounter,
+        chunk_plan: ChunkPlan,
+        writers: ChunkWriters | None,
+    ) -> None:
         """Each chunk in a transaction of its own, recorded with its rows."""
         known = {chunk.number for chunk in plan.chunks}
-        for chunk, batches in chunks:
+        for chunk, batches in readers.chunks(counter.show):
+            self._count_written(writers, counter)
+            is_one_of_several = chunk.range.upto is not None
+            if writers is not None and is_one_of_several and readers.is_whole and writers.has_free:
+                self._record_cut(plan.source, chunk_plan, chunk, known)
+                writers.give(chunk, list(batches))
+                continue
             first = next(batches, None)
             if first is None and chunk.range == KeyRange():
                 continue  # the whole table, and it is empty
@@ -751,10 +771,59 @@ class TableLoader:
                 keep_chunk(self._chunks, tx, chunk_plan, chunk, loaded, known)
                 self._store.fence(tx)
                 tx.commit()
-            self.tools.on_commit()
             self._hook("load_chunk_committed")
-            counter.add(loaded)
-            counter.show()
+            self._count(loaded, counter)
+        if writers is not None:
+            writers.wait(counter.show)
+            self._count_written(writers, counter)
+
+    def _writers(self, plan: LoadPlan) -> contextlib.AbstractContextManager[ChunkWriters | None]:
+        """Sessions that write beside the load's own, where what a chunk writes depends on no other."""
+        if self._limits.writers == 1 or plan.files is not None or plan.target.mode != "mirror":
+            return contextlib.nullcontext()
+        return ChunkWriters(self._more_writers, functools.partial(self._write_beside, plan))
+
+    def _write_beside(
+        self,
+        plan: LoadPlan,
+        session: WriterSession,
+        chunk: Chunk,
+        batches: Sequence[pa.RecordBatch],
+        check: Callable[[], None],
+    ) -> Loaded:
+        """In a thread of its own: a chunk of which it is recorded where it ends, with the record that it is there."""
+        writer, loaded = MirrorWriter(plan.target), Loaded()
+        with session.sink.transaction() as tx:
+            for batch in batches:
+                check()
+                loaded = added(loaded, self.tools.put(writer, tx, batch, plan.target))
+            check()
+            ChunkStore(session.store).replace(tx, plan.source, _record_of(chunk, loaded))
+            session.store.fence(tx)
+            tx.commit()
+        self._hook("load_chunk_committed")
+        return loaded
+
+    def _record_cut(self, table: TableName, plan: ChunkPlan, chunk: Chunk, known: set[int]) -> None:
+        """Before another session writes it: that chunk, and those that have been cut since."""
+        if chunk.number in known:
+            return
+        cut = plan.take_cut()
+        with self._sink.transaction() as tx:
+            self._chunks.put(tx, table, [_record_of(one, None) for one in cut])
+            self._store.fence(tx)
+            tx.commit()
+        known.update(one.number for one in cut)
+        assert chunk.number in known, "a chunk that nobody cut"
+
+    def _count_written(self, writers: ChunkWriters | None, counter: LoadCounter) -> None:
+        for loaded in writers.written() if writers is not None else ():
+            self._count(loaded, counter)
+
+    def _count(self, loaded: Loaded, counter: LoadCounter) -> None:
+        self.tools.on_commit()
+        counter.add(loaded)
+        counter.show()
 
     def _estimate(self, table: TableName) -> int | None:
         rows = self._source.query_text(

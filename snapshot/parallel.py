@@ -1,4 +1,4 @@
-"""Chunks read by several connections at a time, for one writer, in bounded memory.
+"""Chunks read by several connections at a time, for one thread that takes them, in bounded memory.
 
 Each reader is a thread with a session of its own: it takes the next chunk of a table, reads it batch by batch, and
 goes on; of several tables, it takes one that no other reader is at, as long as there are such. The writer takes whole
@@ -209,6 +209,12 @@ class ChunkReaders:
                 self._files.applied(read.staged)
             else:
                 read.plan.again(read.chunk)
+
+    @property
+    def is_whole(self) -> bool:
+        """Is all in memory of the chunk that was handed out last?"""
+        with self._changed:
+            return self._writing is not None and self._writing.is_whole and self._writing.staged is None
 
     def read_on(self, is_wanted: Callable[[], bool]) -> None:
         """Go on reading into files for as long as `is_wanted`, which may raise; the writer takes nothing meanwhile."""

@@ -99,6 +99,7 @@ from snapshot.order import in_load_order
 from snapshot.parallel import SessionPool
 from snapshot.part import PartLoader
 from snapshot.together import TableSize, TablesTogether, in_groups, table_sizes
+from snapshot.writers import WriterSessions
 
 __all__ = ["Pipeline", "PipelineSettings"]
 
@@ -209,6 +210,7 @@ class Pipeline:
         self._channel: Channel | None = None
         self._applying: TransactionRun | None = None
         self._sink: Sink | None = None
+        self._writers: WriterSessions | None = None
         self._forced: set[TableName] = set()
         self._targets: list[TargetTable] = []
         self.targets_seen = TargetMemory()
@@ -268,16 +270,19 @@ class Pipeline:
 
     def cancel(self) -> None:
         """Do not wait for the running statement: it is rolled back."""
-        sink = self._sink
-        if sink is not None:
+        for sink in self._writing_sinks():
             sink.cancel()
+
+    def _writing_sinks(self) -> list[Sink]:
+        sink, writers = self._sink, self._writers
+        return [*([sink] if sink is not None else []), *(writers.sinks if writers is not None else [])]
 
     def hang_up_on_silence(self) -> bool:
         """End its conversations with a sink that does not answer any more: they are begun anew. True when it was so."""
         is_silent = self._keeper.hang_up_on_silence()
-        sink = self._sink
-        if self._keeper.take_lost() and sink is not None:
-            sink.hang_up()
+        if self._keeper.take_lost():
+            for sink in self._writing_sinks():
+                sink.hang_up()
         return is_silent
 
     def join(self, timeout_seconds: float | None = None) -> bool:
@@ -481,6 +486,12 @@ class _Session:
         self._sessions = SessionPool(
             functools.partial(connect, pipeline._source_settings), pipeline.settings.load.guard.slots
         )
+        self._writers = WriterSessions(
+            pipeline._make_sink,
+            self._store,
+            count_max=self._settings.load.writers - 1,
+            on_refused=self._on_writer_refused,
+        )
         self._polled: dict[TableName, TableRecord] = {}
         self._running_commands: list[Command] = []
         self._parts: list[Command] = []
@@ -498,7 +509,7 @@ class _Session:
         """Raises _SessionEnd, TransientError, or what the pipeline cannot go on after."""
         try:
             self._sink.open()
-            self._p._sink = self._sink
+            self._p._sink, self._p._writers = self._sink, self._writers
             self._store.epoch = self._keeper.acquire(self._p._is_stopping, self._sink.session())
             if self._status.state == "standby":
                 self._status.set_state("starting")
@@ -533,6 +544,8 @@ class _Session:
                 except BinlogPurged as error:
                     self._seed_again(source, tables, error)
         finally:
+            self._writers.close()
+            self._p._writers = None
             self._p._sink = None
             self._p._channel = None
             self._p._applying = None
@@ -1036,6 +1049,7 @@ class _Session:
             server_id=self._settings.server_id,
             spool_dir=_spool_dir(self._settings),
             may_remake=lambda table: tables.ddl_policies(table).ddl != "log",
+            more_writers=self._writers.take,
         )
         loader.sweep(tables.records())
         together = TablesTogether(loader.tools)
@@ -1070,6 +1084,7 @@ class _Session:
             self._is_loaded(tables, loaded, began)
             self._p.tables = tables.records()
         self._sessions.close()
+        self._writers.close()
         self._finish_commands(tables)
         if has_reset:  # tables that share a target which was made anew
             raise _SessionEnd
@@ -1255,6 +1270,10 @@ class _Session:
             self._status.set_state("retrying")
             self._log.warning("load_reads_on", **_error_fields(error))
         return self._keeper.is_sink_healthy is False
+
+    def _on_writer_refused(self, error: CdcError) -> None:
+        """A load goes on with the sessions on the sink that it has."""
+        self._log.warning("load_has_fewer_writers", **_error_fields(error))
 
     def _on_load_waits(self, table: TableName, what: str, seconds_max: float) -> None:
         self._log.info("load_waits", table=str(table), waits_for=what, seconds_max=seconds_max)

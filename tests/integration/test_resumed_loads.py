@@ -20,6 +20,7 @@ from checkpoints.store import TableRecord
 from snapshot.loader import LoadLimits, LoadPlan, TableLoader
 from snapshot.parallel import SessionPool
 from snapshot.staging import StagingArea
+from snapshot.writers import WriterSessions
 from tests.integration.test_store import Place
 from tests.support import fresh_database, fresh_pg_database
 
@@ -49,6 +50,7 @@ class Load:
         self.policies = Policies()
         self.options: dict[str, Any] = {}
         self.staging: StagingArea | None = None
+        self.writers: WriterSessions | None = None
         self.is_sink_away: Callable[[SinkUnavailable], bool] = lambda _error: False
 
     def _connect(self) -> SourceConnection:
@@ -98,12 +100,13 @@ class Load:
             options=lambda _table, _key: self.options,
             chunk_rows=lambda _database, _table: CHUNK_ROWS,
             sessions=SessionPool(self._connect),
-            limits=LoadLimits(workers=3, staging=self.staging),
+            limits=LoadLimits(workers=3, staging=self.staging, writers=1 if self.writers is None else 3),
             accepts_hidden_cascades=lambda _database, _table: True,
             hook=reached,
             on_progress=lambda table, *, rows, rows_estimate: None,
             on_resume=self.resumed.append,
             is_sink_away=self.is_sink_away,
+            more_writers=tuple if self.writers is None else self.writers.take,
         )
         return loader.load(record, may_replace=False)
 
