@@ -64,6 +64,7 @@ from cdc.sinks.base import Sink
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
 from cdc.source.assembler import RunLimits
+from cdc.source.cascades import read_hidden_keys
 from cdc.source.connection import SourceConnection, SourceSettings, SslSettings, connect
 from cdc.source.definitions import list_tables
 from cdc.source.log_use import why_no_log
@@ -71,7 +72,7 @@ from cdc.source.positions import uses_gtid, written_file_pos
 from cdc.source.requirements import require_usable_source
 from checkpoints.polls import POLLER, poller_name
 from checkpoints.prepared import PreparedStore
-from checkpoints.store import InSinkStore
+from checkpoints.store import COMMAND_HOLDER, InSinkStore
 from checkpoints.views import create_views
 from snapshot.guards import GuardLimits, SourceGuard
 from snapshot.loader import LoadLimits
@@ -560,8 +561,14 @@ class Application:
         clock: Clock | None = None,
         only_sinks: Collection[str] | None = None,
         logs_progress: bool = True,
+        command: str = "",
     ) -> None:
-        """`logs_progress`: loads under way have a line in the log now and then."""
+        """
+        Args:
+            logs_progress: loads under way have a line in the log now and then.
+            command: what runs it instead of `cdc run`, as in `snapshot`: it lets go when it has done its work, and a
+                service that comes meanwhile waits for that.
+        """
         self._server_ids = lane_server_ids(config)
         self._side_server_ids = side_server_ids(config)
         if only_sinks is not None:
@@ -592,6 +599,8 @@ class Application:
         self._is_stopping = threading.Event()
         self._signalled_at: float | None = None
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
+        if command:
+            self.holder = f"{COMMAND_HOLDER}{command} {self.holder}"
 
     @property
     def url(self) -> str | None:
@@ -825,10 +834,24 @@ class Application:
             target=functools.partial(target_of, self.config, sink),
             captures=self._is_followed,
             place=functools.partial(target_place, self.config, sink),
+            families=self._families,
             clock=self._clock,
             hooks=self._hooks,
             log=self._log,
         )
+
+    def _families(
+        self, source: SourceConnection, tables: Collection[TableName]
+    ) -> Sequence[tuple[TableName, TableName]]:
+        """Children and parents for which `hidden_cascades` is `apply`."""
+        asked = {t for t in tables if self.config.policies_for(t.database, t.table).hidden_cascades == "apply"}
+        if not asked:
+            return ()
+        return [
+            (key.table, key.parent_table)
+            for key in read_hidden_keys(source, set(tables))
+            if key.table in asked and key.parent_table in tables
+        ]
 
     def _make_lane(
         self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None, lane: int, link: LaneLink

@@ -241,16 +241,19 @@ def _hidden_cascades(
         names = {name for key in keys for name in (key.table, key.parent_table)} & known.keys()
         targets = {name: target for name in names if (target := _target(registry, known[name])) is not None}
         asked = {name for name in names if rules.applies_hidden_cascades(name.database, name.table)}
-        found = provable(
-            keys,
-            target=targets.get,
-            definition=known.get,
-            is_alone=lambda _table: True,  # what goes to one target without a source column is parked
-            is_asked=asked.__contains__,
-        )
-        for key in found.graph.keys:
-            reasons.setdefault(key.table, "")
-        reasons |= {table: f"{reason} (sink {sink.name})" for table, reason in found.refused.items()}
+        lane_of = lane_rule(sink).named  # None for all where they are dealt: those that belong together go to one
+        for lane in sorted({lane_of(name) or 0 for name in names}):
+            here = {name: known[name] for name in names if (lane_of(name) or 0) == lane}
+            found = provable(
+                [key for key in keys if key.table in here],
+                target=targets.get,
+                definition=here.get,
+                is_alone=lambda _table: True,  # what goes to one target without a source column is parked
+                is_asked=asked.__contains__,
+            )
+            for key in found.graph.keys:
+                reasons.setdefault(key.table, "")
+            reasons |= {table: f"{reason} (sink {sink.name})" for table, reason in found.refused.items()}
     return reasons
 
 

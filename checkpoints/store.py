@@ -26,6 +26,7 @@ from checkpoints.history import as_ascii as _ascii
 
 __all__ = [
     "APPROVED",
+    "COMMAND_HOLDER",
     "MAKING",
     "WORKED_OUT",
     "Command",
@@ -62,8 +63,21 @@ _RECORD_COLUMNS = (
 )
 
 
+COMMAND_HOLDER = "cdc "
+"""How the name of a holder begins that is a command: it does what it was started for, and lets go."""
+
+
 class LeaseHeld(CdcError):
-    """Another live instance holds the pipeline."""
+    """Another live instance holds the pipeline: `holder`, "" where another one was just faster."""
+
+    def __init__(self, message: str, *, hint: str = "", holder: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.holder = holder
+
+    @property
+    def is_by_command(self) -> bool:
+        """Will the holder let go by itself?"""
+        return self.holder.startswith(COMMAND_HOLDER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -459,6 +473,7 @@ class InSinkStore:
         return LeaseHeld(
             f"{self.pipeline} is run by {lease.holder} on sink {self.sink.name}",
             hint="stop that instance, or give this deployment another `name`",
+            holder=lease.holder,
         )
 
     def lost(self) -> LeaseLost:

@@ -194,7 +194,7 @@ def _carry_out_alone(config: Config, asked: list[tuple[SinkSettings, int]]) -> i
     own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
     only = {settings.name for settings, _ in asked}
-    service = Application(own, log=log, environ=dict(os.environ), only_sinks=only)
+    service = Application(own, log=log, environ=dict(os.environ), only_sinks=only, command="ddl")
     service.start(until_caught_up=True)
     while not service.has_ended(_POLL_SECONDS):
         pass

@@ -371,7 +371,9 @@ def _load_alone(config: Config, wishes: Sequence[_Wish], *, report: _Report) -> 
     own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
     only = {settings.name for settings, _, _ in wishes}
-    service = Application(own, log=log, environ=dict(os.environ), only_sinks=only, logs_progress=False)
+    service = Application(
+        own, log=log, environ=dict(os.environ), only_sinks=only, logs_progress=False, command="snapshot"
+    )
     try:
         service.start(until_caught_up=True)
     except TransientError:

@@ -41,9 +41,9 @@ class LeaseKeeper:
         status: Callable[[], Mapping[str, Any]],
         on_commands: Callable[[list[Command]], None],
         on_error: Callable[[Exception], None] = lambda _error: None,
-        on_standby: Callable[[LeaseHeld], None] | None = None,
+        on_standby: Callable[[LeaseHeld], bool] = lambda _held: False,
     ) -> None:
-        """`on_standby`: wait for as long as another instance is the holder, and say so; None: that is an error."""
+        """`on_standby`: says whether to wait for as long as that instance is the holder; else it is an error."""
         self._sink = sink
         self._store = InSinkStore(sink, pipeline)
         self._holder = holder
@@ -71,7 +71,7 @@ class LeaseKeeper:
         A transaction of an earlier session whose fate is unknown is waited for here, so that the checkpoint that is
         read next is the last one. While another holder's lease has not run out, waits to see whether it is renewed:
         that tells a live instance from one that was killed. A standby waits on, until that one lets go, dies or loses
-        its lease.
+        its lease; for a command everybody does.
 
         Raises LeaseHeld (with the holder's name), LeaseLost when we held it and do no more, Stopping,
         SinkUnavailable, ConfigError.
@@ -109,10 +109,8 @@ class LeaseKeeper:
             if seen is not None and expires is not None and expires > seen:
                 moved_at = self._clock.monotonic()
             seen = expires
-            # Who waits as a standby looks at the last moments only: the holder may have died since.
-            was_renewed = moved_at is not None and (
-                self._on_standby is None or self._clock.monotonic() - moved_at < _RENEWED_SECONDS
-            )
+            # The last moments count: a holder that is waited for may have died since.
+            was_renewed = moved_at is not None and self._clock.monotonic() - moved_at < _RENEWED_SECONDS
             try:
                 with self._asking():
                     self._store.take_lease(
@@ -122,9 +120,9 @@ class LeaseKeeper:
                         was_renewed=was_renewed,
                     )
             except LeaseHeld as held:
-                if self._on_standby is not None and not self._has_held:
-                    self._on_standby(held)
-                elif was_renewed or self._clock.monotonic() > deadline:
+                if (self._has_held or not self._on_standby(held)) and (
+                    was_renewed or self._clock.monotonic() > deadline
+                ):
                     raise
             else:
                 return

@@ -203,7 +203,7 @@ class Poller:
             status=self.status.to_dict,
             on_commands=self._take_commands,
             on_error=self._on_keeper_error,
-            on_standby=self._on_standby if settings.standby else None,
+            on_standby=self._on_standby,
         )
         self._thread = threading.Thread(target=self._run, name=f"poller-{settings.name}", daemon=True)
 
@@ -325,10 +325,14 @@ class Poller:
         with self._commands_lock:
             self._commands = commands
 
-    def _on_standby(self, held: LeaseHeld) -> None:
+    def _on_standby(self, held: LeaseHeld) -> bool:
+        """As a pipeline: commands are waited for by who is no standby, too."""
+        if not (self.settings.standby or held.is_by_command):
+            return False
         if self.status.state != "standby":
             self.status.set_state("standby")
             self._log.info("standby", message=held.message)
+        return True
 
     def _on_keeper_error(self, error: Exception) -> None:
         self.status.failed(error)

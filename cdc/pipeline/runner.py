@@ -228,7 +228,7 @@ class Pipeline:
             status=self.status.to_dict,
             on_commands=self.take_commands,
             on_error=self._on_keeper_error,
-            on_standby=self._on_standby if settings.standby else None,
+            on_standby=self._on_standby,
         )
         self._thread = threading.Thread(target=self._run, name=f"pipeline-{settings.name}", daemon=True)
 
@@ -382,10 +382,14 @@ class Pipeline:
         with self._commands_lock:
             self._commands = [one for one in commands if one.state == "queued" and one.id not in self._taken_up]
 
-    def _on_standby(self, held: LeaseHeld) -> None:
+    def _on_standby(self, held: LeaseHeld) -> bool:
+        """A command is waited for by who is no standby, too: a service would end for good for a `cdc snapshot`."""
+        if not (self.settings.standby or held.is_by_command):
+            return False
         if self.status.state != "standby":
             self.status.set_state("standby")
             self._log.info("standby", message=held.message)
+        return True
 
     def _on_keeper_error(self, error: Exception) -> None:
         self.status.failed(error)

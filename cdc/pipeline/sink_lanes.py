@@ -8,7 +8,7 @@ other instance can take some of them over while this one runs the rest.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from cdc.clock import Clock
@@ -32,7 +32,7 @@ from cdc.pipeline.runner import Pipeline
 from cdc.schema.target import TargetTable
 from cdc.source.connection import SourceConnection
 from cdc.source.definitions import list_tables
-from checkpoints.store import InSinkStore, TableRecord
+from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 
 __all__ = ["LaneLink", "SinkLanes"]
 
@@ -59,6 +59,7 @@ class SinkLanes:
         captures: does the configuration want the table?
         target: a table's target on this sink: namespace and name.
         place: both as text, in one case.
+        families: of the tables, each child with a parent whose cascades are applied to it by us.
     """
 
     def __init__(
@@ -75,6 +76,9 @@ class SinkLanes:
         clock: Clock,
         hooks: Hooks,
         log: Logger,
+        families: Callable[
+            [SourceConnection, Collection[TableName]], Sequence[tuple[TableName, TableName]]
+        ] = lambda _source, _tables: (),
     ) -> None:
         self.error: BaseException | None = None
         """Why the lanes ended, None while they run, and when they were stopped or have finished."""
@@ -83,6 +87,7 @@ class SinkLanes:
         self._make_lane = make_lane
         self._captures = captures
         self._place = place
+        self._families = families
         self._clock = clock
         self._log = log.bind(sink=sink_of(pipeline))
         self._is_stopping = threading.Event()
@@ -196,7 +201,7 @@ class SinkLanes:
             stores.setdefault(lane, InSinkStore(store.sink, lane_name(self._pipeline, lane)))
         for lane in sorted(stores.keys() - {1}):
             pipeline = self._lanes.get(lane) or self._add(lane)
-            stores[lane].epoch = pipeline.take_lease(self._is_stopping, store.sink.session())
+            stores[lane].epoch = self._take_lease(pipeline, store)
         lanes: Mapping[TableName, int] = {}
         if len(stores) > 1:
             lanes = self._deal(source, {lane: read_lane(stores[lane]) for lane in sorted(stores)})
@@ -211,6 +216,23 @@ class SinkLanes:
             elif lane > 1:
                 pipeline.start()
         self._lanes = {lane: pipeline for lane, pipeline in self._lanes.items() if lane in wanted}
+
+    def _take_lease(self, pipeline: Pipeline, store: InSinkStore) -> int:
+        """One of another lane; `store`: the first's. Who has lost the first one ends, and lets go: it is waited for.
+
+        Raises LeaseLost where the first lane is not ours any more, and as `Pipeline.take_lease`.
+        """
+        is_said = False
+        while True:
+            try:
+                return pipeline.take_lease(self._is_stopping, store.sink.session())
+            except LeaseHeld as held:
+                if not is_said:
+                    self._log.warning("lane_waits", message=held.message)
+                    is_said = True
+            lease = store.read_lease()
+            if lease is None or lease.epoch != store.epoch:
+                raise store.lost()
 
     def _deal(self, source: SourceConnection, states: Mapping[int, LaneState]) -> Mapping[TableName, int]:
         """Bring every table to its lane; the lanes of all that are recorded."""
@@ -243,7 +265,7 @@ class SinkLanes:
         """Every table that is recorded, or that the source has and the configuration wants."""
         present = list_tables(source, self._captures)[0]
         weights = self._weights(source, present)
-        together = self._places_of_sides(states[1].store)
+        together = self._together(states[1].store, source, present)
         found: dict[TableName, Placed] = {}
 
         def place(table: TableName) -> str:
@@ -258,14 +280,27 @@ class SinkLanes:
                 found[table] = Placed(table, place(table), lane, weights.get(table, 0), is_idle)
         return list(found.values())
 
-    def _places_of_sides(self, store: InSinkStore) -> dict[str, str]:
-        """For the targets of each side's tables, one of them: all of the side go to one lane, that goes on with it."""
+    def _together(self, store: InSinkStore, source: SourceConnection, present: Collection[TableName]) -> dict[str, str]:
+        """For targets whose tables go to one lane, one of them.
+
+        Those of a side, which goes on with that lane, and those of parents and children: one lane does both what a
+        parent's rows say and what foreign keys did in silence.
+        """
+        sides = [sorted(side.load_tables()) for side in side_stores(store.sink, self._pipeline).values()]
+        pairs = [(tables[0], other) for tables in sides for other in tables[1:]]
+        if not self._rule.chosen and self._rule.count > 1:
+            pairs += self._families(source, present)
         found: dict[str, str] = {}
-        for side in side_stores(store.sink, self._pipeline).values():
-            places = [self._place(table) for table in sorted(side.load_tables())]
-            first = next((found[place] for place in places if place in found), places[0] if places else "")
-            found.update(dict.fromkeys(places, first))
-        return found
+
+        def first(place: str) -> str:
+            while (further := found.get(place, place)) != place:
+                place = further
+            return place
+
+        for one, other in pairs:
+            mine, theirs = sorted((first(self._place(one)), first(self._place(other))))
+            found[theirs] = mine
+        return {place: first(place) for place in found}
 
     def _with_sides(self, store: InSinkStore, lanes: Mapping[TableName, int]) -> dict[TableName, int]:
         """What else a side has (gone at the source, or not dealt) is of the lane that the side is of."""

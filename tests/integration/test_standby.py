@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from cdc.app import make_sink
+from cdc.config import load_config
 from cdc.demo.servers import Server
+from checkpoints.store import InSinkStore
 from tests.support.deployment import Deployment, deployment
 from tests.support.waiting import wait_until
 
@@ -132,3 +136,59 @@ def test_a_standby_can_be_stopped_and_waits_for_no_command(tmp_path: Path, maria
         assert second.stop() == 0
         assert first.process is not None
         assert first.process.poll() is None
+
+
+@contextlib.contextmanager
+def held(made: Deployment, sink: str, holder: str, *, lane: str = "") -> Iterator[None]:
+    """Somebody else has the lease, and renews it."""
+    is_over = threading.Event()
+    settings = next(one for one in load_config(made.write_config(), environ={}).sinks if one.name == sink)
+    with contextlib.closing(make_sink(settings)) as connection:
+        connection.open()
+        store = InSinkStore(connection, f"{made.config['name']}/{sink}{lane}")
+        store.create()
+        session = connection.session()
+        store.take_lease(holder=holder, sessions=(session, session), seconds=3, was_renewed=False)
+
+        def renew() -> None:
+            while not is_over.wait(0.2):
+                store.renew_lease(store.epoch, seconds=3, status={})
+            store.release_lease(store.epoch, status={})
+
+        keeper = threading.Thread(target=renew)
+        keeper.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            keeper.join()
+
+
+@pytest.mark.parametrize(
+    "holder, lane, event",
+    [
+        pytest.param("cdc snapshot elsewhere:1:2", "", "standby", id="a command"),
+        pytest.param("elsewhere:1:2", "#2", "lane_waits", id="who has lost the first lane"),
+    ],
+)
+def test_who_lets_go_by_itself_is_waited_for(
+    tmp_path: Path, mariadb1011: Server, pg15: Server, holder: str, lane: str, event: str
+) -> None:
+    """Else the sink would have failed for good, beside another one that keeps the process alive."""
+    with deployment(tmp_path, mariadb1011, pg=pg15, maria=mariadb1011) as made:
+        for sink in made.config["sinks"]:
+            sink["lanes"] = 2
+        for table in ("t", "u"):
+            made.source.execute(f"CREATE TABLE {table} (id INT PRIMARY KEY)", database=made.source_database)
+        with held(made, "maria", holder, lane=lane):
+            made.start()
+            made.wait_for_log(event)
+            made.wait_for_log("table_ready", count=2)  # on the other sink
+            time.sleep(4)  # longer than a lease that nobody renews
+            assert made.log().count('"event": "table_ready"') == 2
+        made.wait_for_log("table_ready", count=4)
+        insert(made, 1)
+        wait_for_rows(made, 1)
+        assert made.stop() == 0
+        assert "pipeline_failed" not in made.log()
+        made.assert_equal("t", "u")

@@ -30,8 +30,19 @@ FAMILY = (
         "ON DELETE SET NULL ON UPDATE SET NULL)"
     ),
     "CREATE TABLE tree (id INT PRIMARY KEY, up INT NULL, FOREIGN KEY (up) REFERENCES tree (id) ON DELETE CASCADE)",
+    # Reached in two ways: rows that only go, and columns that have nothing in common.
+    (
+        "CREATE TABLE line (id INT PRIMARY KEY, c INT NULL, up INT NULL, "
+        "FOREIGN KEY (c) REFERENCES c (id) ON DELETE SET NULL ON UPDATE CASCADE, "
+        "FOREIGN KEY (up) REFERENCES p (id) ON DELETE CASCADE ON UPDATE CASCADE)"
+    ),
+    (
+        "CREATE TABLE twig (id INT PRIMARY KEY, t INT NULL, root INT NULL, "
+        "CONSTRAINT b FOREIGN KEY (t) REFERENCES tree (id) ON DELETE CASCADE, "
+        "CONSTRAINT a FOREIGN KEY (root) REFERENCES tree (id) ON DELETE CASCADE)"
+    ),
 )
-TABLES = ("p", "c", "g", "i", "d", "s", "tree")
+TABLES = ("p", "c", "g", "i", "d", "s", "tree", "line", "twig")
 
 
 def family_statement(chance: random.Random) -> str:
@@ -64,5 +75,9 @@ def family_statement(chance: random.Random) -> str:
             f"REPLACE INTO tree VALUES ({child}, {up})",
             f"REPLACE INTO tree VALUES ({one}, NULL), ({child}, {one}), ({child + 1}, {child})",
             f"DELETE FROM tree WHERE id = {one}",
+            f"REPLACE INTO line VALUES ({child}, {child}, {up}), ({one}, {two}, {three})",
+            f"INSERT IGNORE INTO line SELECT id + 100, id, p FROM c WHERE id > {child}",
+            f"INSERT IGNORE INTO twig SELECT id, id, up FROM tree WHERE id > {one}",
+            f"REPLACE INTO twig VALUES ({one}, {child}, {two})",
         )
     )

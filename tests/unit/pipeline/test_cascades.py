@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cdc.model import Cascade, Operation, RowBatch, TableDefinition, TableName, UniqueKey, ValueKind
-from cdc.pipeline.cascades import stages
+from cdc.pipeline.cascades import provable, stages
 from cdc.source.cascades import CascadeGraph, ForeignKey
-from tests.unit.sinks.builders import column, rows_of
+from tests.unit.sinks.builders import column, rows_of, target_of
 
 PARENT, CHILD = TableName("shop", "parent"), TableName("shop", "child")
 COLUMNS = tuple(column(name, ValueKind.INTEGER, "int", length=32) for name in ("id", "parent"))
@@ -142,3 +142,59 @@ def test_tables_that_no_cascade_is_about_are_applied_once() -> None:
     other = TableName("shop", "other")
     found = [rows.get(other) for rows, _ in stages({CHILD: batches, other: batches}, cascades, GRAPH)]
     assert [rows for rows in found if rows] == [batches]
+
+
+def _rule(name: str, on_delete: str = "CASCADE", on_update: str = "RESTRICT") -> ForeignKey:
+    """`child.columns>parent.referenced`, as in `g.p,n>i.p,n`."""
+    ends = [end.split(".") for end in name.split(">")]
+    (child, mine), (parent, theirs) = ((TableName("shop", table), tuple(names.split(","))) for table, names in ends)
+    return ForeignKey(child, name, str(parent), on_delete, on_update, parent, mine, theirs)
+
+
+@pytest.mark.parametrize(
+    "keys, refused",
+    [
+        pytest.param([_rule("g.p>p.id"), _rule("i.p>p.id"), _rule("g.p,n>i.p,n")], set(), id="rows only go"),
+        pytest.param([_rule("g.p>p.id", "SET NULL"), _rule("g.n>p.id", "SET NULL", "CASCADE")], set(), id="apart"),
+        pytest.param([_rule("g.p>p.id"), _rule("i.p>p.id"), _rule("g.n>i.id", "SET NULL")], set(), id="apart, below"),
+        pytest.param(
+            [_rule("g.p>p.id", "SET NULL"), _rule("i.p>p.id"), _rule("g.p,n>i.p,n", "SET NULL")],
+            {"g"},
+            id="a column of both",
+        ),
+        pytest.param(
+            [_rule("g.p>p.id", "SET NULL"), _rule("i.p>p.id"), _rule("g.p,n>i.p,n"), _rule("h.p>g.id")],
+            {"g", "h"},
+            id="a column of both, one deletes, and what hangs on it",
+        ),
+        pytest.param(
+            [
+                _rule("i.p>p.id"),
+                _rule("g.n>i.id"),
+                _rule("g.p>p.id", "SET NULL"),
+                _rule("h.p>g.p", "CASCADE", "CASCADE"),
+            ],
+            {"g", "h"},
+            id="others refer to what is set",
+        ),
+        pytest.param([_rule("g.p>p.id", "SET NULL"), _rule("g.p,n>i.p,n")], set(), id="of two roots"),
+    ],
+)
+def test_what_is_reached_in_two_ways_is_applied_where_no_order_matters(
+    keys: list[ForeignKey], refused: set[str]
+) -> None:
+    columns = tuple(column(name, ValueKind.INTEGER, "int", length=32) for name in ("id", "p", "n"))
+    definitions = {table: TableDefinition(table, columns, ("id",)) for table in _tables(keys)}
+    found = provable(
+        keys,
+        target=lambda table: target_of(definitions[table]),
+        definition=definitions.get,
+        is_alone=lambda _table: True,
+        is_asked=lambda _table: True,
+    )
+    assert {table.table for table in found.refused} == refused
+    assert {key.table.table for key in found.graph.keys} == {key.table.table for key in keys} - refused
+
+
+def _tables(keys: Sequence[ForeignKey]) -> set[TableName]:
+    return {table for key in keys for table in (key.table, key.parent_table)}

@@ -168,6 +168,22 @@ def test_a_lease_that_never_ends_is_not_waited_for_for_ever(kept: Kept) -> None:
     assert kept.clock.seconds < 1000 + SECONDS + 5
 
 
+def test_a_holder_that_lets_go_by_itself_is_waited_for(kept: Kept) -> None:
+    """However long that takes; `on_standby` knows which one does."""
+    asked: list[LeaseHeld] = []
+    kept.keeper._on_standby = lambda held: not asked.append(held)  # type: ignore[func-returns-value]
+    until = kept.clock.seconds + 20 * SECONDS
+
+    def renew() -> None:
+        kept.store.held_by("them", until=min(until, kept.clock.seconds + 5), epoch=3)
+
+    kept.store.others = renew
+    assert kept.acquire() == 4
+    assert kept.clock.seconds >= until
+    assert asked
+    kept.keeper.stop()
+
+
 def test_a_stop_ends_the_waiting(kept: Kept) -> None:
     kept.store.held_by("them", until=kept.clock.seconds + 10_000)
     kept.stopping.set()
