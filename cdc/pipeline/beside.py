@@ -443,7 +443,7 @@ class Beside:
         shadowed: Collection[TableName],
         forced: Collection[TableName],
     ) -> Side | None:
-        """Give a lane's tables to a new side; None where there may be no more of them.
+        """Give a lane's tables to a new side; None where there may be no more of them, or it has tables already.
 
         Those that are `shadowed` stay the lane's. `forced`: those of which rows may be replaced that this deployment
         did not write.
@@ -456,6 +456,10 @@ class Beside:
         side_store = InSinkStore(store.sink, side_name(self._pipeline, side.number))
         try:
             side_store.epoch = side.pipeline.take_lease(self._is_stopping, store.sink.session())
+            if side_store.load_tables():  # by a commit of another lane that had no answer: it is taken up (`adopt`)
+                side.pipeline.release()
+                self._remove(side)
+                return None
             kept_in = tables_of_tables(store)
             with store.sink.transaction() as tx:
                 given = [self._given(record, is_shadowed=record.source in side.shadowed) for record in records]
@@ -931,6 +935,7 @@ class LaneBeside:
                 shadowed = {r.source for r in group if r.source in self._wishes or is_shadowed(r)}
                 side = self._beside.begin(self._lane, store, group, shadowed=shadowed, forced=forced) if group else None
                 if side is None:
+                    self._is_unsure = self._is_unsure or bool(group)  # perhaps one that is free has tables
                     break
                 gone |= side.tables - side.live
                 left |= side.live

@@ -90,6 +90,7 @@ class Scheduler:
         self.rng = rng
         self.now = 1000.0
         self.turns = 0
+        self.last_us = 0
         self.switch_chance = 0.3
         """How often a `pause` hands the baton on."""
         self.is_over = False
@@ -345,7 +346,10 @@ class SimulatedClock:
         self._scheduler = scheduler
 
     def now_us(self) -> int:
-        return _EPOCH_US + int(self._scheduler.now * 1_000_000)
+        """Never the same twice, as on a machine: what the service does takes no time here."""
+        scheduler = self._scheduler
+        scheduler.last_us = max(scheduler.last_us + 1, _EPOCH_US + int(scheduler.now * 1_000_000))
+        return scheduler.last_us
 
     def monotonic(self) -> float:
         return self._scheduler.now

@@ -113,6 +113,16 @@ def test_what_a_side_was_asked_is_not_waited_for_when_it_is_given_up(sink: _Sink
     assert side.queued_commands() == []
 
 
+def test_a_side_that_has_tables_of_a_commit_without_an_answer_gets_no_others(sink: _Sink) -> None:
+    """Another lane has given them, and has not taken the side up yet."""
+    pipeline = _SidePipeline(_sink_of(sink.store), "first")
+    beside = sink.beside(pipeline, count_max=1)
+    other = TableRecord(source=TableName("shop", "b"), target="shop.b", state="pending")
+    assert beside.begin(2, sink.store, [other], shadowed=(), forced=()) is None
+    assert not beside.sides
+    assert InSinkStore(sink.store.sink, side_name(PIPELINE, 1)).load_tables().keys() == {T}
+
+
 def test_who_has_slept_takes_up_no_side(sink: _Sink) -> None:
     """The next holder may have given the tables back to the lane by then: two would write to one target."""
     pipeline = _SidePipeline(_sink_of(sink.store), "first")
