@@ -117,7 +117,8 @@ class _Writer:
 class _State:
     """What the threads share, under `changed`."""
 
-    changed: threading.Condition = field(default_factory=threading.Condition)
+    # Looked up when it is made: a simulation has its own.
+    changed: threading.Condition = field(default_factory=lambda: threading.Condition())
     loaded: list[Loaded] = field(default_factory=list)
     error: BaseException | None = None
     is_stopping: bool = False

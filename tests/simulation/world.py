@@ -215,6 +215,7 @@ class _World:
         self.beside_rows_min = rng.choice((0, 0, 3))
         # The second instance waits for its turn, or ends and is started again and again.
         self.is_standing_by = rng.random() < 0.5
+        self.writers = rng.choice((1, 2))  # sessions that write the chunks of one table
         self._sequences: dict[str, int] = {} if self.is_empty_at_first else {PIPELINE: 1}
         self._positions: dict[str, SourcePosition] = {}
         self._looked_at, self._has_caught_up = -1, False
@@ -440,7 +441,7 @@ class _World:
             lease_seconds=LEASE_SECONDS,
             retry=RetryPolicy(initial_seconds=0.5, max_seconds=8),
             var_dir=Path("nowhere"),
-            load=LoadLimits(),
+            load=LoadLimits(writers=self.writers),
         )
 
     def _pipeline(
