@@ -781,7 +781,7 @@ class TableLoader:
         """Sessions that write beside the load's own, where what a chunk writes depends on no other."""
         if self._limits.writers == 1 or plan.files is not None or plan.target.mode != "mirror":
             return contextlib.nullcontext()
-        return ChunkWriters(self._more_writers, functools.partial(self._write_beside, plan))
+        return ChunkWriters(self._more_writers, functools.partial(self._write_beside, plan), self.tools.on_commit)
 
     def _write_beside(
         self,
@@ -817,8 +817,11 @@ class TableLoader:
         assert chunk.number in known, "a chunk that nobody cut"
 
     def _count_written(self, writers: ChunkWriters | None, counter: LoadCounter) -> None:
-        for loaded in writers.written() if writers is not None else ():
+        if writers is None:
+            return
+        for loaded in writers.written():
             self._count(loaded, counter)
+        writers.check()
 
     def _count(self, loaded: Loaded, counter: LoadCounter) -> None:
         self.tools.on_commit()

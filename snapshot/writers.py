@@ -128,12 +128,16 @@ class ChunkWriters:
     """Writes chunks of one table beside the load's own session, within a `with`: behind it, no thread writes.
 
     `take` gives the sessions, asked once the first chunk is offered. `write` writes one chunk, in a thread of its own,
-    and calls what it is given between two batches, which raises where the load has ended.
+    and calls what it is given between two batches, which raises where the load has ended. `on_commit` is told of each
+    chunk that was committed and that nobody asked for any more, because the load ended early.
     """
 
-    def __init__(self, take: Callable[[], Sequence[WriterSession]], write: _Write) -> None:
+    def __init__(
+        self, take: Callable[[], Sequence[WriterSession]], write: _Write, on_commit: Callable[[], None]
+    ) -> None:
         self._take = take
         self._write = write
+        self._on_commit = on_commit
         self._writers: list[_Writer] | None = None
         self._state = _State()
 
@@ -152,6 +156,8 @@ class ChunkWriters:
             if writer.thread is not None and writer.thread.is_alive():
                 writer.session.sink.hang_up()
         self._join(started)
+        for _ in self.written():
+            self._on_commit()
 
     @staticmethod
     def _join(writers: Sequence[_Writer]) -> None:
@@ -180,12 +186,15 @@ class ChunkWriters:
             self._state.changed.notify_all()
 
     def written(self) -> list[Loaded]:
-        """What has been committed since this was last asked. Raises what a writer raised."""
+        """What has been committed since this was last asked."""
         with self._state.changed:
             loaded, self._state.loaded = self._state.loaded, []
-            if self._state.error is not None:
-                raise self._state.error
         return loaded
+
+    def check(self) -> None:
+        """Raises what a writer raised."""
+        if self._state.error is not None:
+            raise self._state.error
 
     def wait(self, on_wait: Callable[[], None]) -> None:
         """Until all is written. `on_wait` is called a few times a second, and may raise."""
@@ -208,7 +217,7 @@ class ChunkWriters:
                 chunk, batches = writer.work
             loaded, error = None, None
             try:
-                loaded = self._write(writer.session, chunk, batches, self._check)
+                loaded = self._write(writer.session, chunk, batches, self._check_wanted)
             except BaseException as problem:  # noqa: BLE001 - the load's thread raises it
                 error = problem
             del batches
@@ -220,6 +229,6 @@ class ChunkWriters:
                     state.error = error
                 state.changed.notify_all()
 
-    def _check(self) -> None:
+    def _check_wanted(self) -> None:
         if self._state.is_stopping:
             raise WriterStopped

@@ -222,15 +222,16 @@ def test_a_sink_session_that_is_killed_costs_its_chunk(made: Deployment) -> None
     assert tables["t"]["state"] == "ready"
 
 
-# Somebody ends all of our sessions at the sink, each time that a chunk has been committed there.
+# Somebody ends all of our sessions at the sink, each time that a chunk has been committed there; not his own.
 _CUT_BEHIND_EACH_CHUNK = """
+import threading
 import psycopg2
 from cdc.cli import main
 from cdc.pipeline.hooks import Hooks
-def cut(self, point, reached=Hooks.__call__):
+def cut(self, point, reached=Hooks.__call__, one_at_a_time=threading.Lock()):
     reached(self, point)
     if point == "load_chunk_committed":
-        with psycopg2.connect({url!r}) as somebody, somebody.cursor() as cursor:
+        with one_at_a_time, psycopg2.connect({url!r}) as somebody, somebody.cursor() as cursor:
             cursor.execute("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
                            "WHERE datname = current_database() AND pid <> pg_backend_pid()")
 Hooks.__call__ = cut
