@@ -414,8 +414,9 @@ class XaAction(enum.StrEnum):
 class XaStep:
     """One thing that a run does with an XA transaction.
 
-    `stored` and `passed` (PREPARE): the tables of which rows were stored, and those that it changed besides, which were
-    not captured then. `covered` (APPLY): the tables whose load has seen the commit; what waits of them is not applied.
+    `stored` and `passed` (PREPARE): the tables of which rows were stored, and those that it changed besides: which were
+    not captured then, or which foreign keys change at its end beside their newer load. `covered` (APPLY): the tables
+    whose load has seen the commit; what waits of them is not applied.
     """
 
     action: XaAction

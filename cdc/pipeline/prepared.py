@@ -3,7 +3,8 @@
 What is stored of a table is applied if the table at the commit is the one of the prepare: captured, of the same
 definition, and not loaded since the commit. A table that was loaded between the two is fine: the load has not seen the
 rows. Where the rows cannot be told to fit, because the definition is another one now or because the table was not
-captured when they passed, the table is loaded again, from behind the commit.
+captured when they passed, the table is loaded again, from behind the commit; so is one that was loaded between the
+two, and whose rows foreign keys change in no event.
 
 A table keeps its name while rows of it are prepared: the servers refuse the RENAME, whoever's session has ended and
 after a restart, too (tested on those that the service is tested on).

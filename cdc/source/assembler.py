@@ -210,12 +210,18 @@ class _OpenXa:
     """The XA transaction that the open group prepares (or commits in one phase).
 
     `covered`: tables whose load is newer than the group. It has not seen the rows of a transaction that is prepared,
-    so these are decoded all the same. `passed`: tables whose rows are not.
+    so these are decoded all the same. `passed`: tables whose rows are not, and such that foreign keys change at its end
+    beside their newer load.
+
+    `changed`: by table that follows here, the parent whose rows changed it in silence. `uncertain`: those of them of
+    which nobody can tell what changed.
     """
 
     xa: Xa
     covered: set[TableName] = field(default_factory=set)
     passed: set[TableName] = field(default_factory=set)
+    changed: dict[TableName, TableName] = field(default_factory=dict)
+    uncertain: set[TableName] = field(default_factory=set)
 
 
 class Assembler:
@@ -873,18 +879,35 @@ class Assembler:
                 hint=_DAMAGED_HINT,
             )
         if prepared.is_one_phase:
+            if opened.uncertain:
+                self._barrier(sorted(opened.uncertain), frozenset(), "")
+                return
             if self._part_number or opened.covered:
+                self._refuse_cascades(opened, "whose rows were stored until its end")
                 self._hand_over_rest()
             if self._part_number:
                 self._xa_steps[opened.xa] = XaStep(XaAction.APPLY, opened.xa, covered=frozenset(opened.covered))
             self._finish_group()
             return
+        self._refuse_cascades(opened, "that is prepared")
         step = XaStep(XaAction.PREPARE, opened.xa, passed=frozenset(opened.passed))
         self._hand_over_rest()
         stored = frozenset(self._part_tables)
         self._prepared[opened.xa] = PreparedXa(stored, step.passed)
         self._xa_steps[opened.xa] = replace(step, stored=stored)
         self._finish_group()
+
+    def _refuse_cascades(self, opened: _OpenXa, which: str) -> None:
+        """What the rows of children will be at its end is not known."""
+        if opened.changed:
+            table, parent = min(opened.changed.items())
+            raise UnsupportedData(
+                f"{table}: an XA transaction {which} changed rows of {parent}, and what foreign keys do then is in no "
+                "event",
+                table=str(table),
+                hint=f"change such rows in plain transactions; then `cdc snapshot {table}`",
+                position=str(self._end_position()),
+            )
 
     def _on_prepare_of_nothing(self, xa: Xa, *, is_one_phase: bool) -> None:
         """For an output that stores nothing: only what has no rows that count may be prepared."""
@@ -1070,6 +1093,8 @@ class Assembler:
                     return None  # its own rows have the same trouble
                 both = [self._graph.reach(name, is_update=moves, standing=self._standing) for moves in (False, True)]
                 touched = frozenset().union(*(reach.tables | reach.uncertain for reach in both)) - {name}
+                if self._open_xa is not None:
+                    self._open_xa.passed |= self._reached(name, is_update=False) | self._reached(name, is_update=True)
                 if touched:
                     self._barrier(sorted(touched), frozenset(), "")
                 return None
@@ -1085,6 +1110,10 @@ class Assembler:
             return Standing.AWAY
         return Standing.EXACT if found.is_ready else Standing.AHEAD
 
+    def _reached(self, parent: TableName, *, is_update: bool) -> frozenset[TableName]:
+        """All that a change of the parent's rows may change, wherever it stands."""
+        return self._graph.reach(parent, is_update=is_update, standing=lambda _: Standing.EXACT).tables
+
     def _cascade(self, rows: RowsEvent) -> Cascade | None:
         """What the rows of a parent did to other tables; a barrier where nobody can tell (`saw_barrier`).
 
@@ -1099,20 +1128,20 @@ class Assembler:
             return None
         reach = self._graph.reach(name, is_update=is_update, standing=self._standing)
         touched = sorted(reach.tables | reach.uncertain)
-        if not touched:
+        # Of a transaction that is prepared no load has seen what it does to the children, however new it is.
+        away = self._reached(name, is_update=is_update).difference(touched) if self._open_xa is not None else None
+        if not touched and not away:
             return None
         parent.buffer.append(rows, 0)
         old, new = parent_rows(parent.buffer.take(), self._graph.looked_at(name, is_update=is_update))
         if not old.num_rows:
             return None
         if self._open_xa is not None:
-            raise UnsupportedData(
-                f"{touched[0]}: an XA transaction that is prepared changed rows of {name}, and what foreign keys do "
-                "then is in no event",
-                table=str(touched[0]),
-                hint=f"change such rows in plain transactions; then `cdc snapshot {touched[0]}`",
-                position=str(self._end_position()),
-            )
+            self._open_xa.passed.update(away or ())
+            self._open_xa.changed.update(dict.fromkeys(touched, name))
+            self._open_xa.uncertain |= reach.uncertain
+            if reach.uncertain or not touched:
+                return None  # it is seen at the group's end what comes of it
         if reach.uncertain:
             self._barrier(sorted(reach.uncertain), frozenset(), "")
             return None
@@ -1252,7 +1281,7 @@ class Assembler:
             is_last_part=False,
             open_transaction=self._open_transaction(),
             xa=() if self._open_xa is None else (XaStep(XaAction.STORE, self._open_xa.xa),),
-            cascades=tuple(cascade for _, cascade in self._cascades),
+            cascades=tuple(cascade for _, cascade in self._cascades) if self._open_xa is None else (),
         )
         self._cascades = []
         scan.forget_open_counts()

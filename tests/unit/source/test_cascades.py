@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from cdc.errors import UnsupportedData
-from cdc.model import Cascade, TableName, TransactionRun
+from cdc.model import Cascade, TableName, TransactionRun, XaAction
 from cdc.source.assembler import CapturedTable, RunLimits
 from cdc.source.cascades import CascadeGraph, ForeignKey, Reach, Standing
 from tests.unit.source.streams import A, B, C, Session, Stream, Tables, at, definition
+from tests.unit.source.test_xa import X1, named, xa_prepare
 
 NO_CHECKS = 3  # the end of a statement, and of a session with foreign_key_checks = 0
 
@@ -158,12 +159,72 @@ def test_a_key_that_changes_under_a_child_that_is_catching_up_loads_it_again() -
     assert change.tables == (B,)
 
 
+def xa_session(*captured: CapturedTable, limits: RunLimits | None = None, graph: CascadeGraph = GRAPH) -> Session:
+    by_name = {one.definition.name.table: one for one in captured}
+    tables = Tables([by_name.get(name.table, CapturedTable(definition(name))) for name in (A, B, C)])
+    return Session(tables=tables, limits=limits, cascades=graph, stores_prepared=True)
+
+
+def xa_begun(stream: Stream) -> list[bytes]:
+    head = [stream.gtid(1), stream.query(f"XA START {named(X1)}")]
+    return head + [stream.table_map(table, 77 + index) for index, table in enumerate((A, B, C))]
+
+
 def test_a_parent_in_a_prepared_transaction_parks_the_child() -> None:
-    one, stream = Session(tables=session().tables, cascades=GRAPH, stores_prepared=True), Stream()
-    one.feed(stream.gtid(1), stream.query("XA START X'61',X'',1"), stream.table_map(A))
-    with pytest.raises(UnsupportedData, match=r"shop\.b.*XA") as raised:
-        one.feed(stream.delete((1, "x")))
+    one, stream = xa_session(), Stream()
+    one.feed(xa_begun(stream), stream.delete((1, "x")))
+    with pytest.raises(UnsupportedData, match=r"shop\.b.*XA transaction that is prepared") as raised:
+        one.feed(xa_prepare(stream))
     assert raised.value.table == "shop.b"
+
+
+def test_a_transaction_that_is_committed_in_one_phase_is_as_any_other() -> None:
+    one, stream = xa_session(), Stream()
+    one.feed(xa_begun(stream), stream.insert((2, "x"), table_id=78, flags=0), stream.delete((1, "x")))
+    one.feed(xa_prepare(stream, one_phase=True))
+    (run,) = one.finish()
+    (cascade,) = run.cascades
+    assert (cascade.old.to_pydict(), dict(cascade.tables)) == ({"i32": [1]}, {B: 1, C: 0})
+    assert not run.xa
+
+
+def test_in_one_phase_what_is_not_there_yet_is_loaded_again() -> None:
+    one, stream = xa_session(CapturedTable(definition(B), is_ready=False)), Stream()
+    before = one.position
+    one.feed(xa_begun(stream), stream.insert((4, "x"), table_id=79, flags=0), stream.delete((5, "x")))
+    assert one.feed(xa_prepare(stream, one_phase=True))
+    (change,) = one.out.changes
+    assert (change.tables, change.end) == ((C,), before)
+    assert not one.out.runs
+
+
+def test_a_large_transaction_in_one_phase_parks_the_child() -> None:
+    """Its rows are stored before it is known that it is not prepared."""
+    one, stream = xa_session(limits=RunLimits(part_rows_max=2)), Stream()
+    one.feed(xa_begun(stream), stream.delete((1, "x"), flags=0))
+    one.feed(*[stream.insert((number, "x"), table_id=78, flags=0) for number in range(4)])
+    with pytest.raises(UnsupportedData, match=r"shop\.b: an XA transaction whose rows were stored until its end"):
+        one.feed(xa_prepare(stream, one_phase=True))
+    assert one.out.runs
+    assert not found(one.out.runs)
+
+
+@pytest.mark.parametrize("later", [{B, C}, {C}])
+def test_children_that_were_loaded_between_prepare_and_commit_are_loaded_again(later: set[TableName]) -> None:
+    """No load before the commit has seen what it does, however much newer than the prepare it is."""
+    loaded = [CapturedTable(definition(name), loaded_from=at(1 << 20)) for name in later]
+    graph = CascadeGraph([key(name, A) for name in later])
+    stream, one = Stream(), xa_session(*loaded, graph=graph)
+    one.feed(xa_begun(stream), stream.delete((1, "x")), xa_prepare(stream))
+    (prepare,) = [step for run in one.finish() for step in run.xa if step.action is XaAction.PREPARE]
+    assert prepare.passed == later
+
+
+def test_a_child_that_was_loaded_since_parks_nothing_where_no_key_changed() -> None:
+    stream, one = Stream(), xa_session(CapturedTable(definition(B), loaded_from=at(1 << 20)))
+    one.feed(xa_begun(stream), stream.update((1, "x"), (1, "y")), xa_prepare(stream))
+    (prepare,) = [step for run in one.finish() for step in run.xa if step.action is XaAction.PREPARE]
+    assert not prepare.passed
 
 
 def test_a_table_that_refers_to_itself() -> None:
