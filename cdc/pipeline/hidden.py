@@ -16,7 +16,7 @@ from cdc.model import SchemaChange, TableDefinition, TableName
 from cdc.pipeline.cascades import Provable, cascade_refusal, provable
 from cdc.pipeline.tables import Routing, TableRegistry
 from cdc.schema.target import TargetTable
-from cdc.source.cascades import ForeignKey, logs_cascades, read_hidden_keys
+from cdc.source.cascades import ForeignKey, logs_cascades, read_hidden_keys, require_visible_changes
 from cdc.source.connection import SourceConnection, TableDenied, TableGone
 from cdc.source.definitions import read_definition
 from checkpoints.store import TableRecord
@@ -34,7 +34,7 @@ class HiddenCascades:
 
     def __init__(self, routing: Routing) -> None:
         self._routing = routing
-        self._known: tuple[frozenset[TableName], tuple[ForeignKey, ...]] | None = None
+        self._known: tuple[tuple[object, ...], tuple[ForeignKey, ...]] | None = None
         self._again: Counter[TableName] = Counter()
         self._is_hiding = False
         self._followed: dict[TableName, frozenset[tuple[object, ...]]] = {}
@@ -45,15 +45,11 @@ class HiddenCascades:
 
     def find(self, source: SourceConnection, tables: TableRegistry) -> None:
         """Say in the registry which foreign keys are applied (`TableRegistry.cascades`)."""
-        captured = frozenset(record.source for record in tables.records() if record.state != "dropped")
-        if not any(map(self.is_applied, captured)):
+        if not any(map(self.is_applied, _captured(tables))):
             tables.cascades = Provable()
+            self._is_hiding = False
             return
-        if self._known is None or self._known[0] != captured:
-            native = source.variable("innodb_native_foreign_keys") or ""
-            self._is_hiding = not logs_cascades(source.flavor, source.version, native)
-            self._known = captured, read_hidden_keys(source, set(captured))
-        keys = self._known[1]
+        self._is_hiding, keys = self._ask(source, tables)
         definitions = {name: _definition(source, tables, name) for name in _named(keys)}
         targets = {name: _target(tables, one) for name, one in definitions.items() if one is not None}
         tables.cascades = provable(
@@ -64,11 +60,40 @@ class HiddenCascades:
             is_asked=self.is_applied,
         )
 
+    def _ask(self, source: SourceConnection, tables: TableRegistry) -> tuple[bool, tuple[ForeignKey, ...]]:
+        """Does the server hide what foreign keys do, and which of the captured tables' may act?
+
+        It is asked each time: it may have been started anew since, with another `innodb_native_foreign_keys` or as
+        another release; or it is another one, behind the same address.
+        """
+        native = source.variable("innodb_native_foreign_keys") or ""
+        is_hiding = not logs_cascades(source.flavor, source.version, native)
+        captured = _captured(tables)
+        asked = captured, is_hiding, source.identity()
+        if self._known is None or self._known[0] != asked:
+            self._known = asked, read_hidden_keys(source, set(captured))
+        return is_hiding, self._known[1]
+
+    def refused(self, source: SourceConnection, tables: TableRegistry) -> dict[TableName, UnsupportedData]:
+        """The tables that are followed and cannot be; also those of `park`, of which all was logged until now."""
+        followed = tables.captured()
+        found = {name: problem for name in followed if (problem := self.problem(tables, name)) is not None}
+        others = {name for name in followed if not self.is_applied(name) and not self._is_accepted(name)}
+        if others:
+            _, keys = self._ask(source, tables)
+            for name in sorted(others & {key.table for key in keys}):
+                try:
+                    require_visible_changes(source, name)
+                except UnsupportedData as problem:
+                    found.setdefault(name, problem)
+        return found
+
     def accepts(self, tables: TableRegistry, table: TableName) -> bool:
         """May the table be loaded and followed, whatever foreign keys do to it in silence?"""
-        if self._routing.accepts_hidden_cascades(table.database, table.table):
-            return True
-        return any(key.table == table for key in tables.cascades.graph.keys)
+        return self._is_accepted(table) or any(key.table == table for key in tables.cascades.graph.keys)
+
+    def _is_accepted(self, table: TableName) -> bool:
+        return self._routing.accepts_hidden_cascades(table.database, table.table)
 
     def is_applied(self, table: TableName) -> bool:
         """Is what they do to be applied to that table?"""
@@ -163,6 +188,10 @@ class HiddenCascades:
     def is_ready(self, table: TableName) -> None:
         """Its load was followed."""
         self._again.pop(table, None)
+
+
+def _captured(tables: TableRegistry) -> frozenset[TableName]:
+    return frozenset(record.source for record in tables.records() if record.state != "dropped")
 
 
 def _descendants(names: Collection[TableName], keys: Collection[ForeignKey]) -> set[TableName]:

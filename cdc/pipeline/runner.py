@@ -1327,8 +1327,7 @@ class _Session:
             hidden.forget()  # loads have passed statements that the stream passes over
         while True:
             hidden.find(source, tables)
-            captured = tables.captured()
-            problems = {name: problem for name in captured if (problem := hidden.problem(tables, name)) is not None}
+            problems = hidden.refused(source, tables)
             early = [name for name in problems if self._has_parent_beside(tables, name)]
             waiting = [*hidden.waiting(tables), *(_anew(tables, name) for name in early)]
             problems = {name: problem for name, problem in problems.items() if name not in early}
@@ -1630,8 +1629,8 @@ class _Session:
                 tables=[str(name) for name in applier.prepared.reloads],
                 xa=[str(step.xa) for step in run.xa],
                 position=str(run.end),
-                hint="these tables were altered, or not captured, while the transaction was prepared: they are loaded "
-                "again",
+                hint="while the transaction was prepared, these tables were altered, not captured, or loaded although "
+                "foreign keys change their rows at its end: they are loaded again",
             )
             raise _SessionEnd
 

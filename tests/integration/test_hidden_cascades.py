@@ -425,6 +425,67 @@ def test_where_cascades_are_logged_they_are_not_done_twice(tmp_path: Path, mysql
         assert _policy_counts(made, "c") == [0]
 
 
+@pytest.mark.parametrize("policy", ["apply", pytest.param("park", marks=pytest.mark.full)])
+def test_a_server_that_is_started_again_and_logs_cascades_no_more(
+    tmp_path: Path, policy: str, start_server: Callable[..., Server], pg15: Server
+) -> None:
+    """While the service runs: the next session sees it, whatever an earlier one has been told.
+
+    A transaction that is committed in one phase is applied there as any other, which only MySQL logs as XA.
+    """
+    source = start_server("mysql97")
+    with deployment(tmp_path, source, pg=pg15) as made:
+        made.config["policies"] = {"hidden_cascades": policy}
+        database = made.source_database
+        for statement in (
+            *FAMILY[:2],
+            "INSERT INTO p VALUES (1, 7, 'a'), (2, 8, 'b')",
+            "INSERT INTO c VALUES (1, 1, 1), (2, 2, 2)",
+        ):
+            source.execute(statement, database=database)
+        made.start()
+        made.wait_for_log("table_ready", count=2)
+        source.restart(options={"innodb_native_foreign_keys": "ON"})
+        source.execute("DELETE FROM p WHERE id = 1", database=database)
+        made.wait_for_log("hidden_cascades_applied" if policy == "apply" else "table_parked")
+        with contextlib.closing(source.connect(database)) as connection, connection.cursor() as cursor:
+            for statement in ("XA START 'x'", "DELETE FROM p WHERE id = 2", "XA END 'x'", "XA COMMIT 'x' ONE PHASE"):
+                cursor.execute(statement)
+        made.stop()
+        assert made.run("run", "--until-caught-up").returncode == (policy == "park")  # where one table is parked
+        if policy == "apply":
+            made.assert_equal("p", "c")
+        else:
+            made.assert_equal("p")
+            assert "without any event" in _error(made, "c")
+        assert _states(made) == {"p": "ready", "c": "ready" if policy == "apply" else "parked"}
+
+
+def test_children_that_are_loaded_while_a_parent_is_prepared(tmp_path: Path, mariadb118: Server, pg15: Server) -> None:
+    """No load before the XA COMMIT has seen what becomes of their rows."""
+    with deployment(tmp_path, mariadb118, pg=pg15) as made:
+        made.config["policies"] = {"hidden_cascades": "apply"}
+        database = made.source_database
+        for statement in (
+            *FAMILY[:3],
+            "INSERT INTO p VALUES (1, 7, 'a'), (2, 8, 'b')",
+            "INSERT INTO c VALUES (1, 1, 1), (2, 2, 2)",
+            "INSERT INTO g VALUES (1, 1, 1), (2, 2, 2)",
+        ):
+            made.source.execute(statement, database=database)
+        made.catch_up()
+        with contextlib.closing(made.source.connect(database)) as connection, connection.cursor() as cursor:
+            for statement in ("XA START '{}'", "DELETE FROM p WHERE id = 1", "XA END '{}'", "XA PREPARE '{}'"):
+                cursor.execute(statement.format(database))
+        try:
+            assert made.run("snapshot", f"{database}.c", f"{database}.g").returncode == 0
+        finally:
+            made.source.execute(f"XA COMMIT '{database}'")
+        made.catch_up()
+        made.assert_equal("p", "c", "g")
+        assert set(_states(made).values()) == {"ready"}
+
+
 @pytest.mark.full
 def test_images_without_what_a_foreign_key_refers_to_park_the_child(family: Deployment) -> None:
     """Of the primary key MINIMAL images are enough."""
