@@ -82,6 +82,7 @@ from cdc.schema.target import TargetTable
 from cdc.sinks.base import Sink
 from cdc.sinks.target_facts import drop_unique, folds_table_names
 from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
+from cdc.source.cascades import CascadeGraph
 from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import list_tables, read_definition
 from cdc.source.positions import oldest_position, semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
@@ -1576,6 +1577,7 @@ class _Session:
                 prepared=prepared,
                 all_captured=tables.captured,
                 cascades=tables.cascades.graph,
+                hidden_keys=CascadeGraph(tables.cascades.keys),
             )
 
         return Reader(

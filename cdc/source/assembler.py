@@ -15,7 +15,7 @@ Source: MySQL sql/rpl_binlog_sender.cc, sql/log_event.cc; MariaDB sql/sql_repl.c
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, runtime_checkable
 
@@ -243,6 +243,7 @@ class Assembler:
         needs_all_columns: bool = True,
         is_fast: bool = True,
         cascades: CascadeGraph | None = None,
+        hidden_keys: CascadeGraph | None = None,
     ) -> None:
         """
         Args:
@@ -252,6 +253,7 @@ class Assembler:
             needs_all_columns: refuse row images that lack columns (binlog_row_image MINIMAL and NOBLOB).
             is_fast: off, every event goes through the handlers here, at their pace; the result is the same.
             cascades: the foreign keys of which an output wants to know what they did (`TransactionRun.cascades`).
+            hidden_keys: all that act in no event, also on tables that `capture` does not find now. None: `cascades`.
         """
         self._position = start
         self._file = (start.file.number, start.file.file) if start.file else None
@@ -283,6 +285,7 @@ class Assembler:
         self._part_number = 0
         self._part_tables: set[TableName] = set()
         self._graph = cascades if cascades is not None else CascadeGraph()
+        self._hidden_keys = hidden_keys if hidden_keys is not None else self._graph
         self._parents: dict[TableName, _Parent] = {}
         # By table id. Of those whose map is sent anew in each statement it is the last one.
         self._parent_maps: dict[int, _Parent] = {}
@@ -890,12 +893,25 @@ class Assembler:
             self._finish_group()
             return
         self._refuse_cascades(opened, "that is prepared")
-        step = XaStep(XaAction.PREPARE, opened.xa, passed=frozenset(opened.passed))
         self._hand_over_rest()
         stored = frozenset(self._part_tables)
-        self._prepared[opened.xa] = PreparedXa(stored, step.passed)
-        self._xa_steps[opened.xa] = replace(step, stored=stored)
+        unseen = {table for table in self._hanging_on(stored) if self._capture.find(table) is None}
+        passed = frozenset(opened.passed | unseen | self._hanging_on(opened.passed))
+        self._prepared[opened.xa] = PreparedXa(stored, passed)
+        self._xa_steps[opened.xa] = XaStep(XaAction.PREPARE, opened.xa, stored=stored, passed=passed)
         self._finish_group()
+
+    def _hanging_on(self, tables: Iterable[TableName]) -> set[TableName]:
+        """All whose rows foreign keys may change in no event when rows of these change.
+
+        One that nobody follows now may be loaded before the transaction ends: that load has not seen it either.
+        """
+        found, waiting = set[TableName](), list(tables)
+        while waiting:
+            more = {key.table for key in self._hidden_keys.of(waiting.pop())} - found
+            found |= more
+            waiting += more
+        return found
 
     def _refuse_cascades(self, opened: _OpenXa, which: str) -> None:
         """What the rows of children will be at its end is not known."""

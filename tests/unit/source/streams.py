@@ -284,6 +284,7 @@ class Session:
         stores_prepared: bool = False,
         prepared: dict[Xa, PreparedXa] | None = None,
         cascades: CascadeGraph | None = None,
+        hidden_keys: CascadeGraph | None = None,
     ) -> None:
         self.tables = tables or Tables([CapturedTable(definition(A)), CapturedTable(definition(B))])
 
@@ -301,6 +302,7 @@ class Session:
                 all_captured=(lambda: list(self.tables.captured)) if stores_prepared else None,
                 is_fast=is_fast,
                 cascades=cascades,
+                hidden_keys=hidden_keys,
             )
 
         self.out = Listener()

@@ -262,3 +262,24 @@ def test_a_rule_that_only_sets_null_goes_no_further() -> None:
     assert CascadeGraph(apart).reach(A, is_update=False, standing=standing.__getitem__).tables == {B}
     assert CascadeGraph(keys).reach(A, is_update=False, standing=standing.__getitem__).tables == {B, C}
     assert not CascadeGraph(apart).acts_on(A, is_update=True)
+
+
+@pytest.mark.parametrize(
+    "followed, passed",
+    [
+        pytest.param({A}, {B, C}, id="children that are parked"),
+        pytest.param({A, B}, {C}, id="a grandchild"),
+        pytest.param({B, C}, {A, B, C}, id="a parent that is parked"),
+        pytest.param(set(), {A, B, C}, id="all"),
+    ],
+)
+def test_who_is_not_followed_when_it_is_prepared_is_loaded_again_behind_its_end(
+    followed: set[TableName], passed: set[TableName]
+) -> None:
+    """A load between the two has not seen what becomes of its rows. Keys of tables that are parked are not applied."""
+    tables = Tables([CapturedTable(definition(name)) for name in sorted(followed)])
+    stream = Stream()
+    one = Session(tables=tables, cascades=CascadeGraph(), hidden_keys=GRAPH, stores_prepared=True)
+    one.feed(xa_begun(stream)[:3], stream.delete((1, "x")), xa_prepare(stream))
+    (prepare,) = [step for run in one.finish() for step in run.xa if step.action is XaAction.PREPARE]
+    assert prepare.passed == passed
