@@ -343,7 +343,9 @@ class TableLoader:
 
         Raises UnsupportedData (park it), TransientError.
         """
-        for _ in range(_ATTEMPTS_MAX):
+        for attempt in range(_ATTEMPTS_MAX):
+            if attempt:
+                self._settle()
             self._written = record
             self._load_id = ""
             try:
@@ -360,6 +362,15 @@ class TableLoader:
             f"{record.source} changed its definition {_ATTEMPTS_MAX} times while it was being loaded",
             hint="the load is tried again; finish the ALTERs on that table first",
         )
+
+    def _settle(self) -> None:
+        """Wait for what another session was committing when the attempt ended: it holds the checkpoint's row till then.
+
+        What the next attempt finds, and clears away, is all that there will be of this one.
+        """
+        with self._sink.transaction() as tx:
+            self._store.fence(tx)
+            tx.commit()
 
     def begin(self, record: TableRecord, target: TargetTable, *, may_replace: bool) -> LoadPlan:
         """The target made to fit, and a load recorded that has no position: for who follows no log.

@@ -22,6 +22,7 @@ Knows no rows; the sessions are those of `pipeline.runner` (docs/decisions/0021)
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections import Counter
@@ -38,6 +39,7 @@ from cdc.model import ServerIdentity, SourcePosition, TableDefinition, TableName
 from cdc.pipeline.dealing import CannotDeal, compare, has_reached, placed, side_stores
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import lane_name, side_name, sink_of
+from cdc.pipeline.lease import acquire_under
 from cdc.pipeline.text import iso_time
 from cdc.schema.identifiers import is_shadow, shadow_name
 from cdc.schema.target import TargetTable
@@ -372,7 +374,7 @@ class Beside:
     def _take_up(self, side: Side, store: InSinkStore, lane_store: InSinkStore) -> None:
         """Have the side's lease while the lane has its own: who has slept may find both another's, it gone."""
         try:
-            store.epoch = side.pipeline.take_lease(self._is_stopping, store.sink.session())
+            store.epoch = self._take_lease(side, store, lane_store)
             with store.sink.transaction() as tx:
                 lane_store.fence(tx)
                 store.fence(tx)
@@ -381,6 +383,10 @@ class Beside:
             side.pipeline.release()
             self._remove(side)
             raise
+
+    def _take_lease(self, side: Side, store: InSinkStore, first: InSinkStore) -> int:
+        acquire = functools.partial(side.pipeline.take_lease, self._is_stopping, store.sink.session())
+        return acquire_under(first, acquire, self._log)
 
     def _dissolve(
         self,
@@ -408,7 +414,7 @@ class Beside:
         stores: Mapping[int, InSinkStore],
         lane_of: Callable[[TableName], int],
     ) -> None:
-        store.epoch = side.pipeline.take_lease(self._is_stopping, store.sink.session())
+        store.epoch = self._take_lease(side, store, stores[1])
         kept_in = tables_of_tables(store)
         lanes = {lane_of(table): stores[lane_of(table)] for table in records}
         for table in records:

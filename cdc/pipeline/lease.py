@@ -12,10 +12,11 @@ from typing import Any
 
 from cdc.clock import Clock
 from cdc.errors import CdcError, LeaseLost, Stopping, TransientError
+from cdc.log import Logger
 from cdc.sinks.base import Sink
 from checkpoints.store import Command, InSinkStore, LeaseHeld
 
-__all__ = ["LeaseKeeper"]
+__all__ = ["LeaseKeeper", "acquire_under"]
 
 _TICK_SECONDS = 0.5
 # A session that is used at every tick, and silent for so long, is nobody's any more.
@@ -25,6 +26,26 @@ _RENEWED_SECONDS = 3.0
 # Without an answer for so long the sink is not well, and for so long it is taken for gone: a server that is frozen, or
 # a connection that is half open. A server that is only busy has answered the few words of a renewal long before.
 _UNWELL_SECONDS, _SILENT_SECONDS = 10.0, 60.0
+
+
+def acquire_under(first: InSinkStore, acquire: Callable[[], int], log: Logger) -> int:
+    """The epoch of a further lease on a sink whose first lane's is ours: another lane's, or a side's.
+
+    Who has lost the first one, and holds the other still, ends within moments and lets go of it: that is waited for.
+
+    Raises LeaseLost where the first lane is not ours any more, and what `acquire` raises.
+    """
+    is_said = False
+    while True:
+        try:
+            return acquire()
+        except LeaseHeld as held:
+            if not is_said:
+                log.warning("lane_waits", message=held.message)
+                is_said = True
+        lease = first.read_lease()
+        if lease is None or lease.epoch != first.epoch:
+            raise first.lost()
 
 
 class LeaseKeeper:

@@ -549,7 +549,7 @@ class _Session:
                 record = self._records.get(name)
                 if record is None or record.state == "dropped":
                     asked.messages.append(f"{name} is not polled by this configuration")
-                elif command.name in COMMANDS and (problem := self._not_waiting(record, said)) is not None:
+                elif command.name in COMMANDS and (problem := self._not_waiting(record, command)) is not None:
                     asked.messages.append(problem)
                 elif command.name != "retry" or record.state == "parked":
                     asked.left.add(name)
@@ -587,10 +587,11 @@ class _Session:
             )
 
     @staticmethod
-    def _not_waiting(record: TableRecord, said: Mapping[str, Any]) -> str | None:
-        if record.state == "pending" and record.step.startswith((APPROVED, SKIPPED)):
+    def _not_waiting(record: TableRecord, command: Command) -> str | None:
+        taken_up = SKIPPED if command.name == "ddl_skip" else APPROVED
+        if record.state == "pending" and record.step.startswith(taken_up):
             return None  # an instance that is gone has taken the decision up
-        return not_waiting(record, said)
+        return not_waiting(record, orjson.loads(command.argument))
 
     def _finish_commands(self) -> None:
         for number, asked in list(self._asked.items()):

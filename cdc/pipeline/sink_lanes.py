@@ -7,6 +7,7 @@ other instance can take some of them over while this one runs the rest.
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,12 @@ from cdc.pipeline.dealing import (
 )
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import LaneMap, LaneRule, Placed, choose_lanes, lane_name, sink_of
+from cdc.pipeline.lease import acquire_under
 from cdc.pipeline.runner import Pipeline
 from cdc.schema.target import TargetTable
 from cdc.source.connection import SourceConnection
 from cdc.source.definitions import list_tables
-from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
+from checkpoints.store import InSinkStore, TableRecord
 
 __all__ = ["LaneLink", "SinkLanes"]
 
@@ -201,7 +203,9 @@ class SinkLanes:
             stores.setdefault(lane, InSinkStore(store.sink, lane_name(self._pipeline, lane)))
         for lane in sorted(stores.keys() - {1}):
             pipeline = self._lanes.get(lane) or self._add(lane)
-            stores[lane].epoch = self._take_lease(pipeline, store)
+            stores[lane].epoch = acquire_under(
+                store, functools.partial(pipeline.take_lease, self._is_stopping, store.sink.session()), self._log
+            )
         lanes: Mapping[TableName, int] = {}
         if len(stores) > 1:
             lanes = self._deal(source, {lane: read_lane(stores[lane]) for lane in sorted(stores)})
@@ -216,23 +220,6 @@ class SinkLanes:
             elif lane > 1:
                 pipeline.start()
         self._lanes = {lane: pipeline for lane, pipeline in self._lanes.items() if lane in wanted}
-
-    def _take_lease(self, pipeline: Pipeline, store: InSinkStore) -> int:
-        """One of another lane; `store`: the first's. Who has lost the first one ends, and lets go: it is waited for.
-
-        Raises LeaseLost where the first lane is not ours any more, and as `Pipeline.take_lease`.
-        """
-        is_said = False
-        while True:
-            try:
-                return pipeline.take_lease(self._is_stopping, store.sink.session())
-            except LeaseHeld as held:
-                if not is_said:
-                    self._log.warning("lane_waits", message=held.message)
-                    is_said = True
-            lease = store.read_lease()
-            if lease is None or lease.epoch != store.epoch:
-                raise store.lost()
 
     def _deal(self, source: SourceConnection, states: Mapping[int, LaneState]) -> Mapping[TableName, int]:
         """Bring every table to its lane; the lanes of all that are recorded."""

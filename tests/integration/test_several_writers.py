@@ -12,7 +12,8 @@ import pytest
 
 from cdc.demo.servers import Server
 from cdc.errors import CdcError, LeaseLost, SinkUnavailable, UnsupportedData
-from cdc.source.connection import SourceSettings, connect
+from cdc.source.connection import SourceSettings, TableGone, connect
+from checkpoints.store import InSinkStore
 from snapshot.writers import WriterSessions
 from tests.integration.test_resumed_loads import CHUNK_ROWS, ROWS, Load
 from tests.integration.test_store import Place
@@ -218,3 +219,32 @@ def test_a_load_that_ends_early_waits_for_no_writer(load: Load) -> None:
 
 class _StoppedError(Exception):
     """What the test ends a load with."""
+
+
+def test_what_a_session_commits_late_is_cleared_away_by_the_next_attempt(load: Load) -> None:
+    """Its COMMIT is on its way when the attempt ends, and the source has not had the row since."""
+    late = InSinkStore(_sessions(load)._closed_sink(), load.store.pipeline)
+    late.epoch = load.store.epoch
+    begun: list[threading.Thread] = []
+
+    def commit_late(is_open: threading.Event) -> None:
+        with late.sink.transaction() as tx:
+            quote = '"' if load.sink.family == "postgresql" else "`"
+            tx.execute(f"INSERT INTO {quote}{load.namespace}{quote}.t VALUES (999999, 0)")
+            late.fence(tx)
+            is_open.set()
+            time.sleep(1.5)
+            tx.commit()
+
+    def end_first(point: str) -> None:
+        if point == "load_begun" and not begun:
+            is_open = threading.Event()
+            late.sink.open()
+            begun.append(threading.Thread(target=commit_late, args=(is_open,)))
+            begun[0].start()
+            assert is_open.wait(20)
+            raise TableGone("t was emptied under the load")
+
+    load.run(load.pending(), hook=end_first)
+    begun[0].join()
+    assert load.target_rows() == [(n, n) for n in range(1, ROWS + 1)]
