@@ -386,7 +386,7 @@ class Beside:
 
     def _take_lease(self, side: Side, store: InSinkStore, first: InSinkStore) -> int:
         acquire = functools.partial(side.pipeline.take_lease, self._is_stopping, store.sink.session())
-        return acquire_under(first, acquire, self._log)
+        return acquire_under(first, acquire, self._clock, self._log)
 
     def _dissolve(
         self,

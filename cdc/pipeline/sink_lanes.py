@@ -204,7 +204,10 @@ class SinkLanes:
         for lane in sorted(stores.keys() - {1}):
             pipeline = self._lanes.get(lane) or self._add(lane)
             stores[lane].epoch = acquire_under(
-                store, functools.partial(pipeline.take_lease, self._is_stopping, store.sink.session()), self._log
+                store,
+                functools.partial(pipeline.take_lease, self._is_stopping, store.sink.session()),
+                self._clock,
+                self._log,
             )
         lanes: Mapping[TableName, int] = {}
         if len(stores) > 1:
