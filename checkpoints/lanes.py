@@ -6,7 +6,7 @@ in one transaction, which has to end with the fence of both.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -22,6 +22,7 @@ __all__ = [
     "forget_prepared",
     "forget_table",
     "hand_over",
+    "hand_over_commands",
     "pipelines_in_use",
     "retire",
     "set_command_message",
@@ -116,6 +117,15 @@ def finish_command(store: InSinkStore, tx: Any, command: Command, message: str) 
     """It is done, with what it asked for in the same transaction."""
     table = store.sink.metadata_table("commands")
     tx.execute_count(f"UPDATE {table} SET state = 'done', message = %s WHERE id = %s", (message, command.id))
+
+
+def hand_over_commands(store: InSinkStore, to: InSinkStore, tx: Any, names: Sequence[str]) -> None:
+    """What the pipeline was asked for by these commands, and has not done, the other one is asked for."""
+    tx.execute_count(
+        f"UPDATE {store.sink.metadata_table('commands')} SET pipeline = %s, state = 'queued' "
+        f"WHERE pipeline = %s AND state IN ('queued', 'running') AND name IN ({', '.join(['%s'] * len(names))})",
+        (to.pipeline, store.pipeline, *names),
+    )
 
 
 def finish_commands(store: InSinkStore, tx: Any, message: str) -> None:

@@ -160,6 +160,13 @@ def _follow(name: str, stores: list[InSinkStore], store: InSinkStore, command_id
         if command is None or command.state in ("done", "failed"):
             return _say(name, stores, command_id)
         if time.monotonic() > deadline and not _is_live(store):
+            if _is_live(stores[0]):
+                if command_id in {waiting.id for waiting in store.queued_commands()}:
+                    # What loaded the table beside its lane ended while the command was being written.
+                    message = "the table went to its lane before the command was taken up; say it again"
+                    store.set_command(command_id, "failed", message)
+                time.sleep(_POLL_SECONDS)
+                continue
             raise SinkUnavailable(
                 f"{name}: the running service is gone and has not taken the command up",
                 hint="see its log; the next `cdc run` carries the command out",

@@ -36,6 +36,7 @@ from cdc.clock import Clock
 from cdc.errors import BinlogPurged, CdcError, UnsupportedData
 from cdc.log import Logger
 from cdc.model import ServerIdentity, SourcePosition, TableDefinition, TableName
+from cdc.pipeline.approval import COMMANDS
 from cdc.pipeline.dealing import CannotDeal, compare, has_reached, placed, side_stores
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import lane_name, side_name, sink_of
@@ -51,6 +52,7 @@ from checkpoints.lanes import (
     forget_prepared,
     forget_table,
     hand_over,
+    hand_over_commands,
     retire,
     set_command_message,
     tables_of_tables,
@@ -435,7 +437,7 @@ class Beside:
                     continue
                 hand_over(store, to, tx, record.source, kept_in=kept_in)
                 to.save_table(tx, _anew(record))
-            _leave(store, tx)
+            _leave(store, tx, next(iter(lanes.values()), stores[1]))
             for lane_store in lanes.values():
                 lane_store.fence(tx)
             tx.commit()
@@ -670,7 +672,7 @@ class Beside:
             for command, tables in asked:
                 set_command_message(store, tx, command, _with_failures(command, [why[table] for table in tables]))
             if not records.keys() - failed:
-                _leave(side_store, tx)
+                _leave(side_store, tx, store)
             else:
                 side_store.fence(tx)
             self._hooks("beside_giving_up")
@@ -762,7 +764,7 @@ class Beside:
             for table in left:
                 forget_table(side_store, tx, table, kept_in=kept_in)
             store.fence(tx)
-            _leave(side_store, tx)
+            _leave(side_store, tx, store)
             self._hooks("beside_joining")
             tx.commit()
         for record in records:
@@ -799,11 +801,16 @@ def _columns(record: TableRecord) -> _Columns:
     return frozenset((c.name, c.column_type, c.is_nullable) for c in columns), frozenset(record.left_out)
 
 
-def _leave(store: InSinkStore, tx: SinkTransaction) -> None:
-    """The side has nothing any more, and is asked for nothing; only its lease stays, and its epoch."""
+def _leave(store: InSinkStore, tx: SinkTransaction, heir: InSinkStore) -> None:
+    """The side has nothing any more, and is asked for nothing; only its lease stays, and its epoch.
+
+    What was said of statements that its tables wait at goes to the `heir`, which has them now. Loads it was asked for
+    by its lane, which has been asked itself.
+    """
     store.fence(tx)
     retire(store, tx)
     forget_prepared(store, tx)
+    hand_over_commands(store, heir, tx, COMMANDS)
     finish_commands(store, tx, "its tables are the lane's")
 
 

@@ -475,8 +475,14 @@ def test_a_load_beside_the_stream_asks_as_well(made: Deployment, statement: str)
 
 
 @pytest.mark.crash
-def test_what_waits_beside_the_stream_is_decided_there(tmp_path: Path, mysql97: Server, pg15: Server) -> None:
-    """A kill where the lane meets its side: the table waits in the side's metadata, and `cdc ddl` finds it."""
+@pytest.mark.parametrize("sides", [2, 0], ids=["there", "by_its_lane"])
+def test_what_waits_beside_the_stream_is_decided_about(
+    tmp_path: Path, mysql97: Server, pg15: Server, sides: int
+) -> None:
+    """A kill where the lane meets its side: the table waits in the side's metadata, and `cdc ddl` finds it.
+
+    Where the configuration has no sides by then, its lane takes the table with what was said of it.
+    """
     with deployment(tmp_path, mysql97, pg=pg15) as made:
         made.config["snapshot"] = {"beside": 2, "beside_rows_min": 0}
         _begin(made, "t", on_type_change="park")
@@ -488,6 +494,7 @@ def test_what_waits_beside_the_stream_is_decided_there(tmp_path: Path, mysql97: 
         killed = made.run("snapshot", crash_at="beside_met")
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         assert [row["reason"] for row in _pending(made)] == ["on_type_change: park"]
+        made.config["snapshot"]["beside"] = sides
         result = made.run("ddl", "apply", f"{made.source_database}.t")
         assert result.returncode == 0, result.stderr
         assert not _pending(made)
