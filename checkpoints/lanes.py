@@ -145,8 +145,16 @@ def command_tables(command: Command) -> list[TableName]:
 
 def command_argument(command: Command, tables: Iterable[TableName]) -> str:
     """What the command would say of these tables alone."""
-    said, pairs = orjson.loads(command.argument), [[table.database, table.table] for table in tables]
-    return orjson.dumps({**said, "tables": pairs} if isinstance(said, dict) else pairs).decode()
+    said, kept = orjson.loads(command.argument), list(tables)
+    pairs = [[table.database, table.table] for table in kept]
+    if not isinstance(said, dict):
+        return orjson.dumps(pairs).decode()
+    before, statements = command_tables(command), said.get("statements")
+    # One cut by an older version has the statements of all the tables that there were.
+    if statements is not None and len(statements) == len(before):
+        by_table = dict(zip(before, statements, strict=True))
+        said["statements"] = [by_table[table] for table in kept]
+    return orjson.dumps({**said, "tables": pairs}).decode()
 
 
 def set_command_tables(store: InSinkStore, tx: Any, command: Command, tables: Collection[TableName]) -> None:
