@@ -40,11 +40,19 @@ _KEYS_MAX = 500
 
 @dataclass(frozen=True, slots=True)
 class Provable:
-    """The foreign keys that can be applied, and of the other tables that have some why theirs cannot."""
+    """The foreign keys that can be applied, and of the other tables that have some why theirs cannot.
+
+    Attributes:
+        graph: those that can be applied.
+        refused: the tables whose keys were to be applied and cannot be, each with why.
+        keys: all that act in silence on tables that are captured.
+        asked: those of them whose tables have `hidden_cascades: apply`, whether they can be or not.
+    """
 
     graph: CascadeGraph = field(default_factory=CascadeGraph)
     refused: Mapping[TableName, str] = field(default_factory=dict)
     keys: tuple[ForeignKey, ...] = ()
+    asked: tuple[ForeignKey, ...] = ()
 
     def reason(self, table: TableName) -> str | None:
         """Why the table cannot follow; None where it can, or nothing acts on it."""
@@ -79,7 +87,7 @@ def provable(
         graph = CascadeGraph(key for key in asked if key.table not in refused)
         more = dict(_refused_between(graph, target, unsure | refused.keys()))
         if not more:
-            return Provable(graph, refused, tuple(keys))
+            return Provable(graph, refused, tuple(keys), tuple(asked))
         refused |= more
 
 

@@ -1577,7 +1577,7 @@ class _Session:
                 prepared=prepared,
                 all_captured=tables.captured,
                 cascades=tables.cascades.graph,
-                hidden_keys=CascadeGraph(tables.cascades.keys),
+                hidden_keys=CascadeGraph(tables.cascades.asked),
             )
 
         return Reader(

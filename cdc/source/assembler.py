@@ -253,7 +253,8 @@ class Assembler:
             needs_all_columns: refuse row images that lack columns (binlog_row_image MINIMAL and NOBLOB).
             is_fast: off, every event goes through the handlers here, at their pace; the result is the same.
             cascades: the foreign keys of which an output wants to know what they did (`TransactionRun.cascades`).
-            hidden_keys: all that act in no event, also on tables that `capture` does not find now. None: `cascades`.
+            hidden_keys: all whose effects are to be known, also on tables that `capture` does not find now. None:
+                `cascades`.
         """
         self._position = start
         self._file = (start.file.number, start.file.file) if start.file else None

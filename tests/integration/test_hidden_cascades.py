@@ -486,6 +486,46 @@ def test_children_that_are_loaded_while_a_parent_is_prepared(tmp_path: Path, mar
         assert set(_states(made).values()) == {"ready"}
 
 
+def test_children_whose_cascades_are_accepted_are_not_loaded_again_behind_each_xa(
+    tmp_path: Path, mariadb1011: Server, pg15: Server
+) -> None:
+    """A parent that nobody follows changes in XA transactions; another table's cascades are applied."""
+    with deployment(tmp_path, mariadb1011, pg=pg15) as made:
+        database = made.source_database
+        made.config["policies"] = {"hidden_cascades": "apply"}
+        made.config["tables"] |= {
+            "exclude": [f"{database}.away"],
+            "overrides": [{"table": f"{database}.accepting", "hidden_cascades": "accept"}],
+        }
+        for statement in (
+            *FAMILY[:2],
+            "CREATE TABLE away (id INT PRIMARY KEY)",
+            (
+                "CREATE TABLE accepting (id INT PRIMARY KEY, a INT, FOREIGN KEY (a) REFERENCES away (id) "
+                "ON DELETE CASCADE)"
+            ),
+            "INSERT INTO p VALUES (1, 7, 'a')",
+        ):
+            made.source.execute(statement, database=database)
+        made.catch_up()
+        with contextlib.closing(made.source.connect(database)) as connection, connection.cursor() as cursor:
+            for key in (1, 2):
+                for statement in (
+                    "XA START '{}'",
+                    f"INSERT INTO away VALUES ({key})",
+                    f"INSERT INTO accepting VALUES ({key}, {key})",
+                    "XA END '{}'",
+                    "XA PREPARE '{}'",
+                    "XA COMMIT '{}'",
+                ):
+                    cursor.execute(statement.format(database))
+        result = made.run("run", "--until-caught-up")
+        assert result.returncode == 0, result.stderr
+        assert "prepared_rows_do_not_fit" not in result.stderr
+        made.assert_equal("p", "c", "accepting")
+        assert set(_states(made).values()) == {"ready"}
+
+
 @pytest.mark.full
 def test_images_without_what_a_foreign_key_refers_to_park_the_child(family: Deployment) -> None:
     """Of the primary key MINIMAL images are enough."""
