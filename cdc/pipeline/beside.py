@@ -386,9 +386,9 @@ class Beside:
             self._remove(side)
             raise
 
-    def _take_lease(self, side: Side, store: InSinkStore, first: InSinkStore) -> int:
+    def _take_lease(self, side: Side, store: InSinkStore, lane_store: InSinkStore) -> int:
         acquire = functools.partial(side.pipeline.take_lease, self._is_stopping, store.sink.session())
-        return acquire_under(first, acquire, self._clock, self._log)
+        return acquire_under(lane_store, acquire, self._clock, self._log)
 
     def _dissolve(
         self,
@@ -463,7 +463,7 @@ class Beside:
             return None
         side_store = InSinkStore(store.sink, side_name(self._pipeline, side.number))
         try:
-            side_store.epoch = side.pipeline.take_lease(self._is_stopping, store.sink.session())
+            side_store.epoch = self._take_lease(side, side_store, store)
             if side_store.load_tables():  # by a commit of another lane that had no answer: it is taken up (`adopt`)
                 side.pipeline.release()
                 self._remove(side)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +15,7 @@ from cdc.model import TableName
 from cdc.pipeline.beside import Beside
 from cdc.pipeline.lanes import side_name
 from checkpoints.checkpoint import Checkpoint
-from checkpoints.store import InSinkStore, TableRecord
+from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from tests.simulation.scheduler import Scheduler, closing
 from tests.simulation.sink import Database, Faults, SimulatedSink
 from tests.simulation.world import PIPELINE, first_position
@@ -30,6 +30,8 @@ class _SidePipeline:
         self.tables: list[TableRecord] = []
         self.said: list[str] = []
         self.failures = 0
+        self.others_rounds = 0
+        self.on_lease: Callable[[], None] = lambda: None
         self._store = InSinkStore(sink, side_name(PIPELINE, 1))
         self._holder = holder
 
@@ -37,6 +39,10 @@ class _SidePipeline:
         if self.failures:
             self.failures -= 1
             raise SinkUnavailable("away")
+        if self.others_rounds:
+            self.others_rounds -= 1
+            raise LeaseHeld("run by another instance")
+        self.on_lease()
         self._store.take_lease(holder=self._holder, sessions=(session,), seconds=10, was_renewed=False)
         return self._store.epoch
 
@@ -50,6 +56,7 @@ class _Sink:
     def __init__(self, scheduler: Scheduler) -> None:
         self.database = Database(scheduler, Faults())
         self.store = self.lane_store("first")
+        self.warnings: list[str] = []
         side = InSinkStore(self.store.sink, side_name(PIPELINE, 1))
         side.take_lease(holder="first", sessions=("gone",), seconds=1, was_renewed=False)
         with side.sink.transaction() as tx:
@@ -68,7 +75,9 @@ class _Sink:
         return store
 
     def beside(self, pipeline: _SidePipeline, *, count_max: int) -> Beside:
-        log: Any = SimpleNamespace(bind=lambda **_: log, info=lambda *_, **__: None)
+        log: Any = SimpleNamespace(
+            bind=lambda **_: log, info=lambda *_, **__: None, warning=lambda event, **_: self.warnings.append(event)
+        )
         return Beside(
             pipeline=PIPELINE,
             count_max=count_max,
@@ -120,6 +129,18 @@ def test_a_side_that_has_tables_of_a_commit_without_an_answer_gets_no_others(sin
     other = TableRecord(source=TableName("shop", "b"), target="shop.b", state="pending")
     assert beside.begin(2, sink.store, [other], shadowed=(), forced=()) is None
     assert not beside.sides
+    assert InSinkStore(sink.store.sink, side_name(PIPELINE, 1)).load_tables().keys() == {T}
+
+
+def test_a_side_whose_lease_another_instance_still_has_is_waited_for(sink: _Sink) -> None:
+    """That one has lost its lanes, and ends within moments."""
+    pipeline = _SidePipeline(_sink_of(sink.store), "first")
+    sink.beside(pipeline, count_max=0).adopt({1: sink.store}, lambda _: 1)
+    pipeline.others_rounds = 2
+    records = list(sink.store.load_tables().values())
+    side = sink.beside(pipeline, count_max=1).begin(1, sink.store, records, shadowed=(), forced=())
+    assert side is not None
+    assert sink.warnings == ["lane_waits"]
     assert InSinkStore(sink.store.sink, side_name(PIPELINE, 1)).load_tables().keys() == {T}
 
 
