@@ -138,6 +138,13 @@ class Side:
         """Is the table loaded by it? Any thread."""
         return TableName(database, table) in self.tables
 
+    def found(
+        self, tables: Collection[TableName], shadowed: Collection[TableName], live: Collection[TableName]
+    ) -> None:
+        """Before it begins: what another instance has left to it."""
+        self.tables = frozenset(tables)
+        self.shadowed, self.live, self.had_shadow = frozenset(shadowed), frozenset(live), self.tables
+
     def has_joined_target(self, table: TableName) -> None:
         """In the side's thread: the table is merged into its target, or is to be loaded there, and has no shadow."""
         self.shadowed -= {table}
@@ -361,30 +368,45 @@ class Beside:
                 self._dissolve(number, store, records, stores, lane_of)
                 continue
             lane = lanes.pop()
-            shadowed = [record.source for record in records.values() if is_shadow(record.target)]
-            lane_store = InSinkStore(store.sink, lane_name(self._pipeline, lane))
-            known = lane_store.load_tables() if shadowed else {}
-            live = [table for table in shadowed if table in known]
-            side = self._reserve(number, lane, list(records), shadowed, live)
-            if side is not None:
-                side.had_shadow = side.tables
-                side.pipeline.tables = list(records.values())
-                self._take_up(side, store, stores[1])
+            side = self._reserve(number, lane, list(records), *self._shadows(lane, store, records))
+            if side is not None and (found := self._take_up(side, store, stores[1])):
+                shadowed, live = self._shadows(lane, store, found)
+                side.found(list(found), shadowed, live)
+                side.pipeline.tables = list(found.values())
                 self._start(side)
-                self._log.info("side_resumed", side=number, tables=[str(table) for table in records])
+                self._log.info("side_resumed", side=number, tables=[str(table) for table in found])
 
-    def _take_up(self, side: Side, store: InSinkStore, lane_store: InSinkStore) -> None:
-        """Have the side's lease while the lane has its own: who has slept may find both another's, it gone."""
+    def _shadows(
+        self, lane: int, store: InSinkStore, records: Mapping[TableName, TableRecord]
+    ) -> tuple[list[TableName], list[TableName]]:
+        """Of which of a side's tables it has the shadow, and which of those its lane has, too."""
+        shadowed = [record.source for record in records.values() if is_shadow(record.target)]
+        lane_store = InSinkStore(store.sink, lane_name(self._pipeline, lane))
+        known = lane_store.load_tables() if shadowed else {}
+        return shadowed, [table for table in shadowed if table in known]
+
+    def _take_up(self, side: Side, store: InSinkStore, lane_store: InSinkStore) -> Mapping[TableName, TableRecord]:
+        """Have the side's lease while the lane has its own: who has slept may find both another's, it gone.
+
+        What the side has by then: who had the lease may have written until it was let go. Nothing where it is none any
+        more, or has other tables, which are taken up by who gave them.
+        """
         try:
             store.epoch = self._take_lease(side, store, lane_store)
             with store.sink.transaction() as tx:
                 lane_store.fence(tx)
                 store.fence(tx)
                 tx.commit()
+            records = store.load_tables()
         except BaseException:
             side.pipeline.release()
             self._remove(side)
             raise
+        if records and records.keys() <= side.tables:
+            return records
+        side.pipeline.release()
+        self._remove(side)
+        return {}
 
     def _take_lease(self, side: Side, store: InSinkStore, lane_store: InSinkStore) -> int:
         acquire = functools.partial(side.pipeline.take_lease, self._is_stopping, store.sink.session())
@@ -402,21 +424,25 @@ class Beside:
         if side is None:
             return
         try:
-            self._hand_back(side, store, records, stores, lane_of)
+            records = self._hand_back(side, store, stores, lane_of)
         finally:
             side.pipeline.release()
             self._remove(side)  # also where the sink failed: else the tables would pass for a side's for ever
-        self._log.info("side_dissolved", side=number, tables=[str(table) for table in records])
+        if records:
+            self._log.info("side_dissolved", side=number, tables=[str(table) for table in records])
 
     def _hand_back(
         self,
         side: Side,
         store: InSinkStore,
-        records: Mapping[TableName, TableRecord],
         stores: Mapping[int, InSinkStore],
         lane_of: Callable[[TableName], int],
-    ) -> None:
+    ) -> Mapping[TableName, TableRecord]:
+        """Its tables are their lanes'; those that it had."""
         store.epoch = self._take_lease(side, store, stores[1])
+        records = store.load_tables()  # who had the lease may have written until it was let go
+        if not records:
+            return records
         kept_in = tables_of_tables(store)
         lanes = {lane_of(table): stores[lane_of(table)] for table in records}
         for table in records:
@@ -441,6 +467,7 @@ class Beside:
             for lane_store in lanes.values():
                 lane_store.fence(tx)
             tx.commit()
+        return records
 
     def begin(
         self,

@@ -14,7 +14,9 @@ from cdc.errors import LeaseLost, SinkUnavailable
 from cdc.model import TableName
 from cdc.pipeline.beside import Beside
 from cdc.pipeline.lanes import side_name
+from cdc.schema.identifiers import shadow_name
 from checkpoints.checkpoint import Checkpoint
+from checkpoints.lanes import forget_table, tables_of_tables
 from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from tests.simulation.scheduler import Scheduler, closing
 from tests.simulation.sink import Database, Faults, SimulatedSink
@@ -142,6 +144,64 @@ def test_a_side_whose_lease_another_instance_still_has_is_waited_for(sink: _Sink
     assert side is not None
     assert sink.warnings == ["lane_waits"]
     assert InSinkStore(sink.store.sink, side_name(PIPELINE, 1)).load_tables().keys() == {T}
+
+
+def _write(sink: _Sink, *records: TableRecord) -> None:
+    """What the instance that still has the side commits while its lease is waited for; nothing: it has no tables."""
+    connection = SimulatedSink(sink.database, None)
+    connection.open()
+    store = InSinkStore(connection, side_name(PIPELINE, 1))
+    store.epoch = 1
+    with store.sink.transaction() as tx:
+        for record in records:
+            store.save_table(tx, record)
+        if not records:
+            forget_table(store, tx, T, kept_in=tables_of_tables(store))
+        store.fence(tx)
+        tx.commit()
+
+
+@pytest.mark.parametrize("sides", [0, 1], ids=["given back", "taken up"])
+def test_what_a_side_has_is_read_once_nobody_else_writes_it(sink: _Sink, sides: int) -> None:
+    """Who has lost it may park a table of it until then, or merge a shadow, or give its tables to their lane."""
+    error = {"message": "refused"}
+    pipeline = _SidePipeline(_sink_of(sink.store), "first")
+    parked = TableRecord(source=T, target="shop.a", state="parked", error=error)
+    pipeline.on_lease = lambda: _write(sink, parked)
+    beside = sink.beside(pipeline, count_max=sides)
+    beside.adopt({1: sink.store}, lambda _: 1)
+    records = sink.store.load_tables().values() if not sides else pipeline.tables
+    assert [(record.state, record.error) for record in records] == [("parked", error)]
+
+
+def test_a_shadow_that_is_merged_meanwhile_is_none(sink: _Sink) -> None:
+    _write(sink, TableRecord(source=T, target=f"shop.{shadow_name('a')}", state="ready"))
+    pipeline = _SidePipeline(_sink_of(sink.store), "first")
+    pipeline.on_lease = lambda: _write(sink, TableRecord(source=T, target="shop.a", state="ready"))
+    beside = sink.beside(pipeline, count_max=1)
+    beside.adopt({1: sink.store}, lambda _: 1)
+    assert [side.shadowed for side in beside.sides] == [frozenset()]
+    assert [side.had_shadow for side in beside.sides] == [{T}]
+
+
+@pytest.mark.parametrize("sides", [0, 1], ids=["given back", "taken up"])
+def test_a_side_whose_tables_have_joined_meanwhile_is_none(sink: _Sink, sides: int) -> None:
+    pipeline = _SidePipeline(_sink_of(sink.store), "first")
+    pipeline.on_lease = lambda: _write(sink)
+    beside = sink.beside(pipeline, count_max=sides)
+    beside.adopt({1: sink.store}, lambda _: 1)
+    assert not beside.sides
+    assert pipeline.said == ["release"]
+    assert not sink.store.load_tables()
+
+
+def test_a_side_that_has_got_tables_of_another_lane_meanwhile_is_left_to_it(sink: _Sink) -> None:
+    pipeline = _SidePipeline(_sink_of(sink.store), "first")
+    pipeline.on_lease = lambda: _write(sink, TableRecord(source=TableName("shop", "b"), target="shop.b", state="ready"))
+    beside = sink.beside(pipeline, count_max=1)
+    beside.adopt({1: sink.store}, lambda _: 1)
+    assert not beside.sides
+    assert pipeline.said == ["release"]
 
 
 def test_who_has_slept_takes_up_no_side(sink: _Sink) -> None:
