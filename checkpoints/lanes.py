@@ -17,6 +17,7 @@ from checkpoints.store import Command, InSinkStore, MetadataSink
 __all__ = [
     "command_argument",
     "command_tables",
+    "divide_command",
     "finish_command",
     "finish_commands",
     "forget_prepared",
@@ -163,3 +164,15 @@ def set_command_tables(store: InSinkStore, tx: Any, command: Command, tables: Co
         f"UPDATE {store.sink.metadata_table('commands')} SET argument = %s, state = %s WHERE id = %s",
         (command_argument(command, tables), command.state if tables else "done", command.id),
     )
+
+
+def divide_command(tx: Any, command: Command, heirs: Sequence[tuple[InSinkStore, Collection[TableName]]]) -> None:
+    """Each pipeline is asked for its tables: the first by the command itself, at which who gave it looks."""
+    (first, tables), *others = heirs
+    tx.execute_count(
+        f"UPDATE {first.sink.metadata_table('commands')} SET pipeline = %s, argument = %s, state = 'queued' "
+        f"WHERE id = %s",
+        (first.pipeline, command_argument(command, tables), command.id),
+    )
+    for store, tables in others:
+        store.put_command(tx, command.name, command_argument(command, tables))

@@ -714,7 +714,7 @@ class InSinkStore:
             (self.pipeline, name),
         )
         if count:
-            self._put_command(tx, "snapshot", f"[{name}]")
+            self.put_command(tx, "snapshot", f"[{name}]")
 
     def touch_table(
         self, tx: Any, source: TableName, *, last_change_us: int, policy_changes: Mapping[str, Mapping[str, int]] | None
@@ -739,7 +739,7 @@ class InSinkStore:
     def add_command(self, name: str, argument: str) -> int:
         """Ask something of the running service; the command's id."""
         with self.sink.transaction() as tx:
-            self._put_command(tx, name, argument)
+            self.put_command(tx, name, argument)
             rows = tx.execute(
                 f"SELECT max(id) FROM {self._table('commands')} WHERE pipeline = %s AND name = %s",
                 (self.pipeline, name),
@@ -749,7 +749,8 @@ class InSinkStore:
             raise SinkRefused("the command was not stored", table=self._table("commands"))
         return int(rows[0][0])
 
-    def _put_command(self, tx: Any, name: str, argument: str) -> None:
+    def put_command(self, tx: Any, name: str, argument: str) -> None:
+        """Likewise, with what else the transaction does."""
         tx.execute(
             f"INSERT INTO {self._table('commands')} (pipeline, name, argument, state, message, requested_us) "
             f"VALUES (%s, %s, %s, 'queued', '', {self._dialect.now_us})",

@@ -48,6 +48,8 @@ from cdc.sinks.base import SinkTransaction
 from cdc.sinks.target_facts import drop_fenced
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.lanes import (
+    command_tables,
+    divide_command,
     finish_commands,
     forget_prepared,
     forget_table,
@@ -444,13 +446,14 @@ class Beside:
         if not records:
             return records
         kept_in = tables_of_tables(store)
-        lanes = {lane_of(table): stores[lane_of(table)] for table in records}
+        heirs = {table: stores[lane_of(table)] for table in records}
+        asked = [command for command in store.queued_commands() if command.name in COMMANDS]
         for table in records:
             self._drop_shadow(store, table)
         known = {table for lane_store in stores.values() for table in lane_store.load_tables()}
         with store.sink.transaction() as tx:
             for record in records.values():
-                to = lanes[lane_of(record.source)]
+                to = heirs[record.source]
                 if is_shadow(record.target):
                     forget_table(store, tx, record.source, kept_in=kept_in)
                     if record.source in known:
@@ -463,8 +466,10 @@ class Beside:
                     continue
                 hand_over(store, to, tx, record.source, kept_in=kept_in)
                 to.save_table(tx, _anew(record))
-            _leave(store, tx, next(iter(lanes.values()), stores[1]))
-            for lane_store in lanes.values():
+            for command in asked:
+                divide_command(tx, command, _by_heir(command, heirs))
+            _leave(store, tx, next(iter(heirs.values())))
+            for lane_store in dict.fromkeys(heirs.values()):
                 lane_store.fence(tx)
             tx.commit()
         return records
@@ -814,6 +819,15 @@ def _commands_about(store: InSinkStore, tables: Collection[TableName]) -> list[t
             named = [name for pair in orjson.loads(command.argument) if (name := TableName(*pair)) in tables]
             found += [(command, named)] if named else []
     return found
+
+
+def _by_heir(command: Command, heirs: Mapping[TableName, InSinkStore]) -> list[tuple[InSinkStore, list[TableName]]]:
+    """Who is to be asked for which of the command's tables; for those that have no heir, the first of all."""
+    found: dict[str, tuple[InSinkStore, list[TableName]]] = {}
+    for table in command_tables(command):
+        store = heirs.get(table) or next(iter(heirs.values()))
+        found.setdefault(store.pipeline, (store, []))[1].append(table)
+    return list(found.values())
 
 
 def _with_failures(command: Command, messages: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from cdc.pipeline.dealing import Dealing, LaneState, carry_out
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
 from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint
-from checkpoints.lanes import pipelines_in_use
+from checkpoints.lanes import command_tables, divide_command, pipelines_in_use
 from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from tests.support.databases import fresh_database, fresh_pg_database
 from tests.support.waiting import wait_until
@@ -470,3 +470,22 @@ def test_commands_are_queued_in_order_until_they_are_done(place: Place) -> None:
     assert found is not None
     assert (found.name, found.argument, found.state, found.message) == ("snapshot", argument, "done", "all rows")
     assert store.read_command(10**9) is None
+
+
+def test_a_command_is_divided_among_the_pipelines_of_its_tables(place: Place) -> None:
+    side, first, second = place.holder(), place.store("shop/first"), place.store("shop/second")
+    a, b = TableName("shop", "a"), TableName("shop", "it's b")
+    asked = side.add_command("ddl_skip", '{"tables":[["shop","a"],["shop","it\'s b"]],"statements":["one","two"]}')
+    side.set_command(asked, "running")
+    [command] = side.queued_commands()
+    with side.sink.transaction() as tx:
+        divide_command(tx, command, [(InSinkStore(side.sink, first.pipeline), [a])])
+    assert side.queued_commands() == [command], "not without a commit"
+    with side.sink.transaction() as tx:
+        stores = [InSinkStore(side.sink, store.pipeline) for store in (first, second)]
+        divide_command(tx, command, [(stores[0], [a]), (stores[1], [b])])
+        tx.commit()
+    assert side.queued_commands() == []
+    [one], [two] = first.queued_commands(), second.queued_commands()
+    assert (one.id, one.state, command_tables(one)) == (asked, "queued", [a])
+    assert (two.name, two.state, command_tables(two)) == ("ddl_skip", "queued", [b])

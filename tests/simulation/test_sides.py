@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 from cdc.errors import LeaseLost, SinkUnavailable
 from cdc.model import TableName
 from cdc.pipeline.beside import Beside
-from cdc.pipeline.lanes import side_name
+from cdc.pipeline.lanes import lane_name, side_name
 from cdc.schema.identifiers import shadow_name
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.lanes import forget_table, tables_of_tables
@@ -122,6 +123,25 @@ def test_what_a_side_was_asked_is_not_waited_for_when_it_is_given_up(sink: _Sink
     side.add_command("snapshot", '[["shop","a"]]')
     sink.beside(_SidePipeline(_sink_of(sink.store), "first"), count_max=0).adopt({1: sink.store}, lambda _: 1)
     assert side.queued_commands() == []
+
+
+def test_what_was_said_of_tables_that_wait_goes_with_each_to_its_lane(sink: _Sink) -> None:
+    """And the first of them has the command that `cdc ddl` looks at."""
+    other = TableName("shop", "b")
+    _write(sink, TableRecord(source=other, target="shop.b", state="parked", error={"message": "waits"}))
+    second = InSinkStore(sink.store.sink, lane_name(PIPELINE, 2))
+    second.take_lease(holder="first", sessions=("applier",), seconds=0, was_renewed=False)
+    side = InSinkStore(sink.store.sink, side_name(PIPELINE, 1))
+    said = {"tables": [["shop", "a"], ["shop", "b"]], "by": "root", "statements": ["one", "two"]}
+    asked = side.add_command("ddl_apply", orjson.dumps(said).decode())
+    side.set_command(asked, "running")
+    beside = sink.beside(_SidePipeline(_sink_of(sink.store), "first"), count_max=1)
+    beside.adopt({1: sink.store, 2: second}, lambda table: 2 if table == other else 1)
+    [here], [there] = sink.store.queued_commands(), second.queued_commands()
+    assert (here.id, here.state, there.name, there.state) == (asked, "queued", "ddl_apply", "queued")
+    assert orjson.loads(here.argument) == {"tables": [["shop", "a"]], "by": "root", "statements": ["one"]}
+    assert orjson.loads(there.argument) == {"tables": [["shop", "b"]], "by": "root", "statements": ["two"]}
+    assert not side.queued_commands()
 
 
 def test_a_side_that_has_tables_of_a_commit_without_an_answer_gets_no_others(sink: _Sink) -> None:
