@@ -38,6 +38,7 @@ from benchmarks.chameleon import Program, require_chameleon
 from benchmarks.decode import ArmUnavailable, RowsDiffer
 from benchmarks.deployment import Fingerprint, durable_sink, durable_source, fingerprint, settings_line
 from benchmarks.load_run import configuration, run_load
+from benchmarks.load_tables import fill_orders
 from benchmarks.logs import ORDERS
 from cdc.demo.servers import Server
 from cdc.model import TableDefinition, TableName
@@ -51,7 +52,6 @@ __all__ = ["main"]
 
 _DATABASE = "shop"
 _SINK_DATABASE = "bench"
-_BLOCK_ROWS = 100_000
 _RUN_SECONDS_MAX = 3600
 _READ_BYTES_MAX = 64 << 20
 
@@ -97,22 +97,6 @@ class Case:
 
 
 # ---------------------------------------------------------------- the source
-
-
-def _fill(source: Server, rows: int) -> Fingerprint:
-    source.execute(f"CREATE DATABASE {_DATABASE}")
-    source.execute(ORDERS.create, database=_DATABASE)
-    ten = " UNION ALL ".join(f"SELECT {digit} AS d" for digit in range(10))
-    numbers = ", ".join(f"({ten}) AS t{power}" for power in range(5))
-    seq = " + ".join(f"t{power}.d * {10**power}" for power in range(5))
-    for start in range(0, rows, _BLOCK_ROWS):
-        source.execute(
-            f"INSERT INTO {ORDERS.name} SELECT {ORDERS.row} FROM "
-            f"(SELECT {start + 1} + {seq} AS seq FROM {numbers}) AS numbers WHERE seq <= {rows} ORDER BY seq",
-            database=_DATABASE,
-        )
-    source.execute(f"ANALYZE TABLE {ORDERS.name}", database=_DATABASE)
-    return fingerprint(source, _DATABASE, ORDERS)
 
 
 def _settings(source: Server) -> SourceSettings:
@@ -392,7 +376,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _measure(chosen: argparse.Namespace) -> Case:
     with durable_source(chosen.source) as source, tempfile.TemporaryDirectory() as place:
-        case = Case(source, chosen.rows, _fill(source, chosen.rows))
+        case = Case(source, chosen.rows, fill_orders(source, _DATABASE, chosen.rows))
         print(f"{chosen.source} ({settings_line(source)}), {case.expected}")
         for _ in range(chosen.rounds):
             _read_by_reference(case)

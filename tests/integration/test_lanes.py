@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
 import signal
 import threading
 import time
@@ -20,6 +19,7 @@ from tests.integration.test_store import Place
 from tests.support import wait_until
 from tests.support.databases import fresh_database
 from tests.support.deployment import Deployment, Process, deployment
+from tests.support.writer import TransactionWriter
 
 TABLES = tuple(f"t{n}" for n in range(6))
 ROWS = 60
@@ -33,54 +33,27 @@ def _create(server: Server, database: str) -> None:
         connection.commit()
 
 
-class _Writer:
+class _Writer(TransactionWriter):
     """Transactions over one to four tables, in a thread. Each counts up row 0 of the tables that it changes.
 
     `also`: one more statement of each, with the transaction's number.
     """
 
     def __init__(self, server: Server, database: str, *, seed: int = 1, also: str = "") -> None:
+        super().__init__(server, database, seed=seed, pause_seconds=0.003)
         self._also = also
-        self.count = 0
-        self._server, self._database = server, database
-        self._random = random.Random(seed)
-        self._is_stopping = threading.Event()
-        self._error: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def __enter__(self) -> _Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_stopping.set()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def wait_for(self, more: int) -> None:
-        goal = self.count + more
-        wait_until(lambda: self.count >= goal or self._error is not None, 60, f"{goal} transactions")
-
-    def _run(self) -> None:
-        try:
-            with contextlib.closing(self._server.connect(self._database)) as connection:
-                connection.autocommit(False)
-                while not self._is_stopping.wait(0.003):
-                    with connection.cursor() as cursor:
-                        for table in self._random.sample(TABLES, self._random.randint(1, 4)):
-                            self._change(cursor, table)
-                        if self._also:
-                            cursor.execute(self._also, (self.count % 50,))
-                    connection.commit()
-                    self.count += 1
-        except Exception as error:  # noqa: BLE001 - raised where the test ends
-            self._error = error
+    def transaction(self, cursor: Any) -> bool:
+        for table in self.random.sample(TABLES, self.random.randint(1, 4)):
+            self._change(cursor, table)
+        if self._also:
+            cursor.execute(self._also, (self.count % 50,))
+        return True
 
     def _change(self, cursor: Any, table: str) -> None:
-        one, other = self._random.randint(1, 90), self._random.randint(1000, 9999)
+        one, other = self.random.randint(1, 90), self.random.randint(1000, 9999)
         cursor.execute(f"UPDATE {table} SET n = n + 1 WHERE id = 0")
-        match self._random.randint(0, 3):
+        match self.random.randint(0, 3):
             case 0:
                 cursor.execute(f"REPLACE INTO {table} VALUES (%s, %s, 'new')", (one, other))
             case 1:
@@ -173,7 +146,7 @@ def test_six_tables_over_three_lanes_are_equal_after_kills(made: Deployment) -> 
             if point:
                 assert process.wait(60) == -signal.SIGKILL
             else:
-                writer.wait_for(150)
+                writer.wait_for_more(150)
                 made.kill()
     made.process = None
     made.catch_up()
@@ -201,7 +174,7 @@ def test_the_number_of_lanes_changes_under_load_without_loading_again(made: Depl
                 _set_lanes(made, lanes)
                 made.start()
                 made.wait_for_log("lanes_dealt", count=number + 1)
-                writer.wait_for(100)
+                writer.wait_for_more(100)
                 if number % 2:
                     made.kill()
                 else:
@@ -234,7 +207,7 @@ def test_lanes_that_are_far_apart_change_places_without_loading_again(to_pg: Dep
             cursor.execute("BEGIN")
             cursor.execute(f'LOCK TABLE "{database}".t0 IN SHARE MODE')
             made.source.execute("UPDATE t0 SET n = n + 1 WHERE id = 0", database=database)
-            writer.wait_for(200)
+            writer.wait_for_more(200)
             lanes = wait_until(lambda: _far_apart(made), 30, "the lanes to be apart")
             assert lanes[1]["lag_seconds"] > 0
             made.kill()
@@ -242,12 +215,12 @@ def test_lanes_that_are_far_apart_change_places_without_loading_again(to_pg: Dep
             _set_lanes(made, [second, first])
             made.start()
             made.wait_for_log("lanes_dealt")
-            writer.wait_for(100)
+            writer.wait_for_more(100)
             made.stop()
             _set_lanes(made, [[f"{database}.t1", f"{database}.t2"], ["*"]])
             made.start()
             made.wait_for_log("lanes_dealt", count=2)
-            writer.wait_for(100)
+            writer.wait_for_more(100)
             made.stop()
     made.catch_up()
     made.assert_equal(*TABLES)
@@ -270,12 +243,12 @@ def test_a_parked_table_leaves_the_other_lanes_and_comes_back_by_its_own(made: D
     server.execute(f"DROP TABLE {target}", database=database)
     with _Writer(made.source, made.source_database) as writer:
         made.wait_for_log("table_parked")
-        writer.wait_for(50)
+        writer.wait_for_more(50)
         parked = {t["table"].partition(".")[2]: t["lane"] for t in made.status()["tables"] if t["state"] == "parked"}
         assert parked == {"t4": 2}
         result = made.run("snapshot", f"{made.source_database}.t4")
         assert result.returncode == 0, result.stderr
-        writer.wait_for(50)
+        writer.wait_for_more(50)
     assert made.stop() == 0
     made.catch_up()
     made.assert_equal(*TABLES)
@@ -310,11 +283,11 @@ def test_a_takeover_takes_every_lane_and_the_sleeper_writes_nothing(made: Deploy
     process = made.start()
     _wait_until_ready(made)
     with _Writer(made.source, made.source_database) as writer, _Sampler(made):
-        writer.wait_for(20)
+        writer.wait_for_more(20)
         process.send_signal(signal.SIGSTOP)
         try:
             made.catch_up()
-            writer.wait_for(20)
+            writer.wait_for_more(20)
         finally:
             process.send_signal(signal.SIGCONT)
         assert process.wait(30) == 1
@@ -609,7 +582,7 @@ def test_lanes_of_a_source_with_gtids_change_without_loading_again(
                 if number == 0:
                     _wait_until_ready(made)
                 made.wait_for_log("lanes_dealt", count=number)
-                writer.wait_for(100)
+                writer.wait_for_more(100)
                 made.kill()
         made.catch_up()
         made.assert_equal(*TABLES)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 from cdc.demo.servers import Server
 from tests.support.databases import fresh_pg_database
 from tests.support.deployment import Deployment, _plain, deployment
-from tests.support.waiting import wait_until
+from tests.support.writer import TransactionWriter
 
 TABLES = ("orders", "lines_", "late")
 DEFINITIONS = (
@@ -27,52 +25,24 @@ DEFINITIONS = (
 )
 
 
-class Writer:
+class Writer(TransactionWriter):
     """Inserts, updates, deletes and moves keys until it is left, in transactions of a few statements."""
 
-    def __init__(self, server: Server, database: str) -> None:
-        self._server, self._database = server, database
-        self._is_stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run)
-        self.error: BaseException | None = None
-        self.commits = 0
-
-    def __enter__(self) -> Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_stopping.set()
-        self._thread.join(60)
-        assert self.error is None
-
-    def wait_for_more(self, commits: int = 30) -> None:
-        goal = self.commits + commits
-        wait_until(lambda: self.commits >= goal or self.error is not None, what="the writer")
-
-    def _run(self) -> None:
-        chance = random.Random(7)
-        try:
-            with contextlib.closing(self._server.connect(self._database)) as connection, connection.cursor() as cursor:
-                while not self._is_stopping.is_set():
-                    cursor.execute("BEGIN")
-                    for _ in range(chance.randint(1, 4)):
-                        n = chance.randint(1, 300)
-                        cursor.execute(
-                            "INSERT INTO orders (id, customer, total, at, state) "
-                            "VALUES (%s, 'Zoë 北', 1.5, NOW(6), 'new') ON DUPLICATE KEY UPDATE "
-                            "total = COALESCE(total, 0) + 1, state = 'paid', at = NOW(6)",
-                            (n,),
-                        )
-                        cursor.execute("REPLACE INTO lines_ VALUES (%s, %s, REPEAT('x', %s))", (n, n % 3, n % 30))
-                        cursor.execute("DELETE FROM lines_ WHERE order_id = %s", (chance.randint(1, 300),))
-                        cursor.execute("UPDATE orders SET id = id + 1000 WHERE id = %s", (chance.randint(1, 300),))
-                        cursor.execute("DELETE FROM orders WHERE id > 1000")
-                    cursor.execute("COMMIT")
-                    self.commits += 1
-                    self._is_stopping.wait(0.01)
-        except BaseException as error:  # noqa: BLE001 - told to the test
-            self.error = error
+    def transaction(self, cursor: Any) -> bool:
+        chance = self.random
+        for _ in range(chance.randint(1, 4)):
+            n = chance.randint(1, 300)
+            cursor.execute(
+                "INSERT INTO orders (id, customer, total, at, state) "
+                "VALUES (%s, 'Zoë 北', 1.5, NOW(6), 'new') ON DUPLICATE KEY UPDATE "
+                "total = COALESCE(total, 0) + 1, state = 'paid', at = NOW(6)",
+                (n,),
+            )
+            cursor.execute("REPLACE INTO lines_ VALUES (%s, %s, REPEAT('x', %s))", (n, n % 3, n % 30))
+            cursor.execute("DELETE FROM lines_ WHERE order_id = %s", (chance.randint(1, 300),))
+            cursor.execute("UPDATE orders SET id = id + 1000 WHERE id = %s", (chance.randint(1, 300),))
+            cursor.execute("DELETE FROM orders WHERE id > 1000")
+        return True
 
 
 def raw_rows(server: Server, database: str, table: str, columns: Sequence[str]) -> list[tuple[Any, ...]]:
@@ -128,19 +98,19 @@ def test_a_mirror_of_a_mirror_under_a_writer(
     with deployment(tmp_path, source_server, replica=middle) as first:
         prepare(source_server, first.source_database)
         with second_hop(tmp_path / "second", first, middle, pg15) as second:
-            with Writer(source_server, first.source_database) as writer:
+            with Writer(source_server, first.source_database, seed=7, pause_seconds=0.01) as writer:
                 first.start()
                 first.wait_for_log("table_ready", count=2)
                 second.start()
                 second.wait_for_log("table_ready", count=2)
-                writer.wait_for_more()
+                writer.wait_for_more(30)
                 first.kill()
-                writer.wait_for_more()
+                writer.wait_for_more(30)
                 first.start()
                 second.kill()
                 change_definitions(source_server, first.source_database)
                 second.start()
-                writer.wait_for_more()
+                writer.wait_for_more(30)
             first.stop()
             first.catch_up()
             second.stop()
@@ -158,14 +128,14 @@ def test_both_at_once_under_a_writer(tmp_path: Path, source_server: Server, mysq
     with deployment(tmp_path, source_server, replica=mysql97, warehouse=pg15) as made:
         made.config["sinks"][1]["schema"] = "raw"
         prepare(source_server, made.source_database)
-        with Writer(source_server, made.source_database) as writer:
+        with Writer(source_server, made.source_database, seed=7, pause_seconds=0.01) as writer:
             made.start()
             made.wait_for_log("table_ready", count=4)
-            writer.wait_for_more()
+            writer.wait_for_more(30)
             made.kill()
             change_definitions(source_server, made.source_database)
             made.start()
-            writer.wait_for_more()
+            writer.wait_for_more(30)
         made.stop()
         made.catch_up()
         warehouse, database = made.sinks.pop("warehouse")

@@ -6,14 +6,10 @@ send are in test_ddl_tables.py.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
-import random
 import shutil
-import signal
 import subprocess
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +22,7 @@ from cdc.demo.servers import Server
 from tests.support import wait_until
 from tests.support.ddl_targets import on_sink, on_source
 from tests.support.deployment import Deployment, deployment
+from tests.support.writer import TransactionWriter
 
 TOOL = "pt-online-schema-change"
 ROWS = 12_000
@@ -44,40 +41,14 @@ pytestmark = [
 ]
 
 
-class _Writer:
+class _Writer(TransactionWriter):
     """Inserts, updates, deletes and moves keys of `t`, a few rows a transaction, until the end of the block."""
 
     def __init__(self, made: Deployment, seed: int) -> None:
-        self.count = 0
-        self._made = made
-        self._random = random.Random(seed)
-        self._is_stopping = threading.Event()
-        self._error: pymysql.err.Error | None = None
-        self._thread = threading.Thread(target=self._run, daemon=True)
+        super().__init__(made.source, made.source_database, seed=seed)
 
-    def __enter__(self) -> _Writer:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._is_stopping.set()
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-
-    def _run(self) -> None:
-        try:
-            with contextlib.closing(self._made.source.connect(self._made.source_database)) as connection:
-                while not self._is_stopping.wait(0.002):
-                    with contextlib.suppress(_Retry), connection.cursor() as cursor:
-                        self._transaction(cursor)
-                        connection.commit()
-                        self.count += 1
-        except pymysql.err.Error as error:
-            self._error = error
-
-    def _transaction(self, cursor: Any) -> None:
-        pick = self._random
+    def transaction(self, cursor: Any) -> bool:
+        pick = self.random
         try:
             for _ in range(pick.randint(1, 4)):
                 row = pick.randint(1, ROWS)
@@ -94,11 +65,8 @@ class _Writer:
         except pymysql.err.OperationalError as error:
             if error.args[0] not in (_DEADLOCK, _LOCK_TIMEOUT):
                 raise
-            raise _Retry from error
-
-
-class _Retry(Exception):
-    """The tool's triggers and the writer have met."""
+            return False  # the tool's triggers and the writer have met
+        return True
 
 
 @pytest.fixture(params=[("mysql97", "mariadb1011"), ("mariadb1011", "mysql97")], ids=["mysql97", "mariadb1011"])
@@ -149,7 +117,7 @@ def _migrate(made: Deployment, alter: str, crash_at: str) -> None:
     try:
         wait_until(lambda: _has_begun(made) or tool.poll() is not None, what="rows in the tool's copy")
         made.kill()
-        process = made.start(crash_at=crash_at)
+        made.start(crash_at=crash_at)
         _wait_for_stream(made)
         may_swap.touch()
         told, _ = tool.communicate(timeout=240)
@@ -157,8 +125,7 @@ def _migrate(made: Deployment, alter: str, crash_at: str) -> None:
         tool.kill()
         tool.wait()
     assert tool.returncode == 0, told
-    assert process.wait(120) == -signal.SIGKILL, made.log()[-3000:]
-    made.process = None
+    made.wait_until_killed()
     made.start()
     _wait_for_stream(made)
 

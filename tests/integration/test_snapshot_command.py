@@ -78,9 +78,8 @@ def test_a_sink_that_is_away_does_not_keep_the_others_from_it(made: Deployment) 
 
 
 def test_beside_a_service_that_loads_it_waits_for_that_load(made: Deployment) -> None:
-    process = made.start(crash_at="load_chunk_committed:3")
-    assert process.wait(60) == -signal.SIGKILL
-    made.process = None
+    made.start(crash_at="load_chunk_committed:3")
+    made.wait_until_killed()
     with contextlib.closing(made.source.connect(made.source_database)) as connection, connection.cursor() as cursor:
         cursor.execute("LOCK TABLES t WRITE")
         made.start()
@@ -140,10 +139,9 @@ def test_a_definition_that_was_worked_out_is_read_anew_by_a_load(made: Deploymen
     server, database = made.sinks["sink"]
     worked_out = "SELECT count(*) FROM _cdc.tables WHERE key_columns LIKE '%worked out%'"
     made.catch_up()
-    process = made.start(crash_at="schema_recorded:1")
+    made.start(crash_at="schema_recorded:1")
     made.source.execute("ALTER TABLE t ADD COLUMN c INT NULL", database=made.source_database)
-    assert process.wait(60) == -signal.SIGKILL
-    made.process = None
+    made.wait_until_killed()
     assert server.execute(worked_out, database=database) == [(1,)]
     assert made.run("snapshot", f"{made.source_database}.t").returncode == 0
     assert server.execute(worked_out, database=database) == [(0,)]

@@ -53,6 +53,7 @@ class Deployment:
         self.sinks = dict(sinks)
         self.is_forked = True
         self.process: Process | None = None
+        self._crash_at = ""
         self.config: dict[str, Any] = {
             "name": unique_name("d").replace("_", "-").lower(),
             "source": {"url": source.url, "server_id": 10_000 + int.from_bytes(os.urandom(3), "big")},
@@ -108,6 +109,7 @@ class Deployment:
     def start(self, *, crash_at: str = "") -> Process:
         """Start `cdc run`; `stop` or `kill` ends it."""
         assert self.process is None or self.process.poll() is not None
+        self._crash_at = crash_at
         with self.log_path.open("ab") as log:
             self.process = self._launch(("run",), crash_at, log, log)
         return self.process
@@ -139,6 +141,13 @@ class Deployment:
         code = process.wait(timeout)
         self.process = None
         return code
+
+    def wait_until_killed(self, timeout: float = 120) -> None:
+        """Until the service has killed itself at the point that `start` was given."""
+        assert self.process is not None
+        code = self.process.wait(timeout)
+        assert code == -signal.SIGKILL, f"exit code {code} instead of a kill at {self._crash_at}\n{self.log()[-3000:]}"
+        self.process = None
 
     def kill(self) -> None:
         """SIGKILL."""

@@ -1,4 +1,5 @@
-"""A writer that keeps changing a small schema: every kind of change, several tables a transaction, moving keys.
+"""Writers that keep changing tables in a thread. `Writer` has a small schema of its own: every kind of change, several
+tables a transaction, moving keys.
 
 `accounts` keeps its sum: transfers move amounts between rows, so a half-applied transaction shows in one query.
 Seeded, so that a failing run can be repeated.
@@ -9,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import random
 import threading
-from typing import Any
+from abc import ABC, abstractmethod
+from typing import Any, Self
 
 from cdc.demo.servers import Server
 from tests.support.waiting import wait_until
 
-__all__ = ["ACCOUNTS", "TABLES", "Writer", "create_schema"]
+__all__ = ["ACCOUNTS", "TABLES", "TransactionWriter", "Writer", "create_schema"]
 
 TABLES = ("accounts", "orders", "items")
 ACCOUNTS = 40
@@ -46,21 +48,20 @@ def create_schema(server: Server, database: str, *, rows: int = 200, suffix: str
         connection.commit()
 
 
-class Writer:
+class TransactionWriter(ABC):
     """Writes transactions in a thread until stopped. `count` is how many were committed."""
 
     def __init__(self, server: Server, database: str, *, seed: int = 1, pause_seconds: float = 0.002) -> None:
         self.count = 0
         self.error: BaseException | None = None
+        self.random = random.Random(seed)
         self._server = server
         self._database = database
-        self._random = random.Random(seed)
         self._pause_seconds = pause_seconds
         self._is_stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._next_id = 100_000 * (seed + 1)
 
-    def __enter__(self) -> Writer:
+    def __enter__(self) -> Self:
         self._thread.start()
         return self
 
@@ -70,6 +71,10 @@ class Writer:
     def wait_for(self, count: int) -> None:
         """Until `count` transactions have been committed since the start."""
         wait_until(lambda: self.count >= count or self.error is not None, 60, f"{count} transactions")
+
+    def wait_for_more(self, count: int) -> None:
+        """Until `count` transactions more have been committed."""
+        self.wait_for(self.count + count)
 
     def stop(self) -> None:
         """End after the transaction at hand; raises what the writer died of."""
@@ -84,22 +89,38 @@ class Writer:
                 connection.autocommit(False)
                 while not self._is_stopping.wait(self._pause_seconds):
                     with connection.cursor() as cursor:
-                        for _ in range(self._random.randint(1, 4)):
-                            self._change(cursor)
-                    if self._random.random() < 0.05:
-                        connection.rollback()
-                    else:
+                        is_kept = self.transaction(cursor)
+                    if is_kept:
                         connection.commit()
                         self.count += 1
+                    else:
+                        connection.rollback()
         except Exception as error:  # noqa: BLE001 - handed to the test by stop()
             self.error = error
 
+    @abstractmethod
+    def transaction(self, cursor: Any) -> bool:
+        """One transaction's statements; is it to be committed?"""
+
+
+class Writer(TransactionWriter):
+    """Writes `TABLES`, and takes back one transaction in twenty."""
+
+    def __init__(self, server: Server, database: str, *, seed: int = 1, pause_seconds: float = 0.002) -> None:
+        super().__init__(server, database, seed=seed, pause_seconds=pause_seconds)
+        self._next_id = 100_000 * (seed + 1)
+
+    def transaction(self, cursor: Any) -> bool:
+        for _ in range(self.random.randint(1, 4)):
+            self._change(cursor)
+        return self.random.random() >= 0.05
+
     def _change(self, cursor: Any) -> None:
-        choice = self._random.random()
-        some_id = self._random.randint(1, 300)
+        choice = self.random.random()
+        some_id = self.random.randint(1, 300)
         if choice < 0.25:
-            amount = self._random.randint(1, 50)
-            one, other = self._random.sample(range(ACCOUNTS), 2)
+            amount = self.random.randint(1, 50)
+            one, other = self.random.sample(range(ACCOUNTS), 2)
             cursor.execute("UPDATE accounts SET balance = balance - %s WHERE id = %s", (amount, one))
             cursor.execute("UPDATE accounts SET balance = balance + %s, note = %s WHERE id = %s", (amount, "+", other))
         elif choice < 0.5:
@@ -110,7 +131,7 @@ class Writer:
             )
             cursor.executemany(
                 "INSERT INTO items VALUES (%s, %s, %s, %s)",
-                [(self._next_id, line, f"line {line}", 0.1 * line) for line in range(1, self._random.randint(2, 6))],
+                [(self._next_id, line, f"line {line}", 0.1 * line) for line in range(1, self.random.randint(2, 6))],
             )
         elif choice < 0.65:
             cursor.execute("UPDATE orders SET state = 'paid', amount = amount + 1 WHERE id = %s", (some_id,))
@@ -121,7 +142,7 @@ class Writer:
             cursor.execute("UPDATE IGNORE items SET line = line + 10 WHERE order_id = %s AND line < 20", (some_id,))
         elif choice < 0.95:
             cursor.execute(
-                "REPLACE INTO orders VALUES (%s, 'again', NULL, NULL, 'shipped', NULL)", (self._random.randint(1, 300),)
+                "REPLACE INTO orders VALUES (%s, 'again', NULL, NULL, 'shipped', NULL)", (self.random.randint(1, 300),)
             )
         else:
             cursor.execute("UPDATE items SET price = -price, name = CONCAT(name, '') WHERE order_id < %s", (some_id,))
