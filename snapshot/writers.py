@@ -42,6 +42,8 @@ class WriterSession:
     sink: Sink
     store: InSinkStore
     name: str = ""
+    is_lost: bool = False
+    """Has a load ended before the thread that writes in it? That one closes it, and nobody else uses it."""
 
 
 class WriterSessions:
@@ -70,6 +72,7 @@ class WriterSessions:
 
     def take(self) -> Sequence[WriterSession]:
         """As many as there may be, and the sink has connections for. Raises LeaseLost, SinkUnavailable."""
+        self._sessions = [session for session in self._sessions if not session.is_lost]
         while len(self._sessions) < self._count_max:
             sink = self._make_sink()
             try:
@@ -100,7 +103,8 @@ class WriterSessions:
         """There is nothing left to be written."""
         sessions, self._sessions = self._sessions, []
         for session in sessions:
-            session.sink.close()
+            if not session.is_lost:
+                session.sink.close()
 
 
 _Write = Callable[[WriterSession, Chunk, Sequence[pa.RecordBatch], Callable[[], None]], Loaded]
@@ -110,6 +114,7 @@ _Write = Callable[[WriterSession, Chunk, Sequence[pa.RecordBatch], Callable[[], 
 class _Writer:
     session: WriterSession
     thread: threading.Thread | None = None
+    has_ended: bool = False
     work: tuple[Chunk, Sequence[pa.RecordBatch]] | None = None
 
 
@@ -126,6 +131,8 @@ class _State:
 
 class ChunkWriters:
     """Writes chunks of one table beside the load's own session, within a `with`: behind it, no thread writes.
+
+    But for one that does not notice in time that its session was hung up: nobody else uses that session any more.
 
     `take` gives the sessions, asked once the first chunk is offered. `write` writes one chunk, in a thread of its own,
     and calls what it is given between two batches, which raises where the load has ended. `on_commit` is told of each
@@ -156,6 +163,9 @@ class ChunkWriters:
             if writer.thread is not None and writer.thread.is_alive():
                 writer.session.sink.hang_up()
         self._join(started)
+        with self._state.changed:
+            for writer in started:
+                writer.session.is_lost = not writer.has_ended
         for _ in self.written():
             self._on_commit()
 
@@ -207,6 +217,14 @@ class ChunkWriters:
             on_wait()
 
     def _run(self, writer: _Writer) -> None:
+        self._write_chunks(writer)
+        with self._state.changed:
+            writer.has_ended = True
+            is_lost = writer.session.is_lost
+        if is_lost:
+            writer.session.sink.close()
+
+    def _write_chunks(self, writer: _Writer) -> None:
         state = self._state
         while True:
             with state.changed:
