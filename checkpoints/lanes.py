@@ -17,6 +17,7 @@ from checkpoints.store import Command, InSinkStore, MetadataSink
 __all__ = [
     "command_argument",
     "command_tables",
+    "commands_from",
     "divide_command",
     "finish_command",
     "finish_commands",
@@ -136,6 +137,17 @@ def finish_commands(store: InSinkStore, tx: Any, message: str) -> None:
         f"UPDATE {table} SET state = 'done', message = %s WHERE pipeline = %s AND state IN ('queued', 'running')",
         (message, store.pipeline),
     )
+
+
+def commands_from(store: InSinkStore, first_id: int, names: Sequence[str]) -> list[Command]:
+    """The commands of those names from that id on, oldest first, whichever pipelines they are for by now."""
+    with store.sink.transaction() as tx:
+        rows = tx.execute(
+            f"SELECT id, name, argument, state, message FROM {store.sink.metadata_table('commands')} "
+            f"WHERE id >= %s AND name IN ({', '.join(['%s'] * len(names))}) ORDER BY id",
+            (first_id, *names),
+        )
+    return [Command(*row) for row in rows]
 
 
 def command_tables(command: Command) -> list[TableName]:

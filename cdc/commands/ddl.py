@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import getpass
 import os
+import secrets
 import socket
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import orjson
@@ -27,12 +29,14 @@ from cdc.pipeline.polled_sink import poller_stores
 from cdc.pipeline.text import iso_time
 from cdc.schema.identifiers import is_shadow
 from cdc.sinks.base import Sink
-from checkpoints.store import InSinkStore, TableRecord
+from checkpoints.lanes import command_tables, commands_from
+from checkpoints.store import Command, InSinkStore, TableRecord
 
 __all__ = ["decide", "show_pending"]
 
 _POLL_SECONDS = 0.3
 _TAKE_UP_SECONDS_MAX = 60.0
+_ENDED = ("done", "failed")
 
 
 def show_pending(config: Config, *, only_sinks: list[str], as_json: bool, is_settled: bool) -> int:
@@ -70,16 +74,21 @@ def _waiting(store: InSinkStore) -> list[dict[str, Any]]:
 
 
 def _settled(store: InSinkStore) -> list[dict[str, Any]]:
-    return [
-        {
-            "decision": command.name.removeprefix("ddl_"),
-            "at": iso_time(requested_us),
-            "state": command.state,
-            "message": command.message,
-            **orjson.loads(command.argument),
-        }
-        for command, requested_us in store.commands_named(COMMANDS)
-    ]
+    rows = []
+    for command, requested_us in store.commands_named(COMMANDS):
+        said = orjson.loads(command.argument)
+        if not said["tables"]:
+            continue  # its tables went to other lanes, which were asked in its place
+        rows.append(
+            {
+                "decision": command.name.removeprefix("ddl_"),
+                "at": iso_time(requested_us),
+                "state": command.state,
+                "message": command.message,
+                **{key: said[key] for key in ("tables", "by", "statements")},
+            }
+        )
+    return rows
 
 
 def _pending_text(row: Mapping[str, Any]) -> str:
@@ -105,40 +114,73 @@ def decide(config: Config, decision: Literal["apply", "skip"], names: list[str],
     """Say of the statements that `names` wait at that they are followed, or left. The exit code: 1 where one failed."""
     wanted = {parse_table(name) for name in names}
     code = 0
-    asked: list[tuple[SinkSettings, int]] = []
+    alone: list[_Asked] = []
     for settings in sinks_named(config, only_sinks):
         sink = make_sink(settings)
         try:
             sink.open()
             stores = _stores(sink, pipeline_name(config, settings))
-            given = [(store, found) for store in stores if (found := _ask(store, decision, wanted))]
-            if not given:
+            held = [(store, found) for store in stores if (found := _held(store, wanted))]
+            if not held:
                 sys.stderr.write(f"cdc: {settings.name}: none of these tables waits at a statement\n")
                 code = 1
-            elif any(_is_live(store) for store in (stores[0], *(store for store, _ in given))):
-                for store, command_id in given:
-                    code |= _follow(settings.name, stores, store, command_id)
+                continue
+            asked = _ask(settings, decision, held)
+            if any(_is_live(store) for store in (stores[0], *(store for store, _ in held))):
+                code |= _follow(sink, stores, asked)
             else:
-                asked += [(settings, command_id) for _, command_id in given]
+                alone.append(asked)
         finally:
             sink.close()
-    return code | (_carry_out_alone(config, asked) if asked else 0)
+    return code | (_carry_out_alone(config, alone) if alone else 0)
 
 
-def _ask(store: InSinkStore, decision: str, wanted: set[TableName]) -> int | None:
-    """The command's id, None where none of the tables waits here."""
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What one sink is asked for, by a command to each that has some of the tables: a lane, a side, the poller.
+
+    A command may go to another lane with its tables, or be cut, and its other part passed on by a new command.
+    """
+
+    settings: SinkSettings
+    request: str
+    """What all these commands have in their arguments."""
+    first_id: int
+    statements: Mapping[TableName, str]
+
+    def commands(self, store: InSinkStore) -> list[Command]:
+        """As they are now; `store`: any of the sink's."""
+        found = commands_from(store, self.first_id, COMMANDS)
+        return [command for command in found if self.is_in(command)]
+
+    def is_in(self, command: Command) -> bool:
+        """Is it one of them?"""
+        return bool(orjson.loads(command.argument).get("request") == self.request)
+
+
+def _held(store: InSinkStore, wanted: set[TableName]) -> dict[TableName, str]:
+    """Those of the tables that wait here, with their statements."""
     if not store.exists():
-        return None
+        return {}
     records = {name: record for name, record in store.load_tables().items() if not is_shadow(record.target)}
-    held = {name: said for name in sorted(wanted & records.keys()) if (said := pending(records[name])) is not None}
-    if not held:
-        return None
-    argument = {
-        "tables": [[name.database, name.table] for name in held],
-        "by": f"{_user()}@{socket.gethostname()}",
-        "statements": [said["statement"] for said in held.values()],
+    return {
+        name: said["statement"]
+        for name in sorted(wanted & records.keys())
+        if (said := pending(records[name])) is not None
     }
-    return store.add_command(f"ddl_{decision}", orjson.dumps(argument).decode())
+
+
+def _ask(settings: SinkSettings, decision: str, held: list[tuple[InSinkStore, dict[TableName, str]]]) -> _Asked:
+    request, ids = secrets.token_hex(8), []
+    for store, statements in held:
+        argument = {
+            "tables": [[name.database, name.table] for name in statements],
+            "by": f"{_user()}@{socket.gethostname()}",
+            "statements": list(statements.values()),
+            "request": request,
+        }
+        ids.append(store.add_command(f"ddl_{decision}", orjson.dumps(argument).decode()))
+    return _Asked(settings, request, min(ids), {name: text for _, found in held for name, text in found.items()})
 
 
 def _user() -> str:
@@ -153,54 +195,94 @@ def _is_live(store: InSinkStore) -> bool:
     return lease is not None and store.is_holder_alive(lease)
 
 
-def _follow(name: str, stores: list[InSinkStore], store: InSinkStore, command_id: int) -> int:
+def _follow(sink: Sink, stores: list[InSinkStore], asked: _Asked) -> int:
+    """Wait for what the running service makes of it. `stores`: those of the sink when it was asked, the first first."""
     deadline = time.monotonic() + _TAKE_UP_SECONDS_MAX
-    while True:
-        command = store.read_command(command_id)
-        if command is None or command.state in ("done", "failed"):
-            return _say(name, stores, command_id)
-        if time.monotonic() > deadline and not _is_live(store):
-            if _is_live(stores[0]):
-                if command_id in {waiting.id for waiting in store.queued_commands()}:
-                    # What loaded the table beside its lane ended while the command was being written.
-                    message = "the table went to its lane before the command was taken up; say it again"
-                    store.set_command(command_id, "failed", message)
-                time.sleep(_POLL_SECONDS)
-                continue
+    is_told = False
+    while any(command.state not in _ENDED for command in asked.commands(stores[0])):
+        if time.monotonic() > deadline:
+            others = _stores(sink, stores[0].pipeline)  # lanes may have been dealt anew
+            waiting = _not_taken_up({store.pipeline: store for store in (*stores, *others)}, asked)
+            if waiting and not is_told:
+                sys.stderr.write(
+                    f"cdc: {asked.settings.name}: {', '.join(waiting)} does not run, and has not taken the command up; "
+                    "waiting. The command stays where this one is ended\n"
+                )
+                is_told = True
+        time.sleep(_POLL_SECONDS)
+    return _say(sink, stores[0].pipeline, asked)
+
+
+def _not_taken_up(stores: Mapping[str, InSinkStore], asked: _Asked) -> list[str]:
+    """Who has one of the commands and does not run, while the service does: a poller that failed, a side that has not
+    been taken up since a restart. Raises SinkUnavailable where the service does not, either.
+    """
+    first, waiting = next(iter(stores.values())), []
+    for pipeline, store in stores.items():
+        # In this order: tables and commands go to a lane at once.
+        is_empty = not store.load_tables()
+        left = [command for command in store.queued_commands() if command.name in COMMANDS and asked.is_in(command)]
+        if not left or _is_live(store):
+            continue
+        if not _is_live(first):
             raise SinkUnavailable(
-                f"{name}: the running service is gone and has not taken the command up",
+                f"{asked.settings.name}: the running service is gone and has not taken the command up",
                 hint="see its log; the next `cdc run` carries the command out",
             )
-        time.sleep(_POLL_SECONDS)
+        if not is_empty:
+            waiting.append(pipeline)
+            continue
+        # What loaded the table beside its lane ended while the command was being written.
+        for command in left:
+            message = "the table went to its lane before the command was taken up; say it again"
+            store.set_command(command.id, "failed", message)
+    return waiting
 
 
-def _say(name: str, stores: list[InSinkStore], command_id: int) -> int:
-    command = stores[0].read_command(command_id)
-    if command is None or command.state != "done":
-        sys.stderr.write(f"cdc: {name}: {command.message if command is not None else 'the command is gone'}\n")
-        return 1
+def _say(sink: Sink, pipeline: str, asked: _Asked) -> int:
+    """Print what has become of each table that was asked for; 1 where one failed."""
+    stores, code = _stores(sink, pipeline), 0
+    commands = asked.commands(stores[0])
+    done = {table for command in commands if command.state == "done" for table in command_tables(command)}
+    for command in commands:
+        tables = command_tables(command)
+        # One that a killed deal of the lanes has passed on twice is of no use the second time.
+        if command.state != "done" and not done.issuperset(tables):
+            done.difference_update(tables)
+            text = f"{', '.join(map(str, tables))}: not done yet; the next `cdc run` carries the command out"
+            if command.state == "failed":
+                text = command.message
+            sys.stderr.write(f"cdc: {asked.settings.name}: {text}\n")
+            code = 1
     records: dict[TableName, TableRecord] = {}
     for store in reversed(stores):  # a lane's counts, also of a table that has come from elsewhere meanwhile
         found = store.load_tables() if store.exists() else {}
         records |= {table: r for table, r in found.items() if r.state != "dropped" or table not in records}
-    said = orjson.loads(command.argument)
-    code = 0
-    for (database, table), statement in zip(said["tables"], said["statements"], strict=True):
-        record = records.get(TableName(database, table))
-        state = "gone" if record is None else record.state
-        loads = ", loaded again" if state in ("pending", "snapshotting") else ""
-        sys.stdout.write(f"{name}: {database}.{table} is {state}{loads}\n  {' '.join(statement.split())}\n")
-        if record is not None and record.state == "parked":
-            sys.stderr.write(f"cdc: {name}: {(record.error or {}).get('message', '')}\n")
+    known = {table for command in commands for table in command_tables(command)}
+    for table, statement in asked.statements.items():
+        if table not in known:
+            sys.stderr.write(f"cdc: {asked.settings.name}: {table}: the command is gone\n")
             code = 1
+        elif table in done:
+            code |= _say_of(asked.settings.name, table, records.get(table), statement)
     return code
 
 
-def _carry_out_alone(config: Config, asked: list[tuple[SinkSettings, int]]) -> int:
+def _say_of(name: str, table: TableName, record: TableRecord | None, statement: str) -> int:
+    state = "gone" if record is None else record.state
+    loads = ", loaded again" if state in ("pending", "snapshotting") else ""
+    sys.stdout.write(f"{name}: {table} is {state}{loads}\n  {' '.join(statement.split())}\n")
+    if record is None or record.state != "parked":
+        return 0
+    sys.stderr.write(f"cdc: {name}: {(record.error or {}).get('message', '')}\n")
+    return 1
+
+
+def _carry_out_alone(config: Config, alone: list[_Asked]) -> int:
     """No service runs: run one here, for these sinks, until it has caught up."""
     own = config.model_copy(update={"http": config.http.model_copy(update={"enabled": False})})
     log = configure_logging("warning", config.log.format)
-    only = {settings.name for settings, _ in asked}
+    only = {asked.settings.name for asked in alone}
     service = Application(own, log=log, environ=dict(os.environ), only_sinks=only, command="ddl")
     service.start(until_caught_up=True)
     while not service.has_ended(_POLL_SECONDS):
@@ -210,11 +292,11 @@ def _carry_out_alone(config: Config, asked: list[tuple[SinkSettings, int]]) -> i
     for name, error in service.failures():
         sys.stderr.write(f"cdc: {name}: {error}\n")
         code = error.exit_code if isinstance(error, CdcError) else 1
-    for settings, command_id in asked:
-        sink = make_sink(settings)
+    for asked in alone:
+        sink = make_sink(asked.settings)
         try:
             sink.open()
-            code |= _say(settings.name, _stores(sink, pipeline_name(config, settings)), command_id)
+            code |= _say(sink, pipeline_name(config, asked.settings), asked)
         finally:
             sink.close()
     return code

@@ -364,6 +364,43 @@ def test_a_load_leaves_a_target_alone_whose_statements_are_only_logged(made: Dep
 # ---------------------------------------------------------------- loads
 
 
+@pytest.mark.parametrize(
+    "decision, statement, code",
+    [("apply", "ADD COLUMN c INT DEFAULT 7", 0), ("skip", "DROP COLUMN a", 1)],
+    ids=["done", "failed"],
+)
+def test_what_became_of_a_decision_is_told_where_its_tables_go_to_other_lanes(
+    made: Deployment, decision: str, statement: str, code: int
+) -> None:
+    """The deal cuts the command: one of the tables goes on to a lane that was not there when it was given."""
+    _begin(made, "t", "u", ddl="approve")
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT DEFAULT 7")
+    on_source(made, f"ALTER TABLE u {statement}")
+    _run(made, 1)
+    made.config["source"]["server_id_count"] = 8
+    for sink in made.config["sinks"]:
+        sink["lanes"] = [[f"{made.source_database}.t"], [f"{made.source_database}.u"]]
+    names = [f"{made.source_database}.{table}" for table in ("t", "u")]
+    result = made.run("ddl", decision, *names)
+    assert result.returncode == code, result.stderr
+    for sink in made.sinks:
+        assert f"{sink}: {names[0]} is ready\n  ALTER TABLE t ADD COLUMN c" in result.stdout
+        assert {_state(made, sink, table)["lane"] for table in ("t", "u")} == {1, 2}
+        if code:
+            assert f"cdc: {sink}: " in result.stderr
+            assert f"{names[1]} is" not in result.stdout
+        else:
+            assert f"{sink}: {names[1]} is ready\n  ALTER TABLE u ADD COLUMN c" in result.stdout
+    settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    assert sorted((row["sink"], row["tables"], row["state"]) for row in settled) == sorted(
+        (sink, [[made.source_database, table]], "failed" if code and table == "u" else "done")
+        for sink in made.sinks
+        for table in ("t", "u")
+    )
+    if not code:
+        made.assert_equal("t", "u")
+
+
 def _types(made: Deployment, sink: str, table: str) -> dict[str, str]:
     server, database = made.sinks[sink]
     schema, column = (made.source_database, "data_type") if sink == "pg" else (database, "column_type")
