@@ -67,6 +67,8 @@ from snapshot.polling import RunTools, TableRun
 __all__ = ["Poller", "PollerSettings", "poll_document"]
 
 _POLL_SECONDS = 0.2
+# What is said of a command while its tables are run.
+_LOADING = "loading"
 # How often new tables are looked for.
 _DISCOVER_SECONDS = 10.0
 
@@ -116,6 +118,11 @@ class _Asked:
     command: Command
     left: set[TableName]
     messages: list[str] = field(default_factory=list)
+
+    def say(self, message: str) -> None:
+        """Once, also where it is taken up again."""
+        if not any(message in said for said in self.messages):
+            self.messages.append(message)
 
 
 def poll_document(state: PollState, polling: TablePolling) -> dict[str, Any]:
@@ -543,24 +550,34 @@ class _Session:
             if now is None or now.state in ("done", "failed"):
                 continue  # it was read before that
             asked = _Asked(command, set())
+            is_taken_up = now.state == "running"  # by a session that has ended
+            if is_taken_up and now.message not in ("", _LOADING):
+                asked.messages.append(now.message)
             said = orjson.loads(command.argument)
             for database, table in said["tables"] if command.name in COMMANDS else said:
-                name = TableName(database, table)
-                record = self._records.get(name)
-                if record is None or record.state == "dropped":
-                    asked.messages.append(f"{name} is not polled by this configuration")
-                elif command.name in COMMANDS and (problem := self._not_waiting(record, command)) is not None:
-                    asked.messages.append(problem)
-                elif command.name != "retry" or record.state == "parked":
-                    asked.left.add(name)
-                    self._again.add(name)
-                    self._take_decision(command, record)
-                    if command.name == "snapshot":
-                        self._forced.add(name)
-                    self._due[name] = self._clock.monotonic()
+                self._take_command(asked, TableName(database, table), is_taken_up=is_taken_up)
             self._asked[command.id] = asked
-            self._store.set_command(command.id, "running", "loading")
+            self._store.set_command(command.id, "running", "; ".join(asked.messages) or _LOADING)
         self._finish_commands()
+
+    def _take_command(self, asked: _Asked, name: TableName, *, is_taken_up: bool) -> None:
+        """For one of its tables."""
+        command, record = asked.command, self._records.get(name)
+        if record is None or record.state == "dropped":
+            asked.say(f"{name} is not polled by this configuration")
+        elif command.name in COMMANDS and is_taken_up and record.state != "parked":
+            if record.state != "ready":  # else its run has ended
+                asked.left.add(name)
+                self._due[name] = self._clock.monotonic()
+        elif command.name in COMMANDS and (problem := self._not_waiting(record, command)) is not None:
+            asked.say(problem)
+        elif command.name != "retry" or record.state == "parked":
+            asked.left.add(name)
+            self._again.add(name)
+            self._take_decision(command, record)
+            if command.name == "snapshot":
+                self._forced.add(name)
+            self._due[name] = self._clock.monotonic()
 
     def _take_decision(self, command: Command, record: TableRecord) -> None:
         """What the operator has said of what the table waits for, for its next run, which may be another instance's."""

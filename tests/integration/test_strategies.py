@@ -486,6 +486,23 @@ def test_a_column_of_a_polled_table_is_approved_or_skipped_beside_a_running_serv
     )
 
 
+@pytest.mark.crash
+@pytest.mark.parametrize("point", ["load_begun", "load_recorded"])
+def test_a_decision_about_a_polled_table_is_no_failure_for_a_kill_in_its_midst(shop: Deployment, point: str) -> None:
+    """Killed before its run, or between that and the answer: the next instance gives it."""
+    create(shop, "inc", "other", rows=3)
+    overrides(shop, inc=incremental(ddl="approve"), other=incremental())
+    shop.catch_up()
+    execute(shop, "ALTER TABLE inc ADD COLUMN c INT NOT NULL DEFAULT 4")
+    assert shop.run("run", "--until-caught-up").returncode == 1
+    result = shop.run("ddl", "apply", f"{shop.source_database}.inc", crash_at=point)
+    assert result.returncode == -signal.SIGKILL, result.stderr
+    shop.catch_up()
+    shop.assert_equal("inc", "other")
+    settled = json.loads(shop.run("ddl", "pending", "--settled", "--json").stdout)
+    assert [(row["state"], row["message"]) for row in settled] == [("done", "")] * 2
+
+
 def test_a_polled_target_that_cannot_stay_as_it_is_is_not_skipped(shop: Deployment) -> None:
     create(shop, "inc", rows=3)
     overrides(shop, inc=incremental(ddl="approve"))
