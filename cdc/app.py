@@ -835,6 +835,7 @@ class Application:
             captures=self._is_followed,
             place=functools.partial(target_place, self.config, sink),
             families=self._families,
+            is_standby=self.config.standby and until is None,
             clock=self._clock,
             hooks=self._hooks,
             log=self._log,

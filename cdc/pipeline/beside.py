@@ -280,6 +280,7 @@ class Beside:
         place: a table's target on this sink: namespace and name.
         lane_position: where the sink has durably what a lane brought.
         on_error: a side has come to its end by an error that is not its alone.
+        is_standby: does it wait for as long as another instance has a lease?
     """
 
     def __init__(
@@ -294,8 +295,10 @@ class Beside:
         clock: Clock,
         hooks: Hooks,
         log: Logger,
+        is_standby: bool = False,
     ) -> None:
         self.count_max = count_max
+        self._is_standby = is_standby
         self._pipeline = pipeline
         self._make_side = make_side
         self._place = place
@@ -412,7 +415,7 @@ class Beside:
 
     def _take_lease(self, side: Side, store: InSinkStore, lane_store: InSinkStore) -> int:
         acquire = functools.partial(side.pipeline.take_lease, self._is_stopping, store.sink.session())
-        return acquire_under(lane_store, acquire, self._clock, self._log)
+        return acquire_under(lane_store, acquire, self._clock, self._log, is_standby=self._is_standby)
 
     def _dissolve(
         self,

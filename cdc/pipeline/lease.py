@@ -23,33 +23,38 @@ _TICK_SECONDS = 0.5
 _SILENCE_SECONDS_MIN = 10.0
 # A holder that has renewed this lately lives, whether its session can be seen or not: it may have a new one.
 _RENEWED_SECONDS = 3.0
-# Who loses the lease of a sink's first lane has let go of the others after so long, open transactions included.
+# Who loses the lease of a sink's first lane has mostly let go of the others after so long, open transactions included.
 _LET_GO_SECONDS = 30.0
 # Without an answer for so long the sink is not well, and for so long it is taken for gone: a server that is frozen, or
 # a connection that is half open. A server that is only busy has answered the few words of a renewal long before.
 _UNWELL_SECONDS, _SILENT_SECONDS = 10.0, 60.0
 
 
-def acquire_under(first: InSinkStore, acquire: Callable[[], int], clock: Clock, log: Logger) -> int:
-    """The epoch of a further lease on a sink whose first lane's is ours: another lane's, or a side's.
+def acquire_under(
+    ours: InSinkStore, acquire: Callable[[], int], clock: Clock, log: Logger, *, is_standby: bool = False
+) -> int:
+    """The epoch of a further lease on a sink of which we have a lane already: another lane's, or a side's.
 
-    Who has lost the first one, and holds the other still, ends within moments and lets go of it: that is waited for.
+    Who has lost that lane, and holds the other lease still, ends within moments and lets go of it: that is waited for.
+    It may be in a statement that no timeout ends: a standby waits on, else nobody would be left behind it; and a
+    command lets go once it is done.
 
-    Raises LeaseHeld where it does not, LeaseLost where the first lane is not ours any more, and what `acquire` raises.
+    Raises LeaseHeld where it does not let go, LeaseLost where the lane is not `ours` any more, and what `acquire`
+    raises.
     """
     is_said, deadline = False, clock.monotonic() + _LET_GO_SECONDS
     while True:
         try:
             return acquire()
         except LeaseHeld as held:
-            if clock.monotonic() > deadline:
+            if clock.monotonic() > deadline and not is_standby and not held.is_by_command:
                 raise
             if not is_said:
                 log.warning("lane_waits", message=held.message)
                 is_said = True
-        lease = first.read_lease()
-        if lease is None or lease.epoch != first.epoch:
-            raise first.lost()
+        lease = ours.read_lease()
+        if lease is None or lease.epoch != ours.epoch:
+            raise ours.lost()
 
 
 class LeaseKeeper:

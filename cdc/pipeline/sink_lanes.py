@@ -62,6 +62,7 @@ class SinkLanes:
         target: a table's target on this sink: namespace and name.
         place: both as text, in one case.
         families: of the tables, each child with a parent whose cascades are applied to it by us.
+        is_standby: does it wait for as long as another instance has one of its leases?
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class SinkLanes:
         families: Callable[
             [SourceConnection, Collection[TableName]], Sequence[tuple[TableName, TableName]]
         ] = lambda _source, _tables: (),
+        is_standby: bool = False,
     ) -> None:
         self.error: BaseException | None = None
         """Why the lanes ended, None while they run, and when they were stopped or have finished."""
@@ -90,6 +92,7 @@ class SinkLanes:
         self._captures = captures
         self._place = place
         self._families = families
+        self._is_standby = is_standby
         self._clock = clock
         self._log = log.bind(sink=sink_of(pipeline))
         self._is_stopping = threading.Event()
@@ -104,6 +107,7 @@ class SinkLanes:
             clock=clock,
             hooks=hooks,
             log=log,
+            is_standby=is_standby,
         )
         """Who loads their tables."""
         self._lanes: Mapping[int, Pipeline] = {}  # replaced, never changed: other threads go through it
@@ -208,6 +212,7 @@ class SinkLanes:
                 functools.partial(pipeline.take_lease, self._is_stopping, store.sink.session()),
                 self._clock,
                 self._log,
+                is_standby=self._is_standby,
             )
         lanes: Mapping[TableName, int] = {}
         if len(stores) > 1:

@@ -173,20 +173,25 @@ def _ready(made: Deployment, sink: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "holder, lane, event",
+    "holder, lane, event, seconds",
     [
-        pytest.param("cdc snapshot elsewhere:1:2", "", "standby", id="a command"),
-        pytest.param("elsewhere:1:2", "#2", "lane_waits", id="who has lost the first lane"),
-        pytest.param("elsewhere:1:2", "~1", "lane_waits", id="who has lost the lane of a side"),
+        pytest.param("cdc snapshot elsewhere:1:2", "", "standby", 4, id="a command"),
+        pytest.param("elsewhere:1:2", "#2", "lane_waits", 4, id="who has lost the first lane"),
+        pytest.param("elsewhere:1:2", "~1", "lane_waits", 4, id="who has lost the lane of a side"),
+        pytest.param("cdc snapshot elsewhere:1:2", "#2", "lane_waits", 4, id="a command that has lost the first lane"),
+        # Who is no standby waits half a minute.
+        pytest.param("elsewhere:1:2", "#2", "lane_waits", 35, id="standby", marks=pytest.mark.full),
+        pytest.param("elsewhere:1:2", "~1", "lane_waits", 35, id="standby, a side", marks=pytest.mark.full),
     ],
 )
 def test_who_lets_go_by_itself_is_waited_for(
-    tmp_path: Path, mariadb1011: Server, pg15: Server, holder: str, lane: str, event: str
+    tmp_path: Path, mariadb1011: Server, pg15: Server, holder: str, lane: str, event: str, seconds: float
 ) -> None:
     """Else the sink would have failed for good, beside another one that keeps the process alive."""
     with deployment(tmp_path, mariadb1011, pg=pg15, maria=mariadb1011) as made:
         for sink in made.config["sinks"]:
             sink["lanes"] = 2
+        made.config["standby"] = seconds > 30
         if lane.startswith("~"):
             made.config["snapshot"] = {"beside": 1, "beside_rows_min": 0}
         for table in ("t", "u"):
@@ -195,7 +200,7 @@ def test_who_lets_go_by_itself_is_waited_for(
             made.start()
             made.wait_for_log(event)
             wait_until(lambda: _ready(made, "pg") == {"t", "u"}, what="the tables on the other sink")
-            time.sleep(4)  # longer than a lease that nobody renews
+            time.sleep(seconds)  # longer than a lease that nobody renews
             assert not _ready(made, "maria")
         wait_until(lambda: _ready(made, "maria") == {"t", "u"}, what="the tables on this sink")
         insert(made, 1)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cdc.errors import ConfigError, LeaseLost, SinkUnavailable, Stopping
-from cdc.pipeline.lease import LeaseKeeper
-from checkpoints.store import Command, LeaseHeld, LeaseRow
+from cdc.pipeline.lease import LeaseKeeper, acquire_under
+from checkpoints.store import COMMAND_HOLDER, Command, LeaseHeld, LeaseRow
 from tests.support.waiting import wait_until
 from tests.unit.pipeline.clocks import FakeClock
 
@@ -286,3 +287,55 @@ def test_a_bug_in_a_renewal_is_told_and_the_keeping_goes_on(kept: Kept) -> None:
     assert kept.keeper.is_sink_healthy
     kept.keeper.stop()
     assert kept.store.released == [1]
+
+
+class Further:
+    """Another lease of the sink: held for `seconds` more by `holder`, who renews it."""
+
+    def __init__(self, kept: Kept, seconds: float, holder: str = "them") -> None:
+        self.clock, self.store = kept.clock, kept.store
+        self.until = self.clock.seconds + seconds
+        self.holder = holder
+        self.warnings: list[str] = []
+        self.on_try: Callable[[], None] = lambda: None
+        self.store.held_by("us", until=self.until + 1000, epoch=4)
+        self.store.epoch = 4
+
+    def acquire(self) -> int:
+        self.on_try()
+        if self.clock.seconds < self.until:
+            self.clock.wait(threading.Event(), 1)
+            raise LeaseHeld(f"run by {self.holder}", holder=self.holder)
+        return 9
+
+    def acquire_under(self, *, is_standby: bool) -> int:
+        log: Any = SimpleNamespace(warning=lambda event, **_: self.warnings.append(event))
+        ours: Any = self.store
+        return acquire_under(ours, self.acquire, self.clock, log, is_standby=is_standby)
+
+
+@pytest.mark.parametrize(
+    "seconds, holder, is_standby",
+    [(20, "them", False), (600, "them", True), (600, f"{COMMAND_HOLDER}snapshot them", False)],
+    ids=["for a while", "by a standby", "where a command has it"],
+)
+def test_a_further_lease_is_waited_for(kept: Kept, seconds: float, holder: str, is_standby: bool) -> None:
+    further = Further(kept, seconds, holder)
+    assert further.acquire_under(is_standby=is_standby) == 9
+    assert further.warnings == ["lane_waits"]
+
+
+def test_a_further_lease_that_is_not_let_go_is_an_error_in_the_end(kept: Kept) -> None:
+    further = Further(kept, 600)
+    with pytest.raises(LeaseHeld, match="them"):
+        further.acquire_under(is_standby=False)
+    assert 1030 < kept.clock.seconds < 1035
+
+
+@pytest.mark.parametrize("holder", ["them", f"{COMMAND_HOLDER}snapshot them"])
+def test_who_loses_its_first_lease_waits_for_no_further_one(kept: Kept, holder: str) -> None:
+    further = Further(kept, 600, holder)
+    further.on_try = lambda: kept.store.held_by("others", until=kept.clock.seconds + 5, epoch=5)
+    with pytest.raises(LeaseLost):
+        further.acquire_under(is_standby=True)
+    assert kept.clock.seconds < 1005
