@@ -64,15 +64,24 @@ class Approvals:
 
     def _take(self, command: Command, checkpoint: Checkpoint) -> Checkpoint:
         said = orjson.loads(command.argument)
-        problems = []
+        problems: list[str] = []
+        is_taken_up = command.state == "running"  # by a session that ended in its midst
+        if is_taken_up:
+            problems += [command.message] if command.message else []
+        else:
+            not_ours = (self._not_waiting(TableName(*pair), said) for pair in said["tables"])
+            self._store.set_command(command.id, "running", "; ".join(filter(None, not_ours)))
         for database, table in said["tables"]:
             name = TableName(database, table)
             record = self._tables.record(name)
-            problem = f"{name} waits at no statement" if record is None else not_waiting(record, said)
-            change = held_change(record) if record is not None else None
-            if record is None or change is None or problem is not None:
-                problems.append(problem or f"{name} waits at no statement of this stream")
+            if is_taken_up and record is not None and record.state != "parked":
+                continue  # it was carried out, or was not to be: that is in the message
+            if (problem := self._not_waiting(name, said)) is not None:
+                problems += [] if any(problem in one for one in problems) else [problem]
                 continue
+            assert record is not None, "it waits"
+            change = held_change(record)
+            assert change is not None, "it waits at a statement of the stream"
             # What is done now is done where the stream stands, and to this table.
             here = replace(change, tables=(name,), is_dropped=change.is_dropped & {name}, end=checkpoint.position)
             is_at = encode_position(change.end) == encode_position(checkpoint.position) and is_up_to_statement(record)
@@ -94,6 +103,13 @@ class Approvals:
             )
         self._store.set_command(command.id, "failed" if problems else "done", "; ".join(problems))
         return checkpoint
+
+    def _not_waiting(self, name: TableName, said: Mapping[str, Any]) -> str | None:
+        record = self._tables.record(name)
+        problem = f"{name} waits at no statement" if record is None else not_waiting(record, said)
+        if problem is None and (record is None or held_change(record) is None):
+            problem = f"{name} waits at no statement of this stream"
+        return problem
 
     # ------------------------------------------------------------ apply
 

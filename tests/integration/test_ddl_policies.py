@@ -364,6 +364,26 @@ def test_a_load_leaves_a_target_alone_whose_statements_are_only_logged(made: Dep
 # ---------------------------------------------------------------- loads
 
 
+@pytest.mark.crash
+@pytest.mark.parametrize("sink, point", [("pg", "schema_altered"), ("my", "schema_intent"), ("my", "schema_recorded")])
+def test_a_decision_is_no_failure_for_a_kill_in_its_midst(
+    tmp_path: Path, mysql97: Server, pg15: Server, mariadb1011: Server, sink: str, point: str
+) -> None:
+    """One of the tables is loaded by it already, or is even done, when the next instance takes it up again."""
+    with deployment(tmp_path, mysql97, **{sink: {"pg": pg15, "my": mariadb1011}[sink]}) as made:
+        _begin(made, "t", "u", ddl="approve")
+        for table in ("t", "u"):
+            on_source(made, f"ALTER TABLE {table} ADD COLUMN c INT DEFAULT 7")
+        _run(made, 1)
+        names = [f"{made.source_database}.{table}" for table in ("t", "u")]
+        killed = made.run("ddl", "apply", *names, crash_at=point)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        _run(made)
+        made.assert_equal("t", "u")
+        settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+        assert [(row["state"], row["message"]) for row in settled] == [("done", "")]
+
+
 @pytest.mark.parametrize(
     "decision, statement, code",
     [("apply", "ADD COLUMN c INT DEFAULT 7", 0), ("skip", "DROP COLUMN a", 1)],
