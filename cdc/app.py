@@ -41,7 +41,7 @@ from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
 from cdc.pipeline.beside import Side, SideLink
 from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.hooks import Hooks
-from cdc.pipeline.lanes import LaneRule, lane_name, side_name, sink_of
+from cdc.pipeline.lanes import LaneRule, lane_name, related, side_name, sink_of
 from cdc.pipeline.loads import GuardReport, LoadLines
 from cdc.pipeline.polled_sink import PolledSink, poll_states, poller_stores, with_poller
 from cdc.pipeline.poller import Poller, PollerSettings, poll_document
@@ -835,6 +835,7 @@ class Application:
             captures=self._is_followed,
             place=functools.partial(target_place, self.config, sink),
             families=self._families,
+            kin=self._kin,
             is_standby=self.config.standby and until is None,
             clock=self._clock,
             hooks=self._hooks,
@@ -853,6 +854,14 @@ class Application:
             for key in read_hidden_keys(source, set(tables))
             if key.table in asked and key.parent_table in tables
         ]
+
+    def _kin(self, table: TableName) -> Collection[TableName]:
+        """All that hangs together with a new table by foreign keys, as the source has them now."""
+        if not self.config.applies_hidden_cascades:
+            return ()
+        with connect(self._source) as source:
+            present, _ = list_tables(source, self._is_followed)
+            return related(table, self._families(source, present))
 
     def _make_lane(
         self, sink: SinkSettings, make: Callable[[], Sink], until: FilePos | None, lane: int, link: LaneLink

@@ -1896,6 +1896,12 @@ class Config(Section):
             on_type_change=override.on_type_change or self.policies.on_type_change,
         )
 
+    @property
+    def applies_hidden_cascades(self) -> bool:
+        """Is `hidden_cascades` of any table `apply`?"""
+        chosen = [self.policies.hidden_cascades, *(override.hidden_cascades for override in self.tables.overrides)]
+        return "apply" in chosen
+
     def chunk_rows_for(self, database: str, table: str) -> int:
         """Rows per snapshot chunk of the table."""
         override = self.tables.override_for(database, table)

@@ -33,6 +33,11 @@ __all__ = ["CascadeStep", "Provable", "cascade_refusal", "provable", "stages"]
 _EXACT_KINDS = frozenset({ValueKind.INTEGER, ValueKind.BINARY, ValueKind.BLOB})
 # Keys a statement: a few kilobytes of text.
 _KEYS_MAX = 500
+_ELSEWHERE = "is not followed by the same stream"
+_IN_TWO_LANES = (
+    "where parent and child are in two lanes: stop and start the service, which deals them to one, or name both in one "
+    "list of `lanes`, and then that command; "
+)
 
 
 # ---------------------------------------------------------------- which can be applied
@@ -98,9 +103,10 @@ def cascade_refusal(table: TableName, keys: Sequence[ForeignKey], reason: str) -
         f"{table} has foreign keys whose rules change its rows without any event in this server's binlog: {rules}; "
         f"they cannot be applied on the sink: {reason}",
         table=str(table),
-        hint=f"where it was so for a time (a parent was parked, a column was renamed): `cdc snapshot {table}`; else "
-        "replace them by RESTRICT and change the rows in the application; or exclude the table; or set "
-        "policies.hidden_cascades: accept and compare with `cdc verify`; then that command",
+        hint=f"where it was so for a time (a parent was parked, a column was renamed): `cdc snapshot {table}`; "
+        f"{_IN_TWO_LANES if _ELSEWHERE in reason else ''}else replace them by RESTRICT and change the rows in the "
+        "application; or exclude the table; or set policies.hidden_cascades: accept and compare with `cdc verify`; "
+        "then that command",
     )
 
 
@@ -125,7 +131,7 @@ def _refusal(
     if child is None or there is None:
         return "it cannot be mapped"
     if parent is None:
-        return f"{key.parent} is not followed by the same stream (not captured, polled, parked, or in another lane)"
+        return f"{key.parent} {_ELSEWHERE} (not captured, polled, parked, or in another lane)"
     if "SET DEFAULT" in (key.on_delete, key.on_update):
         return "SET DEFAULT is not known to be carried out"
     if not key.columns or len(key.columns) != len(key.referenced):

@@ -21,6 +21,7 @@ __all__ = [
     "choose_lanes",
     "lane_name",
     "lane_number",
+    "related",
     "side_name",
     "side_number",
     "sink_of",
@@ -114,6 +115,14 @@ def choose_lanes(rule: LaneRule, tables: Iterable[Placed]) -> dict[TableName, in
     return {one.table: lanes[place] for place, group in groups.items() for one in group}
 
 
+def related(table: TableName, pairs: Iterable[tuple[TableName, TableName]]) -> set[TableName]:
+    """The tables that pairs of tables lead to from that one."""
+    found, pairs = {table}, list(pairs)
+    while more := {other for pair in pairs if not found.isdisjoint(pair) for other in pair} - found:
+        found |= more
+    return found - {table}
+
+
 def _by_weight(count: int, groups: Mapping[str, Sequence[Placed]]) -> dict[str, int]:
     live = {place: group for place, group in groups.items() if not all(one.is_idle for one in group)}
     recorded = {place: _recorded(group) for place, group in groups.items()}
@@ -165,11 +174,19 @@ class LaneMap:
         rule: what is configured.
         place: a table's target.
         lanes: the tables that are known.
+        kin: those that belong into one lane with a table that is not, known or not; may raise what the source raises.
     """
 
-    def __init__(self, rule: LaneRule, place: Callable[[TableName], str], lanes: Mapping[TableName, int]) -> None:
+    def __init__(
+        self,
+        rule: LaneRule,
+        place: Callable[[TableName], str],
+        lanes: Mapping[TableName, int],
+        kin: Callable[[TableName], Iterable[TableName]] = lambda _table: (),
+    ) -> None:
         self._rule = rule
         self._place = place
+        self._kin = kin
         self._lock = threading.Lock()
         self._lanes = dict(lanes)
         self._by_place = {place(table): lane for table, lane in lanes.items()}
@@ -178,7 +195,8 @@ class LaneMap:
             self._counts[lane] = self._counts.get(lane, 0) + 1
 
     def lane(self, table: TableName) -> int:
-        """Its lane. One that comes while the service runs goes with its target, its pattern, or where fewest are."""
+        """Its lane. One that comes while the service runs goes with its target, its pattern, its kin, or where fewest
+        are. Raises what `kin` raises."""
         lane = self._lanes.get(table)
         if lane is not None:
             return lane
@@ -188,6 +206,8 @@ class LaneMap:
     def _add(self, table: TableName) -> int:
         place = self._place(table)
         lane = self._by_place.get(place) or self._rule.named(table)
+        if lane is None and self._rule.count > 1:
+            lane = min((self._lanes[other] for other in self._kin(table) if other in self._lanes), default=None)
         if lane is None:
             lane = min(range(1, self._rule.count + 1), key=lambda lane: (self._counts[lane], lane))
         if place not in self._by_place:

@@ -62,6 +62,7 @@ class SinkLanes:
         target: a table's target on this sink: namespace and name.
         place: both as text, in one case.
         families: of the tables, each child with a parent whose cascades are applied to it by us.
+        kin: likewise, all that a table which comes while the service runs is to be with; asks the source.
         is_standby: does it wait for as long as another instance has one of its leases?
     """
 
@@ -82,6 +83,7 @@ class SinkLanes:
         families: Callable[
             [SourceConnection, Collection[TableName]], Sequence[tuple[TableName, TableName]]
         ] = lambda _source, _tables: (),
+        kin: Callable[[TableName], Collection[TableName]] = lambda _table: (),
         is_standby: bool = False,
     ) -> None:
         self.error: BaseException | None = None
@@ -92,6 +94,7 @@ class SinkLanes:
         self._captures = captures
         self._place = place
         self._families = families
+        self._kin = kin
         self._is_standby = is_standby
         self._clock = clock
         self._log = log.bind(sink=sink_of(pipeline))
@@ -218,7 +221,7 @@ class SinkLanes:
         if len(stores) > 1:
             lanes = self._deal(source, {lane: read_lane(stores[lane]) for lane in sorted(stores)})
             lanes = self._with_sides(store, lanes)
-        dealt = LaneMap(self._rule, self._place, lanes)
+        dealt = LaneMap(self._rule, self._place, lanes, self._kin)
         self.beside.adopt(stores, dealt.lane)
         self._map = dealt
         wanted = {*lanes.values(), *range(1, self._rule.count + 1)}

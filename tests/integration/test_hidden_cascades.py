@@ -11,7 +11,7 @@ import functools
 import json
 import random
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -364,6 +364,78 @@ def test_lanes_that_are_dealt_keep_parents_and_children_together(family: Deploym
     family.catch_up()
     family.assert_equal(*TABLES)
     assert set(_states(family).values()) == {"ready"}
+
+
+def _lanes(made: Deployment) -> dict[str, int]:
+    return {one["table"].split(".")[-1]: one["lane"] for one in made.status()["tables"] if one["sink"] == "pg"}
+
+
+def _start(made: Deployment, table: str, values: str) -> None:
+    """Once it returns, the lanes have been dealt: a row has come through one of each sink."""
+    made.start()
+    made.source.execute(f"INSERT INTO {table} VALUES {values}", database=made.source_database)
+    for sink in made.sinks:
+        wait_until(functools.partial(_has_rows_as_source, made, sink, table))
+
+
+def _has_rows_as_source(made: Deployment, sink: str, table: str) -> bool:
+    return len(made.sink_rows(sink, table)) == len(made.source_rows(table))
+
+
+def _wait_for_states(made: Deployment, tables: Collection[str], state: str) -> None:
+    for sink in made.sinks:
+        wait_until(
+            lambda sink=sink: {_states(made, sink).get(table) for table in tables} == {state},  # type: ignore[misc]
+            what=lambda: str(made.status()["tables"]),
+        )
+
+
+def test_a_child_that_comes_while_lanes_run_goes_to_its_parents(family: Deployment) -> None:
+    """Not to the lane that has fewest: one lane does both what a parent's rows say and what follows from them."""
+    for sink in family.config["sinks"]:
+        sink["lanes"] = 3
+    execute = functools.partial(family.source.execute, database=family.source_database)
+    execute("CREATE TABLE alone (id INT PRIMARY KEY)")
+    family.catch_up()
+    _start(family, "alone", "(1)")
+    execute("CREATE TABLE late (id INT PRIMARY KEY, p INT, FOREIGN KEY (p) REFERENCES p (id) ON DELETE CASCADE)")
+    execute("CREATE TABLE later (id INT PRIMARY KEY, l INT, FOREIGN KEY (l) REFERENCES late (id) ON DELETE CASCADE)")
+    execute("INSERT INTO p VALUES (901, NULL, 'a'), (902, NULL, 'b')")
+    execute("INSERT INTO late VALUES (1, 901), (2, 902)")
+    execute("INSERT INTO later VALUES (1, 1), (2, 2)")
+    execute("DELETE FROM p WHERE id = 901")
+    _wait_for_states(family, ("late", "later"), "ready")
+    assert family.stop() == 0
+    family.catch_up()
+    family.assert_equal(*TABLES, "late", "later")
+    lanes = _lanes(family)
+    assert lanes["late"] == lanes["later"] == lanes["p"] != lanes["alone"]
+
+
+def test_a_child_that_becomes_one_in_another_lane_is_dealt_to_its_parents_by_a_start(family: Deployment) -> None:
+    """A table does not change lanes while they run: it is parked, and the hint says how it goes on."""
+    for sink in family.config["sinks"]:
+        sink["lanes"] = 3
+    execute = functools.partial(family.source.execute, database=family.source_database)
+    execute("CREATE TABLE alone (id INT PRIMARY KEY, p INT)")
+    execute("INSERT INTO p VALUES (901, NULL, 'a'), (902, NULL, 'b')")
+    execute("INSERT INTO alone VALUES (1, 901), (2, 902)")
+    family.catch_up()
+    _start(family, "alone", "(3, NULL)")
+    execute("ALTER TABLE alone ADD FOREIGN KEY (p) REFERENCES p (id) ON DELETE CASCADE")
+    execute("DELETE FROM p WHERE id = 901")
+    _wait_for_states(family, ["alone"], "parked")
+    assert "stop and start the service, which deals them to one" in _error(family, "alone")
+    assert family.stop() == 0
+    family.start()
+    family.wait_for_log("lanes_dealt", count=2)
+    assert family.run("snapshot", f"{family.source_database}.alone").returncode == 0
+    execute("DELETE FROM p WHERE id = 902")
+    assert family.stop() == 0
+    family.catch_up()
+    family.assert_equal(*TABLES, "alone")
+    lanes = _lanes(family)
+    assert lanes["alone"] == lanes["p"]
 
 
 @pytest.mark.full

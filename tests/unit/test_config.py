@@ -170,6 +170,21 @@ def test_an_override_of_null_is_not_the_same_as_none(load: Callable[..., Config]
     assert config.policies_for("shop", "c") == Policies(zero_dates="error", nul_bytes="replace")
 
 
+@pytest.mark.parametrize(
+    "text, is_applied",
+    [
+        ("", False),
+        ("policies: {hidden_cascades: apply}\n", True),
+        ("  overrides: [{table: shop.a, hidden_cascades: apply}]\n", True),
+        ("  overrides: [{table: shop.a, hidden_cascades: accept}]\n", False),
+    ],
+)
+def test_hidden_cascades_are_applied_where_any_table_says_so(
+    load: Callable[..., Config], text: str, is_applied: bool
+) -> None:
+    assert load(MINIMAL + text).applies_hidden_cascades is is_applied
+
+
 def test_one_column_may_be_written_without_a_list(load: Callable[..., Config]) -> None:
     config = load(MINIMAL + "  overrides: [{table: shop.a, primary_key: id}]\n")
     override = config.tables.override_for("shop", "a")

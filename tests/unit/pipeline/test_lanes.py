@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from cdc.model import TableName
-from cdc.pipeline.lanes import LaneMap, LaneRule, Placed, choose_lanes, lane_name, lane_number, sink_of
+from cdc.pipeline.lanes import LaneMap, LaneRule, Placed, choose_lanes, lane_name, lane_number, related, sink_of
 
 
 def table(name: str) -> TableName:
@@ -111,3 +111,36 @@ def test_a_table_that_comes_later_goes_with_its_target() -> None:
     lanes = LaneMap(LaneRule(3), lambda name: name.table[0], {table("a1"): 3, table("b1"): 1})
     assert lanes.lane(table("a2")) == 3
     assert lanes.lane(table("c1")) == lanes.lane(table("c2")) == 2
+
+
+def test_a_table_that_comes_later_goes_with_its_kin() -> None:
+    kin = {"child": ["new", "parent"], "new": ["child", "parent"]}
+    asked: list[str] = []
+
+    def find(name: TableName) -> list[TableName]:
+        asked.append(name.table)
+        return [table(one) for one in kin.get(name.table, ())]
+
+    known = {table("parent"): 1, table("a"): 1, table("b"): 2, table("c"): 3}
+    lanes = LaneMap(LaneRule(3), lambda name: name.table, known, find)
+    assert [lanes.lane(table(name)) for name in ("child", "other", "new", "child")] == [1, 2, 1, 1]
+    assert asked == ["child", "other", "new"], "once, and of new tables only"
+
+
+def test_kin_is_not_asked_for_where_a_pattern_or_the_target_says_the_lane() -> None:
+    def find(_: TableName) -> list[TableName]:
+        raise AssertionError
+
+    rule = LaneRule(2, (lambda _, name: name == "a", lambda *_: False))
+    assert LaneMap(rule, lambda name: name.table, {}, find).lane(table("b")) == 2
+    lanes = LaneMap(LaneRule(2), lambda name: name.table[0], {table("a1"): 2}, find)
+    assert lanes.lane(table("a2")) == 2
+    assert LaneMap(LaneRule(1), lambda name: name.table, {}, find).lane(table("a")) == 1
+
+
+def test_what_is_related_is_so_over_any_number_of_steps() -> None:
+    pairs = [("d", "c"), ("b", "a"), ("c", "b"), ("x", "y"), ("a", "a")]
+    named = [(table(one), table(other)) for one, other in pairs]
+    assert related(table("c"), named) == {table("a"), table("b"), table("d")}
+    assert related(table("a"), named) == {table("b"), table("c"), table("d")}
+    assert related(table("new"), named) == set()
