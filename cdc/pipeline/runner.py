@@ -1420,40 +1420,18 @@ class _Session:
         channel = Channel(self._queue_bytes())
         self._p._channel = channel
         self._has_heard = False
-        applier = Applier(
-            sink=self._sink,
-            store=self._store,
-            tables=tables,
-            checkpoint=checkpoint,
-            hooks=self._hooks,
-            on_ready=self._on_ready,
-            on_partial=self._on_partial_images,
-            new_load_id=lambda: load_id_text(self._clock.now_us()),
-            on_cascade=self._on_cascade,
-        )
-        applier.prepared.load()
-        self._status.set_prepared(*applier.prepared.waiting())
+        applier = self._make_applier(tables, checkpoint)
         self._audit = DefinitionAudit(sink=self._sink, store=self._store, log=self._log, tables=tables)
         self._audit.begin(source)
-        self._upkeep = TargetUpkeep(
-            sink=self._sink,
-            store=self._store,
-            tables=tables,
-            connect=functools.partial(connect, self._p._source_settings),
-            memory=self._p.targets_seen,
-            clock=self._clock,
-            log=self._log,
-            interval_seconds=self._settings.drift_seconds,
-        )
+        self._upkeep = self._make_upkeep(tables)
         reader = self._make_reader(source, tables, checkpoint.position, channel, applier.prepared.known())
         reader.start()
         again = AutoReload(self._store, tables.records(), self._settings.recovery, self._clock)
         for table, seconds in again.spent.items():
             self._log.warning("parked_table_waits", table=str(table), seconds=round(seconds))
         try:
-            self._keep_up(
-                applier, tables, None
-            )  # what is due by what was seen before, before anything is written there
+            # What is due by what was seen before, before anything is written there.
+            self._keep_up(applier, tables, None)
             while True:
                 self._check_alive()
                 if not applier.is_inside_transaction and (names := again.due()):
@@ -1467,38 +1445,7 @@ class _Session:
                 if item is None and wait_seconds and not applier.is_inside_transaction:
                     self._begin_audit()
                 self._has_heard = self._has_heard or isinstance(item, TransactionRun | Progress)
-                if isinstance(item, TransactionRun):
-                    self._p._applying = item
-                    self._apply(applier, tables, item)
-                    self._p._applying = None
-                    if not applier.is_inside_transaction:
-                        self._check_due(tables, item.end)
-                elif isinstance(item, Progress):
-                    applier.seen(item.position)
-                    self._p.tables = tables.records()
-                    self._status.seen(item.position, is_well=self._p.recovered(item.position))
-                    self._check_due(tables, item.position)
-                elif isinstance(item, SchemaChange):
-                    self._hooks("schema_change")
-                    applier.close()  # the middle of a large transaction: it comes again after the change
-                    if (problem := self._p.hidden_cascades.spent(item, tables)) is not None:
-                        self._park_and_restart(tables, problem)
-                    if not self._follow_change(source, applier, tables, item):
-                        self._record_change(applier, tables, item)
-                        self._p.hidden_cascades.forget()
-                        raise _SessionEnd
-                    if not item.is_exact or self._has_put_off:  # its group comes again; tables wait to be looked at
-                        raise _SessionEnd
-                    self._go_on_behind(applier, tables, item)
-                    self._follow_keys(source, tables, item)
-                    channel.go_on()
-                elif isinstance(item, Abandoned):
-                    self._log.warning(
-                        "transaction_abandoned", hint="the source crashed in its middle and rolled it back"
-                    )
-                    applier.abandon()
-                elif isinstance(item, Failure):
-                    self._on_reader_failure(applier, tables, item.error)
+                self._take_item(source, applier, tables, channel, item)
                 if not applier.is_inside_transaction:
                     self._keep_up(applier, tables, item)
                 self._check_meeting(applier, tables, is_at_end=item is None or isinstance(item, Progress))
@@ -1506,6 +1453,75 @@ class _Session:
         finally:
             reader.stop()
             applier.close()
+
+    def _make_applier(self, tables: TableRegistry, checkpoint: Checkpoint) -> Applier:
+        applier = Applier(
+            sink=self._sink,
+            store=self._store,
+            tables=tables,
+            checkpoint=checkpoint,
+            hooks=self._hooks,
+            on_ready=self._on_ready,
+            on_partial=self._on_partial_images,
+            new_load_id=lambda: load_id_text(self._clock.now_us()),
+            on_cascade=self._on_cascade,
+        )
+        applier.prepared.load()
+        self._status.set_prepared(*applier.prepared.waiting())
+        return applier
+
+    def _make_upkeep(self, tables: TableRegistry) -> TargetUpkeep:
+        return TargetUpkeep(
+            sink=self._sink,
+            store=self._store,
+            tables=tables,
+            connect=functools.partial(connect, self._p._source_settings),
+            memory=self._p.targets_seen,
+            clock=self._clock,
+            log=self._log,
+            interval_seconds=self._settings.drift_seconds,
+        )
+
+    def _take_item(
+        self, source: SourceConnection, applier: Applier, tables: TableRegistry, channel: Channel, item: Any
+    ) -> None:
+        """Do what the reader has handed over (None: nothing has come). Raises _SessionEnd."""
+        if isinstance(item, TransactionRun):
+            self._p._applying = item
+            self._apply(applier, tables, item)
+            self._p._applying = None
+            if not applier.is_inside_transaction:
+                self._check_due(tables, item.end)
+        elif isinstance(item, Progress):
+            applier.seen(item.position)
+            self._p.tables = tables.records()
+            self._status.seen(item.position, is_well=self._p.recovered(item.position))
+            self._check_due(tables, item.position)
+        elif isinstance(item, SchemaChange):
+            self._take_change(source, applier, tables, item)
+            channel.go_on()
+        elif isinstance(item, Abandoned):
+            self._log.warning("transaction_abandoned", hint="the source crashed in its middle and rolled it back")
+            applier.abandon()
+        elif isinstance(item, Failure):
+            self._on_reader_failure(applier, tables, item.error)
+
+    def _take_change(
+        self, source: SourceConnection, applier: Applier, tables: TableRegistry, change: SchemaChange
+    ) -> None:
+        """Follow it, or have its tables loaded again. Raises _SessionEnd where the stream begins anew behind it."""
+        self._hooks("schema_change")
+        applier.close()  # the middle of a large transaction: it comes again after the change
+        if (problem := self._p.hidden_cascades.spent(change, tables)) is not None:
+            self._park_and_restart(tables, problem)
+        if not self._follow_change(source, applier, tables, change):
+            self._record_change(applier, tables, change)
+            self._p.hidden_cascades.forget()
+            raise _SessionEnd
+        if not change.is_exact or self._has_put_off:  # its group comes again; tables wait to be looked at
+            raise _SessionEnd
+        self._go_on_behind(applier, tables, change)
+        self._follow_keys(source, tables, change)
 
     def _wait_seconds(self, applier: Applier) -> float:
         """How long the next item is waited for: not while there are targets to look at, one between two items."""
