@@ -257,13 +257,12 @@ class TableRun:
         for _ in range(_ATTEMPTS_MAX):
             try:
                 return self._try(record, state, polling, why_no_log=why_no_log, may_replace=may_replace)
-            except _Altered:
+            except (_Altered, TableGone) as error:
+                if isinstance(error, TableGone) and read_definition(self._source, record.source) is None:
+                    return self._dropped(record, state)
                 # What the attempt wrote is what the next one finds: a target that it made is ours. Its rows are not
                 # gone on with, though the table may be as before by then: they may have been others meanwhile.
                 record = replace(self._store.load_tables().get(record.source, record), state="pending")
-            except TableGone:
-                if read_definition(self._source, record.source) is None:
-                    return self._dropped(record, state)
             except TableDenied as error:
                 raise UnsupportedData(
                     f"{record.source} may not be read: {error.message}",
