@@ -122,9 +122,12 @@ def finish_command(store: InSinkStore, tx: Any, command: Command, message: str) 
 
 
 def hand_over_commands(store: InSinkStore, to: InSinkStore, tx: Any, names: Sequence[str]) -> None:
-    """What the pipeline was asked for by these commands, and has not done, the other one is asked for."""
+    """What the pipeline was asked for by these commands, and has not done, the other one is asked for.
+
+    One that was taken up stays so: some of its tables may have been seen to.
+    """
     tx.execute_count(
-        f"UPDATE {store.sink.metadata_table('commands')} SET pipeline = %s, state = 'queued' "
+        f"UPDATE {store.sink.metadata_table('commands')} SET pipeline = %s "
         f"WHERE pipeline = %s AND state IN ('queued', 'running') AND name IN ({', '.join(['%s'] * len(names))})",
         (to.pipeline, store.pipeline, *names),
     )
@@ -179,12 +182,14 @@ def set_command_tables(store: InSinkStore, tx: Any, command: Command, tables: Co
 
 
 def divide_command(tx: Any, command: Command, heirs: Sequence[tuple[InSinkStore, Collection[TableName]]]) -> None:
-    """Each pipeline is asked for its tables: the first by the command itself, at which who gave it looks."""
+    """Each pipeline is asked for its tables: the first by the command itself, at which who gave it looks.
+
+    One that was taken up stays so: some of its tables may have been seen to.
+    """
     (first, tables), *others = heirs
     tx.execute_count(
-        f"UPDATE {first.sink.metadata_table('commands')} SET pipeline = %s, argument = %s, state = 'queued' "
-        f"WHERE id = %s",
+        f"UPDATE {first.sink.metadata_table('commands')} SET pipeline = %s, argument = %s WHERE id = %s",
         (first.pipeline, command_argument(command, tables), command.id),
     )
     for store, tables in others:
-        store.put_command(tx, command.name, command_argument(command, tables))
+        store.put_command(tx, command.name, command_argument(command, tables), command.state, command.message)

@@ -199,6 +199,8 @@ class _Dialect:
     serial: str
     now_us: str
     suffix: str
+    returning_id: str
+    """What makes an INSERT say the id that it gave; '' where the session is asked for it."""
 
 
 _POSTGRESQL = _Dialect(
@@ -208,6 +210,7 @@ _POSTGRESQL = _Dialect(
     serial="bigint GENERATED ALWAYS AS IDENTITY",
     now_us="(extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
     suffix="",
+    returning_id=" RETURNING id",
 )
 _MYSQL = _Dialect(
     text="longtext",
@@ -216,6 +219,7 @@ _MYSQL = _Dialect(
     serial="bigint AUTO_INCREMENT",
     now_us="CAST(UNIX_TIMESTAMP(SYSDATE(6)) * 1000000 AS SIGNED)",
     suffix=" ENGINE=InnoDB DEFAULT CHARSET=utf8mb4 COLLATE=utf8mb4_bin",
+    returning_id="",
 )
 
 
@@ -739,23 +743,22 @@ class InSinkStore:
     def add_command(self, name: str, argument: str) -> int:
         """Ask something of the running service; the command's id."""
         with self.sink.transaction() as tx:
-            self.put_command(tx, name, argument)
-            rows = tx.execute(
-                f"SELECT max(id) FROM {self._table('commands')} WHERE pipeline = %s AND name = %s",
-                (self.pipeline, name),
-            )
+            command_id = self.put_command(tx, name, argument)
             tx.commit()
-        if not rows or rows[0][0] is None:
+        return command_id
+
+    def put_command(self, tx: Any, name: str, argument: str, state: str = "queued", message: str = "") -> int:
+        """Likewise, with what else the transaction does."""
+        rows = tx.execute(
+            f"INSERT INTO {self._table('commands')} (pipeline, name, argument, state, message, requested_us) "
+            f"VALUES (%s, %s, %s, %s, %s, {self._dialect.now_us}){self._dialect.returning_id}",
+            (self.pipeline, name, argument, state, message),
+        )
+        if not self._dialect.returning_id:
+            rows = tx.execute("SELECT LAST_INSERT_ID()")
+        if not rows or not rows[0][0]:
             raise SinkRefused("the command was not stored", table=self._table("commands"))
         return int(rows[0][0])
-
-    def put_command(self, tx: Any, name: str, argument: str) -> None:
-        """Likewise, with what else the transaction does."""
-        tx.execute(
-            f"INSERT INTO {self._table('commands')} (pipeline, name, argument, state, message, requested_us) "
-            f"VALUES (%s, %s, %s, 'queued', '', {self._dialect.now_us})",
-            (self.pipeline, name, argument),
-        )
 
     def queued_commands(self) -> list[Command]:
         """What waits for the service, oldest first (one that was `running` when its instance died counts)."""
@@ -767,15 +770,16 @@ class InSinkStore:
             )
         return [Command(*row) for row in rows]
 
-    def commands_named(self, names: Collection[str]) -> list[tuple[Command, int]]:
-        """Every command of those names, oldest first, and when it was given."""
+    def commands_named(self, names: Collection[str]) -> list[tuple[str, Command, int]]:
+        """Every command of those names, oldest first, with the pipeline that it is for (any of any deployment, also one
+        that is not run any more), and when it was given."""
         with self.sink.transaction() as tx:
             rows = tx.execute(
-                f"SELECT id, name, argument, state, message, requested_us FROM {self._table('commands')} "
-                f"WHERE pipeline = %s AND name IN ({', '.join(['%s'] * len(names))}) ORDER BY id",
-                (self.pipeline, *names),
+                f"SELECT pipeline, id, name, argument, state, message, requested_us FROM {self._table('commands')} "
+                f"WHERE name IN ({', '.join(['%s'] * len(names))}) ORDER BY id",
+                tuple(names),
             )
-        return [(Command(*row[:5]), row[5]) for row in rows]
+        return [(str(row[0]), Command(*row[1:6]), row[6]) for row in rows]
 
     def read_command(self, command_id: int) -> Command | None:
         """One command as it is now."""

@@ -50,11 +50,12 @@ def admitted(
 def _beside(sink: Sink, tables: TableRegistry, record: TableRecord, definition: TableDefinition) -> TableRecord:
     """The target stays as it is; the table is loaded where its columns are others now, on either side.
 
-    An ALTER gives rows other values, and a column added on the sink has none: no modifier moves by that.
+    An ALTER gives rows other values, and a column added on the sink has none: no modifier moves by that. A column that
+    somebody has dropped on the sink is none that the operator leaves out: the load makes it again, or refuses.
     """
     after = beside_target(sink, tables, record, definition)
-    if (after.definition, after.left_out) == (record.definition, record.left_out):
-        return after
+    if after.definition == record.definition and not set(after.left_out) < set(record.left_out):
+        return record
     return replace(after, state="pending")
 
 

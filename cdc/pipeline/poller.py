@@ -463,9 +463,10 @@ class _Session:
             self._states.setdefault(name, PollState())
             if after != before:
                 changed.append(after)
+            if after.state == "parked" and after == before and name in self._again:
+                continue  # it was asked for, and waits for a worker
             if after.state in ("dropped", "parked"):
-                self._due.pop(name, None)
-                self._left.discard(name)
+                self._leave(name, after)
             elif name not in self._due:
                 self._due[name] = self._first_due(name, after)
                 self._left.add(name)
@@ -478,6 +479,15 @@ class _Session:
                 self._store.fence(tx)
                 tx.commit()
         self._has_begun = True
+
+    def _leave(self, name: TableName, record: TableRecord) -> None:
+        """The table has no run now; who has asked for one is told."""
+        self._due.pop(name, None)
+        self._left.discard(name)
+        self._again.discard(name)
+        self._forced.discard(name)
+        error = (record.error or {}).get("message")
+        self._answer(name, str(error) if error else f"{name} is not at the source any more, or not captured")
 
     def _denied(self, source: SourceConnection, missing: set[TableName]) -> Iterator[TableName]:
         """Those of them that we may not see any more: whether they have gone nobody says, and their run parks them."""

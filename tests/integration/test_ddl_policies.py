@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -300,6 +301,20 @@ def test_skipped_where_the_stream_stands_behind_it(made: Deployment) -> None:
     for sink in made.sinks:
         assert made.sink_rows(sink, "t") == [(1, 10, "one"), (2, 20, "two"), (3, 30, "three")]
         assert len(made.sink_rows(sink, "gone")) == 2
+
+
+def test_a_column_that_is_dropped_on_the_sink_is_none_that_was_skipped(made: Deployment) -> None:
+    _begin(made, "t", ddl="approve")
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT NOT NULL DEFAULT 4")
+    _run(made, 1)
+    assert made.run("ddl", "skip", f"{made.source_database}.t").returncode == 0
+    for sink in made.sinks:
+        on_sink(made, sink, "ALTER TABLE {}t DROP COLUMN b")
+    on_source(made, "INSERT INTO t (id, a, b, c) VALUES (9, 90, 'not to be lost', 9)")
+    _run(made, 1)
+    errors = [one["error"]["message"] for one in made.status()["tables"] if one["table"].endswith(".t")]
+    assert len(errors) == len(made.sinks)
+    assert all("b" in re.findall(r"\w+", message) for message in errors), errors
 
 
 def test_a_drop_that_was_approved_later_is_done(made: Deployment) -> None:

@@ -404,11 +404,11 @@ def _types(made: Deployment, sink: str, table: str) -> dict[str, str]:
     return {str(name): str(text) for name, text in rows}
 
 
-def _add_column(made: Deployment, sink: str, table: str, column: str) -> None:
+def _alter_target(made: Deployment, sink: str, table: str, clause: str) -> None:
     """By hand."""
     server, database = made.sinks[sink]
     namespace = f'"{made.source_database}".' if sink == "pg" else ""
-    server.execute(f"ALTER TABLE {namespace}{table} ADD COLUMN {column}", database=database)
+    server.execute(f"ALTER TABLE {namespace}{table} {clause}", database=database)
 
 
 def _waiting(made: Deployment) -> dict[tuple[str, str], dict[str, Any]]:
@@ -477,13 +477,28 @@ def test_a_column_of_a_polled_table_is_approved_or_skipped_beside_a_running_serv
         assert "c" not in _types(shop, sink, "whole")
     assert shop.run("verify").returncode == 0
     for sink in shop.sinks:
-        _add_column(shop, sink, "whole", "c INT")
+        _alter_target(shop, sink, "whole", "ADD COLUMN c INT")
     shop.catch_up()
     shop.assert_equal("whole")
     settled = json.loads(shop.run("ddl", "pending", "--settled", "--json").stdout)
     assert (
         sorted((row["decision"], row["state"]) for row in settled) == [("apply", "done")] * 2 + [("skip", "done")] * 2
     )
+
+
+def test_a_column_of_a_polled_table_that_is_dropped_on_the_sink_is_none_that_was_skipped(shop: Deployment) -> None:
+    create(shop, "inc", rows=3)
+    overrides(shop, inc=incremental(ddl="approve"))
+    shop.catch_up()
+    execute(shop, "ALTER TABLE inc ADD COLUMN c INT NOT NULL DEFAULT 4")
+    assert shop.run("run", "--until-caught-up").returncode == 1
+    assert _say(shop, "skip", "inc")[0] == 0
+    for sink in shop.sinks:
+        _alter_target(shop, sink, "inc", "DROP COLUMN v")
+    shop.catch_up()
+    for sink in shop.sinks:
+        assert {"v", "c"} & _types(shop, sink, "inc").keys() == {"v"}
+        assert shop.sink_rows(sink, "inc", ["id", "v"]) == shop.source_rows("inc", ["id", "v"])
 
 
 @pytest.mark.crash
@@ -545,7 +560,7 @@ def _require_only_logged(made: Deployment, what: str, *, rows: int = 3, **strate
     require_one_load()
     for sink in made.sinks:
         assert _types(made, sink, "t") == before[sink]
-        _add_column(made, sink, "t", "c INT")
+        _alter_target(made, sink, "t", "ADD COLUMN c INT")
     left_out = {sink: set() for sink in made.sinks}
     require_one_load()
     assert made.run("verify").returncode == 0

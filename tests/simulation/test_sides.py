@@ -134,11 +134,12 @@ def test_what_was_said_of_tables_that_wait_goes_with_each_to_its_lane(sink: _Sin
     side = InSinkStore(sink.store.sink, side_name(PIPELINE, 1))
     said = {"tables": [["shop", "a"], ["shop", "b"]], "by": "root", "statements": ["one", "two"]}
     asked = side.add_command("ddl_apply", orjson.dumps(said).decode())
-    side.set_command(asked, "running")
+    side.set_command(asked, "running", "loading")
     beside = sink.beside(_SidePipeline(_sink_of(sink.store), "first"), count_max=1)
     beside.adopt({1: sink.store, 2: second}, lambda table: 2 if table == other else 1)
     [here], [there] = sink.store.queued_commands(), second.queued_commands()
-    assert (here.id, here.state, there.name, there.state) == (asked, "queued", "ddl_apply", "queued")
+    assert [(one.name, one.state, one.message) for one in (here, there)] == [("ddl_apply", "running", "loading")] * 2
+    assert here.id == asked
     assert orjson.loads(here.argument) == {"tables": [["shop", "a"]], "by": "root", "statements": ["one"]}
     assert orjson.loads(there.argument) == {"tables": [["shop", "b"]], "by": "root", "statements": ["two"]}
     assert not side.queued_commands()
