@@ -164,11 +164,13 @@ def _print(document: dict[str, Any], console: Console) -> None:
         progress = table.get("progress")
         if progress:
             state += f" {escape(progress_text(progress))}"
-        policies = ", ".join(
+        # Columns that the target lacks, by a policy on DDL or `cdc ddl skip`; values that a policy has changed.
+        policies = [f"{column}: left out" for column in table.get("left_out", ())]
+        policies += [
             f"{column}: {policy} {count:,}"
             for column, counts in table["policy_changes"].items()
             for policy, count in counts.items()
-        )
+        ]
         tables.add_row(
             escape(table["sink"]),
             escape(table["table"]),
@@ -176,7 +178,7 @@ def _print(document: dict[str, Any], console: Console) -> None:
             state,
             _number(table["rows"]),
             (table["last_change"] or "-")[:19],
-            escape(policies),
+            escape(", ".join(policies)),
         )
     if document["tables"]:
         console.print()

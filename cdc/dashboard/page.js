@@ -114,8 +114,8 @@ function filePos(position) {
   return position && position.file ? `${position.file}:${text(position.pos)}` : "";
 }
 
-function policies(changes) {
-  const parts = [];
+function policies(changes, leftOut) {
+  const parts = (leftOut ?? []).map((column) => `${column}: left out`);
   for (const [column, counts] of Object.entries(changes ?? {})) {
     for (const [policy, count] of Object.entries(counts ?? {})) parts.push(`${column}: ${policy} × ${number(count)}`);
   }
@@ -358,7 +358,7 @@ function showTables(status, now) {
     setCell(parts.rows, number(table.rows));
     setCell(parts.change, table.last_change ? ago(table.last_change, now) : "");
     parts.change.title = localTime(table.last_change);
-    setCell(parts.changed, policies(table.policy_changes));
+    setCell(parts.changed, policies(table.policy_changes, table.left_out));
     parts.errorRow.hidden = !table.error;
     if (table.error) updateTrouble(parts.trouble, table.error);
   });

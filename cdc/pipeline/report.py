@@ -250,6 +250,7 @@ def _table(sink: SinkReport, record: TableRecord, lane: int) -> dict[str, Any]:
         "rows": sink.rows.get(record.target),
         "last_change": iso_time(record.last_change_us),
         "policy_changes": {column: dict(counts) for column, counts in record.policy_changes.items()},
+        "left_out": list(record.left_out),
         "error": record.error,
         "options": dict(record.options),
         "progress": sink.progress.get(str(record.source)),

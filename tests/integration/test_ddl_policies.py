@@ -301,6 +301,8 @@ def test_skipped_where_the_stream_stands_behind_it(made: Deployment) -> None:
     for sink in made.sinks:
         assert made.sink_rows(sink, "t") == [(1, 10, "one"), (2, 20, "two"), (3, 30, "three")]
         assert len(made.sink_rows(sink, "gone")) == 2
+        assert _state(made, sink, "t")["left_out"] == ["c"]
+    assert "c: left out" in " ".join(made.run("status").stdout.split())
 
 
 def test_a_column_that_is_dropped_on_the_sink_is_none_that_was_skipped(made: Deployment) -> None:
