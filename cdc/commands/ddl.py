@@ -25,17 +25,20 @@ from cdc.log import configure_logging
 from cdc.model import TableName
 from cdc.pipeline.approval import COMMANDS, pending
 from cdc.pipeline.dealing import lane_stores, side_stores
+from cdc.pipeline.lanes import lane_number, side_number
 from cdc.pipeline.polled_sink import poller_stores
 from cdc.pipeline.text import iso_time
 from cdc.schema.identifiers import is_shadow
 from cdc.sinks.base import Sink
 from checkpoints.lanes import command_tables, commands_from
+from checkpoints.polls import poller_name
 from checkpoints.store import Command, InSinkStore, TableRecord
 
 __all__ = ["decide", "show_pending"]
 
 _POLL_SECONDS = 0.3
 _TAKE_UP_SECONDS_MAX = 60.0
+_LOOK_SECONDS = 5.0  # between two looks at who does not take a command up
 _ENDED = ("done", "failed")
 
 
@@ -47,10 +50,12 @@ def show_pending(config: Config, *, only_sinks: list[str], as_json: bool, is_set
         try:
             sink.open()
             pipeline = pipeline_name(config, settings)
-            for store in _stores(sink, pipeline):
-                if store.exists():
-                    found = _settled(store) if is_settled else _waiting(store)
-                    rows += [{"sink": settings.name, **row} for row in found]
+            stores = [store for store in _stores(sink, pipeline) if store.exists()]
+            if is_settled:
+                found = [row for store in stores[:1] for row in _settled(store)]
+            else:
+                found = [row for store in stores for row in _waiting(store)]
+            rows += [{"sink": settings.name, **row} for row in found]
         finally:
             sink.close()
     if as_json:
@@ -74,8 +79,11 @@ def _waiting(store: InSinkStore) -> list[dict[str, Any]]:
 
 
 def _settled(store: InSinkStore) -> list[dict[str, Any]]:
+    """What was said to the sink whose first lane `store` is of, also to lanes and sides that are no more."""
     rows = []
-    for command, requested_us in store.commands_named(COMMANDS):
+    for name, command, requested_us in store.commands_named(COMMANDS):
+        if not _is_of(store.pipeline, name):
+            continue
         said = orjson.loads(command.argument)
         if not said["tables"]:
             continue  # its tables went to other lanes, which were asked in its place
@@ -89,6 +97,12 @@ def _settled(store: InSinkStore) -> list[dict[str, Any]]:
             }
         )
     return rows
+
+
+def _is_of(pipeline: str, name: str) -> bool:
+    """Is it what the metadata call a lane, a side or the poller of the sink whose first lane is `pipeline`?"""
+    is_lane = lane_number(pipeline, name) is not None
+    return is_lane or side_number(pipeline, name) is not None or name == poller_name(pipeline)
 
 
 def _pending_text(row: Mapping[str, Any]) -> str:
@@ -197,10 +211,11 @@ def _is_live(store: InSinkStore) -> bool:
 
 def _follow(sink: Sink, stores: list[InSinkStore], asked: _Asked) -> int:
     """Wait for what the running service makes of it. `stores`: those of the sink when it was asked, the first first."""
-    deadline = time.monotonic() + _TAKE_UP_SECONDS_MAX
+    look_at = time.monotonic() + _TAKE_UP_SECONDS_MAX
     is_told = False
     while any(command.state not in _ENDED for command in asked.commands(stores[0])):
-        if time.monotonic() > deadline:
+        if time.monotonic() > look_at:
+            look_at = time.monotonic() + _LOOK_SECONDS
             others = _stores(sink, stores[0].pipeline)  # lanes may have been dealt anew
             waiting = _not_taken_up({store.pipeline: store for store in (*stores, *others)}, asked)
             if waiting and not is_told:
@@ -219,9 +234,11 @@ def _not_taken_up(stores: Mapping[str, InSinkStore], asked: _Asked) -> list[str]
     """
     first, waiting = next(iter(stores.values())), []
     for pipeline, store in stores.items():
+        if not _left(store, asked):
+            continue
         # In this order: tables and commands go to a lane at once.
         is_empty = not store.load_tables()
-        left = [command for command in store.queued_commands() if command.name in COMMANDS and asked.is_in(command)]
+        left = _left(store, asked)
         if not left or _is_live(store):
             continue
         if not _is_live(first):
@@ -234,9 +251,14 @@ def _not_taken_up(stores: Mapping[str, InSinkStore], asked: _Asked) -> list[str]
             continue
         # What loaded the table beside its lane ended while the command was being written.
         for command in left:
-            message = "the table went to its lane before the command was taken up; say it again"
+            names = ", ".join(map(str, command_tables(command)))
+            message = f"{names} went to another lane before the command was taken up; say it again"
             store.set_command(command.id, "failed", message)
     return waiting
+
+
+def _left(store: InSinkStore, asked: _Asked) -> list[Command]:
+    return [command for command in store.queued_commands() if command.name in COMMANDS and asked.is_in(command)]
 
 
 def _say(sink: Sink, pipeline: str, asked: _Asked) -> int:
@@ -259,13 +281,19 @@ def _say(sink: Sink, pipeline: str, asked: _Asked) -> int:
         found = store.load_tables() if store.exists() else {}
         records |= {table: r for table, r in found.items() if r.state != "dropped" or table not in records}
     known = {table for command in commands for table in command_tables(command)}
+    failed = {table for command in commands if command.state == "failed" for table in command_tables(command)}
     for table, statement in asked.statements.items():
         if table not in known:
             sys.stderr.write(f"cdc: {asked.settings.name}: {table}: the command is gone\n")
             code = 1
-        elif table in done:
+        elif table in done or (table in failed and not _waits_at(records.get(table), statement)):
             code |= _say_of(asked.settings.name, table, records.get(table), statement)
     return code
+
+
+def _waits_at(record: TableRecord | None, statement: str) -> bool:
+    said = None if record is None else pending(record)
+    return said is not None and bool(said["statement"] == statement)
 
 
 def _say_of(name: str, table: TableName, record: TableRecord | None, statement: str) -> int:

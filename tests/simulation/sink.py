@@ -481,6 +481,8 @@ class _Transaction:
             return sorted({row for part in statement.parts for row in self._select(part, ())})
         if statement.kind == "regclass":
             return [(parameters[0] if parameters[0] in self._database.definitions else None,)]
+        if statement.returned is not None:
+            return [(self._insert(statement, parameters)[statement.returned],)]
         self._do(statement, parameters)
         return []
 
@@ -537,7 +539,8 @@ class _Transaction:
             self._database.rows.setdefault(statement.table, {})
             return 0
         if statement.kind == "insert":
-            return self._insert(statement, parameters)
+            self._insert(statement, parameters)
+            return 1
         count = 0
         for key in self._found_to_write(statement, parameters):
             now_us = self._database.clock.now_us()
@@ -565,7 +568,7 @@ class _Transaction:
         definition = self._database.definitions.get(statement.table)
         return self._hits(statement.about_key(definition.key) if definition is not None else statement, parameters)
 
-    def _insert(self, statement: Statement, parameters: Sequence[Any]) -> int:
+    def _insert(self, statement: Statement, parameters: Sequence[Any]) -> Row:
         definition = self._database.definitions[statement.table]
         now_us = self._database.clock.now_us()
         values = [value.of(parameters, now_us) for value in statement.values]
@@ -575,7 +578,7 @@ class _Transaction:
         key = tuple(row[name] for name in definition.key)
         self._require_free(statement.table, key)
         self._write(statement.table, key, row)
-        return 1
+        return row
 
     def _require_free(self, table: str, key: Key) -> None:
         self._lock((table, key))

@@ -53,6 +53,7 @@ class Statement:
     """Of a union of SELECTs without parameters."""
     key: tuple[str, ...] = ()
     serial: str | None = None
+    returned: str | None = None
 
     def holds(self, row: Row, parameters: Sequence[Any], now_us: int) -> bool:
         """Do the conditions hold of that row?"""
@@ -172,7 +173,7 @@ def _insert(found: re.Match[str], numbered: _Parameters) -> Statement:
     columns = tuple(column.strip() for column in found["columns"].split(","))
     values = tuple(numbered.value(value) for value in found["values"].split(","))
     assert len(columns) == len(values), found[0]
-    return Statement("insert", table=found["table"], columns=columns, values=values)
+    return Statement("insert", table=found["table"], columns=columns, values=values, returned=found["returned"])
 
 
 def _update(found: re.Match[str], numbered: _Parameters) -> Statement:
@@ -209,7 +210,13 @@ _FORMS: tuple[tuple[str, Callable[[re.Match[str], _Parameters], Statement]], ...
         ),
         _select,
     ),
-    (r"INSERT INTO (?P<table>[\w.]+) \((?P<columns>.+?)\) VALUES \((?P<values>.+)\)", _insert),
+    (
+        (
+            r"INSERT INTO (?P<table>[\w.]+) \((?P<columns>.+?)\) VALUES \((?P<values>.+)\)"
+            r"(?: RETURNING (?P<returned>\w+))?"
+        ),
+        _insert,
+    ),
     (r"UPDATE (?P<table>[\w.]+) SET (?P<set>.+) WHERE (?P<where>.+)", _update),
     (r"DELETE FROM (?P<table>[\w.]+) WHERE (?P<where>.+)", _delete),
     (r"CREATE TABLE IF NOT EXISTS (?P<table>[\w.]+) \((?P<body>.+)\)", _create),
