@@ -115,12 +115,17 @@ def choose_lanes(rule: LaneRule, tables: Iterable[Placed]) -> dict[TableName, in
     return {one.table: lanes[place] for place, group in groups.items() for one in group}
 
 
-def related(table: TableName, pairs: Iterable[tuple[TableName, TableName]]) -> set[TableName]:
-    """The tables that pairs of tables lead to from that one."""
-    found, pairs = {table}, list(pairs)
-    while more := {other for pair in pairs if not found.isdisjoint(pair) for other in pair} - found:
-        found |= more
-    return found - {table}
+def related(table: TableName, families: Iterable[tuple[TableName, TableName]]) -> list[TableName]:
+    """The tables that pairs of children and parents lead to from that one: its parents, its children, then the others,
+    those that fewer steps lead to first."""
+    pairs = [pair for pair in families if pair[0] != pair[1]]
+    parents = {parent for child, parent in pairs if child == table}
+    found = [*sorted(parents), *sorted({child for child, parent in pairs if parent == table} - parents)]
+    seen = {table, *found}
+    while more := {other for pair in pairs if not seen.isdisjoint(pair) for other in pair} - seen:
+        found += sorted(more)
+        seen |= more
+    return found
 
 
 def _by_weight(count: int, groups: Mapping[str, Sequence[Placed]]) -> dict[str, int]:
@@ -174,7 +179,8 @@ class LaneMap:
         rule: what is configured.
         place: a table's target.
         lanes: the tables that are known.
-        kin: those that belong into one lane with a table that is not, known or not; may raise what the source raises.
+        kin: those that belong into one lane with a table that is not, known or not, and the nearest first: it goes to
+            the lane of the first one that is known. May raise what the source raises.
     """
 
     def __init__(
@@ -207,7 +213,7 @@ class LaneMap:
         place = self._place(table)
         lane = self._by_place.get(place) or self._rule.named(table)
         if lane is None and self._rule.count > 1:
-            lane = min((self._lanes[other] for other in self._kin(table) if other in self._lanes), default=None)
+            lane = next((self._lanes[other] for other in self._kin(table) if other in self._lanes), None)
         if lane is None:
             lane = min(range(1, self._rule.count + 1), key=lambda lane: (self._counts[lane], lane))
         if place not in self._by_place:

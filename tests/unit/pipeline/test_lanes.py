@@ -141,6 +141,27 @@ def test_kin_is_not_asked_for_where_a_pattern_or_the_target_says_the_lane() -> N
 def test_what_is_related_is_so_over_any_number_of_steps() -> None:
     pairs = [("d", "c"), ("b", "a"), ("c", "b"), ("x", "y"), ("a", "a")]
     named = [(table(one), table(other)) for one, other in pairs]
-    assert related(table("c"), named) == {table("a"), table("b"), table("d")}
-    assert related(table("a"), named) == {table("b"), table("c"), table("d")}
-    assert related(table("new"), named) == set()
+    assert set(related(table("c"), named)) == {table("a"), table("b"), table("d")}
+    assert related(table("a"), named) == [table("b"), table("c"), table("d")]
+    assert related(table("new"), named) == []
+
+
+def test_parents_are_nearer_than_children_and_those_than_others() -> None:
+    """Children and parents, also one that is both."""
+    pairs = [("new", "p2"), ("new", "p1"), ("z_child", "new"), ("p1", "new"), ("a_sibling", "p1"), ("a", "a_sibling")]
+    found = related(table("new"), [(table(one), table(other)) for one, other in pairs])
+    assert [one.table for one in found] == ["p1", "p2", "z_child", "a_sibling", "a"]
+
+
+def test_a_new_child_goes_to_its_parent_and_not_to_a_sibling_in_a_lower_lane() -> None:
+    families = [(table("c1"), table("p")), (table("c2"), table("p")), (table("g"), table("c1"))]
+    known = {table("p"): 2, table("c1"): 1}
+    lanes = LaneMap(LaneRule(3), lambda name: name.table, known, lambda name: related(name, families))
+    assert [lanes.lane(table(name)) for name in ("c2", "g")] == [2, 1]
+
+
+def test_a_new_parent_goes_to_its_child_and_not_to_its_childs_other_parent() -> None:
+    families = [(table("c"), table("p1")), (table("c"), table("p2"))]
+    known = {table("p1"): 1, table("c"): 2}
+    lanes = LaneMap(LaneRule(3), lambda name: name.table, known, lambda name: related(name, families))
+    assert lanes.lane(table("p2")) == 2
