@@ -179,7 +179,7 @@ def test_a_table_that_goes_under_its_load_is_dropped(made: Deployment, statement
 def test_a_reading_session_that_is_killed_is_replaced(made: Deployment) -> None:
     made.config["snapshot"]["chunk_rows"] = ROWS
     # More than batches and sockets hold: the statement is under way as long as the sink takes nothing.
-    made.source.execute("UPDATE t SET w = REPEAT('x', 1000000)", database=made.source_database)
+    made.source.execute("UPDATE t SET w = REPEAT('x', 3000000)", database=made.source_database)
     made.start()
     select = "SELECT ID FROM information_schema.PROCESSLIST WHERE INFO LIKE %s AND ID <> CONNECTION_ID()"
 
