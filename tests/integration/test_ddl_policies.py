@@ -54,6 +54,11 @@ def _pending(made: Deployment) -> list[dict[str, Any]]:
     return rows
 
 
+def _settled(made: Deployment) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    return rows
+
+
 # ---------------------------------------------------------------- columns
 
 
@@ -209,7 +214,7 @@ def test_a_statement_waits_and_is_followed_where_the_stream_stands_behind_it(mad
     result = made.run("ddl", "apply", f"{made.source_database}.t")
     assert result.returncode == 0, result.stderr
     assert not _pending(made)
-    settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    settled = _settled(made)
     assert [(row["decision"], row["state"]) for row in settled] == [("apply", "done")] * 2
     assert all("@" in row["by"] and row["at"] for row in settled)
     on_source(made, "INSERT INTO t VALUES (3, 30, 'three', 8)")
@@ -281,7 +286,7 @@ def test_a_decision_about_another_statement_than_the_one_that_waits_is_none(made
         InSinkStore(sink, pipeline_name(config, settings)).add_command("ddl_apply", json.dumps(said))
         sink.close()
     _run(made, 1)
-    settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    settled = _settled(made)
     assert {row["state"] for row in settled} == {"failed"}
     assert all("waits for something else by now" in row["message"] for row in settled)
     assert len(_pending(made)) == len(made.sinks)
@@ -346,7 +351,7 @@ def test_what_cannot_be_skipped_by_its_words_is_skipped_by_a_load(made: Deployme
         assert _state(made, sink, "t")["state"] == "ready"
     assert made.run("ddl", "skip", f"{made.source_database}.u").returncode == 1, "a is NOT NULL on the sinks"
     assert {row["table"] for row in _pending(made)} == {f"{made.source_database}.u"}
-    settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    settled = _settled(made)
     assert {row["state"] for row in settled if row["tables"][0][1] == "u"} == {"failed"}
 
 
@@ -397,8 +402,24 @@ def test_a_decision_is_no_failure_for_a_kill_in_its_midst(
         assert killed.returncode == -signal.SIGKILL, killed.stderr
         _run(made)
         made.assert_equal("t", "u")
-        settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+        settled = _settled(made)
         assert [(row["state"], row["message"]) for row in settled] == [("done", "")]
+
+
+def test_a_decision_that_fails_for_one_table_tells_of_the_others(made: Deployment) -> None:
+    _begin(made, "t", "u", ddl="approve")
+    on_source(made, "ALTER TABLE t ADD COLUMN c INT DEFAULT 7")
+    on_source(made, "ALTER TABLE u DROP COLUMN a")
+    _run(made, 1)
+    names = [f"{made.source_database}.{table}" for table in ("t", "u")]
+    result = made.run("ddl", "skip", *names)
+    assert result.returncode == 1, "a is NOT NULL on the sinks"
+    assert {row["table"] for row in _pending(made)} == {names[1]}
+    for sink in made.sinks:
+        assert f"cdc: {sink}: " in result.stderr
+        assert f"{sink}: {names[0]} is ready\n  ALTER TABLE t ADD COLUMN c" in result.stdout
+        assert f"{sink}: {names[1]} is" not in result.stdout
+    assert [row["state"] for row in _settled(made)] == ["failed"] * len(made.sinks)
 
 
 @pytest.mark.parametrize(
@@ -428,12 +449,16 @@ def test_what_became_of_a_decision_is_told_where_its_tables_go_to_other_lanes(
             assert f"{names[1]} is" not in result.stdout
         else:
             assert f"{sink}: {names[1]} is ready\n  ALTER TABLE u ADD COLUMN c" in result.stdout
-    settled = json.loads(made.run("ddl", "pending", "--settled", "--json").stdout)
+    settled = _settled(made)
     assert sorted((row["sink"], row["tables"], row["state"]) for row in settled) == sorted(
         (sink, [[made.source_database, table]], "failed" if code and table == "u" else "done")
         for sink in made.sinks
         for table in ("t", "u")
     )
+    for sink in made.config["sinks"]:
+        sink["lanes"] = 1
+    _run(made, code)
+    assert _settled(made) == settled, "also what was said to a lane that is no more"
     if not code:
         made.assert_equal("t", "u")
 
@@ -574,6 +599,7 @@ def test_what_waits_beside_the_stream_is_decided_about(
         assert not _pending(made)
         _run(made)
         made.assert_equal("t")
+        assert [(row["state"], row["tables"]) for row in _settled(made)] == [("done", [[made.source_database, "t"]])]
 
 
 @pytest.mark.parametrize(

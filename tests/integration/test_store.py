@@ -19,7 +19,7 @@ from cdc.pipeline.dealing import Dealing, LaneState, carry_out
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
 from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint
-from checkpoints.lanes import command_tables, divide_command, pipelines_in_use
+from checkpoints.lanes import command_tables, divide_command, pipelines_in_use, retire
 from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from tests.support.databases import fresh_database, fresh_pg_database
 from tests.support.waiting import wait_until
@@ -472,6 +472,41 @@ def test_commands_are_queued_in_order_until_they_are_done(place: Place) -> None:
     assert store.read_command(10**9) is None
 
 
+def test_who_asks_has_the_id_of_his_own_command(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another one's, of the same name, comes and is committed before his is."""
+    mine, other = place.store(), place.store()
+    put, theirs = mine.put_command, []
+
+    def put_first(*said: Any) -> int:
+        found = put(*said)
+        theirs.append(other.add_command("snapshot", "[2]"))
+        return found
+
+    monkeypatch.setattr(mine, "put_command", put_first)
+    own = mine.add_command("snapshot", "[1]")
+    found = {command.id: command.argument for command in mine.queued_commands()}
+    assert found == {own: "[1]", theirs[0]: "[2]"}
+
+
+def test_commands_are_listed_also_of_a_pipeline_that_is_not_run_any_more(place: Place) -> None:
+    first, gone = place.holder(), place.holder("one", f"{PIPELINE}#2")
+    save(gone, Checkpoint(at(5), 1))
+    ids = [store.add_command("ddl_skip", "{}") for store in (gone, first)]
+    first.add_command("snapshot", "[]")
+    with gone.sink.transaction() as tx:
+        retire(gone, tx)
+        tx.commit()
+    assert pipelines_in_use(first.sink) == []
+    listed = first.commands_named(("ddl_apply", "ddl_skip"))
+    assert [(name, command.id, command.name) for name, command, _ in listed] == [
+        (gone.pipeline, ids[0], "ddl_skip"),
+        (first.pipeline, ids[1], "ddl_skip"),
+    ]
+    now = first.read_lease()
+    assert now is not None
+    assert all(0 <= now.now_us - requested_us < 60_000_000 for *_, requested_us in listed)
+
+
 def test_a_command_is_divided_among_the_pipelines_of_its_tables(place: Place) -> None:
     side, first, second = place.holder(), place.store("shop/first"), place.store("shop/second")
     a, b = TableName("shop", "a"), TableName("shop", "it's b")
@@ -487,5 +522,5 @@ def test_a_command_is_divided_among_the_pipelines_of_its_tables(place: Place) ->
         tx.commit()
     assert side.queued_commands() == []
     [one], [two] = first.queued_commands(), second.queued_commands()
-    assert (one.id, one.state, command_tables(one)) == (asked, "queued", [a])
-    assert (two.name, two.state, command_tables(two)) == ("ddl_skip", "queued", [b])
+    assert (one.id, one.state, command_tables(one)) == (asked, "running", [a])
+    assert (two.name, two.state, command_tables(two)) == ("ddl_skip", "running", [b])
