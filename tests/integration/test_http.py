@@ -229,7 +229,7 @@ def test_a_parked_table_is_degraded_and_says_why(tmp_path: Path, mysql97: Server
         parked = [found for found in pages.status()["tables"] if found["state"] == "parked"]
         assert [found["table"] for found in parked] == [f"{made.source_database}.{table}"]
         assert parked[0]["error"]["message"]
-        assert pages.health()["tables_synced"] == len(TABLES)
+        wait_until(lambda: pages.health()["tables_synced"] == len(TABLES), 60)
         assert table not in pages.get("/dashboard").text
 
 
