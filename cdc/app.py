@@ -40,6 +40,7 @@ from cdc.metrics import Metrics
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
 from cdc.pipeline.beside import Side, SideLink
 from cdc.pipeline.dealing import lane_stores, side_stores
+from cdc.pipeline.displaced import DisplacedSinks
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import LaneRule, lane_name, related, side_name, sink_of
 from cdc.pipeline.loads import GuardReport, LoadLines
@@ -72,7 +73,7 @@ from cdc.source.positions import uses_gtid, written_file_pos
 from cdc.source.requirements import require_usable_source
 from checkpoints.polls import POLLER, poller_name
 from checkpoints.prepared import PreparedStore
-from checkpoints.store import COMMAND_HOLDER, InSinkStore
+from checkpoints.store import COMMAND_HOLDER, InSinkStore, LeaseHeld
 from checkpoints.views import create_views
 from snapshot.guards import GuardLimits, SourceGuard
 from snapshot.loader import LoadLimits
@@ -570,6 +571,7 @@ class Application:
                 service that comes meanwhile waits for that.
         """
         self._server_ids = lane_server_ids(config)
+        self._further_ids: dict[tuple[str, int], int] = {}  # of lanes that are not configured any more
         self._side_server_ids = side_server_ids(config)
         if only_sinks is not None:
             chosen = tuple(sink for sink in config.sinks if sink.name in only_sinks)
@@ -597,6 +599,11 @@ class Application:
         self._estimates: _Estimates | None = None
         self._with_views: set[str] = set()  # sinks whose views are made, or cannot be
         self._is_stopping = threading.Event()
+        self._is_once = False
+        self._displaced = DisplacedSinks(
+            holder=self._holder_on, begin_anew=self._begin_anew, is_stopping=self._is_stopping, log=log
+        )
+        self._errors_before: Counter[str] = Counter()  # of pipelines in whose place there are new ones
         self._signalled_at: float | None = None
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         if command:
@@ -623,6 +630,7 @@ class Application:
             return
         for area in self._staging.values():
             area.open()
+        self._is_once = until_caught_up
         until = state.written if until_caught_up else None
         self._pipelines = {  # at once: the pages look at it
             sink.name: self._make_group(sink, self._factory(sink), until, is_once=until_caught_up)
@@ -964,6 +972,8 @@ class Application:
     def _server_id(self, sink: SinkSettings, lane: int) -> int:
         """Raises ConfigError for a lane that is not configured any more, when the block has no id left for it."""
         ids = self._server_ids[sink.name]
+        if (sink.name, lane) in self._further_ids:
+            return self._further_ids[sink.name, lane]
         if lane > len(sink.lanes):
             block = range(self._source.server_id, self._source.server_id + self._source.server_id_count)
             used = [*self._server_ids.values(), *self._side_server_ids.values()]
@@ -976,6 +986,7 @@ class Application:
                     hint="raise source.server_id_count",
                 )
             ids.append(free[0])
+            self._further_ids[sink.name, lane] = free[0]
             return free[0]
         return ids[lane - 1]
 
@@ -987,9 +998,33 @@ class Application:
     def has_ended(self, seconds: float) -> bool:
         """Wait up to `seconds`; has every pipeline ended by then?"""
         deadline = self._clock.monotonic() + seconds
+        are_open = self._displaced.are_open()  # before the others are asked: one that begins anew is among them then
         # Each is asked, also behind one that lives: that is when a sink that has half failed ends its other half.
-        ended = [p.join(max(0.0, deadline - self._clock.monotonic())) for p in self._pipelines.values()]
-        return all(ended)
+        ended = {n: p.join(max(0.0, deadline - self._clock.monotonic())) for n, p in self._pipelines.items()}
+        if not self._is_once and not self._is_stopping.is_set():
+            lost = [n for n in ended if ended[n] and self._displaced.may_go_on(n, self._pipelines[n].error)]
+            are_open = are_open or bool(lost)
+        return all(ended.values()) and not are_open
+
+    def _holder_on(self, name: str, pipeline: str) -> str:
+        sink = self._factory(self._settings_of(name), hooked=False)()
+        try:
+            sink.open()
+            lease = InSinkStore(sink, pipeline).read_lease()
+            return lease.holder if lease is not None else ""
+        finally:
+            sink.close()
+
+    def _begin_anew(self, name: str) -> None:
+        """With a sink whose pipelines have ended."""
+        for pipeline in _running(self._pipelines[name]):
+            self._errors_before.update(pipeline.status.error_counts)
+        settings = self._settings_of(name)
+        group = self._make_group(settings, self._factory(settings), None, is_once=False)
+        group.start()
+        self._pipelines[name] = group
+        if self._is_stopping.is_set():
+            group.request_stop()
 
     def request_stop(self) -> None:
         """From a signal handler: end as soon as the open transactions are finished.
@@ -1011,6 +1046,7 @@ class Application:
         """Finish the open sink transactions, or roll them back where that takes too long; then end everything."""
         self._ask_to_stop()
         deadline = self._clock.monotonic() + _STOP_SECONDS
+        self._displaced.join(1.0)
         for pipeline in self._pipelines.values():
             pipeline.join(max(0.0, deadline - self._clock.monotonic()))
         for name, pipeline in self._pipelines.items():
@@ -1056,6 +1092,10 @@ class Application:
     def failures(self) -> list[tuple[str, BaseException]]:
         """The pipelines that ended with an error."""
         return [(name, p.error) for name, p in self._pipelines.items() if p.error is not None]
+
+    def held_elsewhere(self) -> set[str]:
+        """Of `failures`, the sinks that another instance has taken first."""
+        return {name for name, error in self.failures() if isinstance(error, LeaseHeld)}
 
     def parked(self) -> list[tuple[str, dict[str, Any]]]:
         """Tables that were set aside, with their errors, by sink."""
@@ -1133,7 +1173,7 @@ class Application:
         )
 
     def health_inputs(self) -> HealthInputs:
-        errors: Counter[str] = Counter(self._monitor.error_counts)
+        errors: Counter[str] = Counter(self._monitor.error_counts) + self._errors_before
         commits: list[str] = []
         sinks = {}
         records = []

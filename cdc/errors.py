@@ -195,7 +195,14 @@ class RetriesSpent(CdcError):
 
 
 class LeaseLost(CdcError):
-    """Another instance holds the pipeline's lease: nothing more may be written."""
+    """Another instance holds the pipeline's lease: nothing more may be written.
+
+    `pipeline`: whose lease, as the metadata name it; '' where it is not known that somebody has it.
+    """
+
+    def __init__(self, message: str, *, hint: str = "", pipeline: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.pipeline = pipeline
 
 
 class Stopping(CdcError):

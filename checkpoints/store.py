@@ -443,16 +443,26 @@ class InSinkStore:
         lease = self._read_lease(tx, " FOR UPDATE")
         if lease is None or lease.epoch != self.epoch:
             raise self.lost()
-        sessions = [*(one for one in lease.sessions if one != instead_of), session]
+        self._name_sessions(tx, lease, [*(one for one in lease.sessions if one != instead_of), session])
+
+    def _name_sessions(self, tx: Any, lease: LeaseRow, sessions: Sequence[str]) -> None:
         tx.execute_count(
             f"UPDATE {self._table('lease')} SET session = %s WHERE pipeline = %s AND epoch = %s",
-            (orjson.dumps(sessions).decode(), self.pipeline, self.epoch),
+            (orjson.dumps(list(sessions)).decode(), self.pipeline, lease.epoch),
         )
 
-    def renew_lease(self, epoch: int, *, seconds: float, status: Mapping[str, Any]) -> None:
-        """Stay the holder; `status` is what `cdc status` shows. Raises LeaseLost."""
+    def renew_lease(
+        self, epoch: int, *, seconds: float, status: Mapping[str, Any], session: str = "", instead_of: str = ""
+    ) -> None:
+        """Stay the holder; `status` is what `cdc status` shows. Raises LeaseLost.
+
+        `session`: the one that renews the lease from now on, where its connection is a new one, `instead_of` the one
+        that the lease names. Else who comes next takes the holder for dead.
+        """
         expires = f"{self._dialect.now_us} + {int(seconds * 1_000_000)}"
         with self.sink.transaction() as tx:
+            if session:
+                self._rename_session(tx, session, instead_of)
             count = tx.execute_count(
                 f"UPDATE {self._table('lease')} SET expires_us = {expires}, status = %s "
                 f"WHERE pipeline = %s AND epoch <= %s AND holder = %s",
@@ -461,6 +471,12 @@ class InSinkStore:
             if count != 1:
                 raise self.lost()
             tx.commit()
+
+    def _rename_session(self, tx: Any, session: str, instead_of: str) -> None:
+        lease = self._read_lease(tx, " FOR UPDATE")
+        if lease is None or lease.holder != self._holder:
+            raise self.lost()
+        self._name_sessions(tx, lease, [session if one == instead_of else one for one in lease.sessions])
 
     def release_lease(self, epoch: int, *, status: Mapping[str, Any]) -> None:
         """Let the next instance start at once."""
@@ -485,6 +501,7 @@ class InSinkStore:
         return LeaseLost(
             f"another instance has taken {self.pipeline} over on sink {self.sink.name}",
             hint="`cdc status` names it; two instances of one deployment never both apply",
+            pipeline=self.pipeline,
         )
 
     # -- the checkpoint

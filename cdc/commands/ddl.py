@@ -316,15 +316,19 @@ def _carry_out_alone(config: Config, alone: list[_Asked]) -> int:
     while not service.has_ended(_POLL_SECONDS):
         pass
     service.stop()
-    code = 0
+    code, overtaken = 0, service.held_elsewhere()
     for name, error in service.failures():
-        sys.stderr.write(f"cdc: {name}: {error}\n")
-        code = error.exit_code if isinstance(error, CdcError) else 1
+        if name not in overtaken:
+            sys.stderr.write(f"cdc: {name}: {error}\n")
+            code = error.exit_code if isinstance(error, CdcError) else 1
     for asked in alone:
-        sink = make_sink(asked.settings)
+        sink, pipeline = make_sink(asked.settings), pipeline_name(config, asked.settings)
         try:
             sink.open()
-            code |= _say(sink, pipeline_name(config, asked.settings), asked)
+            if asked.settings.name in overtaken:  # by a service that has begun meanwhile: it takes the commands up
+                code |= _follow(sink, _stores(sink, pipeline), asked)
+            else:
+                code |= _say(sink, pipeline, asked)
         finally:
             sink.close()
     return code

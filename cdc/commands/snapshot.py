@@ -383,14 +383,19 @@ def _load_alone(config: Config, wishes: Sequence[_Wish], *, report: _Report) -> 
         while not service.has_ended(_POLL_SECONDS):
             bars.show(service.loads())
     service.stop()
-    code = 0
-    for name, error in service.failures():
+    code, failures = 0, dict(service.failures())
+    overtaken = service.held_elsewhere()
+    for name in failures.keys() - overtaken:
+        error = failures[name]
         hint = f"\n  hint: {error.hint}" if isinstance(error, CdcError) and error.hint else ""
         sys.stderr.write(f"cdc: {name}: {error}{hint}\n")
         code = error.exit_code if isinstance(error, CdcError) else 1
-    if code:
-        return code
     for settings, wanted, asked in wishes:
+        if settings.name in failures and settings.name not in overtaken:
+            continue
         with _opened(config, settings) as stores:
-            code |= report(settings.name, stores, wanted, asked)
+            if settings.name in overtaken:  # by a service that has begun meanwhile: it takes the commands up
+                code = _follow(settings.name, stores, asked, wanted, report=report) or code
+            else:
+                code = report(settings.name, stores, wanted, asked) or code
     return code

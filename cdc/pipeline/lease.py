@@ -14,9 +14,9 @@ from cdc.clock import Clock
 from cdc.errors import CdcError, LeaseLost, Stopping, TransientError
 from cdc.log import Logger
 from cdc.sinks.base import Sink
-from checkpoints.store import Command, InSinkStore, LeaseHeld
+from checkpoints.store import COMMAND_HOLDER, Command, InSinkStore, LeaseHeld
 
-__all__ = ["LeaseKeeper", "acquire_under"]
+__all__ = ["LeaseKeeper", "acquire_under", "is_overtaken"]
 
 _TICK_SECONDS = 0.5
 # A session that is used at every tick, and silent for so long, is nobody's any more.
@@ -57,6 +57,11 @@ def acquire_under(
             raise ours.lost()
 
 
+def is_overtaken(error: BaseException, holder: str) -> bool:
+    """Did a command end by `error` because a service came first? It follows that one then."""
+    return isinstance(error, LeaseHeld) and holder.startswith(COMMAND_HOLDER)
+
+
 class LeaseKeeper:
     """Holds the lease for the pipeline's whole life; `lost` is set when another instance has it."""
 
@@ -89,6 +94,7 @@ class LeaseKeeper:
         self._has_held = False
         self._is_answered: bool | None = None
         self._applier_session = ""
+        self._named_session = ""  # ours, as the lease has it
         self._hang_ups = 0  # 1: our session was hung up on; 2: and that has been noticed
         self._is_applier_lost = False
         self._is_reached = True  # could there be a session at the last renewal?
@@ -142,10 +148,11 @@ class LeaseKeeper:
             # The last moments count: a holder that is waited for may have died since.
             was_renewed = moved_at is not None and self._clock.monotonic() - moved_at < _RENEWED_SECONDS
             try:
+                session = self._sink.session()
                 with self._asking():
                     self._store.take_lease(
                         holder=self._holder,
-                        sessions=(self._sink.session(), applier_session),
+                        sessions=(session, applier_session),
                         seconds=self._seconds,
                         was_renewed=was_renewed,
                     )
@@ -155,6 +162,7 @@ class LeaseKeeper:
                 ):
                     raise
             else:
+                self._named_session = session
                 return
             if self._clock.wait(is_stopping, _TICK_SECONDS):
                 raise Stopping("stopped while waiting for the lease")
@@ -257,7 +265,16 @@ class LeaseKeeper:
         self._is_reached = False
         self._open()
         self._is_reached = True
-        self._store.renew_lease(self._store.epoch, seconds=self._seconds, status=self._status())
+        session = self._sink.session()
+        is_new = session != self._named_session
+        self._store.renew_lease(
+            self._store.epoch,
+            seconds=self._seconds,
+            status=self._status(),
+            session=session if is_new else "",
+            instead_of=self._named_session if is_new else "",
+        )
+        self._named_session = session
         commands = self._store.queued_commands()
         if commands:
             self._on_commands(commands)

@@ -41,7 +41,7 @@ from cdc.pipeline.approval import COMMANDS, not_waiting
 from cdc.pipeline.held import StatementHeld, approved, held_statement
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
-from cdc.pipeline.lease import LeaseKeeper
+from cdc.pipeline.lease import LeaseKeeper, is_overtaken
 from cdc.pipeline.modes import LoadWriter
 from cdc.pipeline.polled_definitions import admitted
 from cdc.pipeline.retry import Retries, RetryPolicy, spent_hint
@@ -290,7 +290,8 @@ class Poller:
             self.status.failed(error)
             self.status.set_state("failed")
             self._metrics.failed(error)
-            self._log.error("poller_failed", **_error_fields(error), exc_info=not isinstance(error, CdcError))
+            say = self._log.info if is_overtaken(error, self.settings.holder) else self._log.error
+            say("poller_failed", **_error_fields(error), exc_info=not isinstance(error, CdcError))
         finally:
             self._keeper.stop()
             self._on_end(self.error)

@@ -57,7 +57,7 @@ from cdc.pipeline.held import StatementHeld, approved, held_statement, require_a
 from cdc.pipeline.hidden import HiddenCascades
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
-from cdc.pipeline.lease import LeaseKeeper
+from cdc.pipeline.lease import LeaseKeeper, is_overtaken
 from cdc.pipeline.loads import LoadWatch
 from cdc.pipeline.merging import ShadowMerge
 from cdc.pipeline.modes import LoadWriter
@@ -331,7 +331,8 @@ class Pipeline:
             self.status.set_state("failed")
             self._metrics.failed(error)
             self._keep_frame(error)
-            self._log.error("pipeline_failed", **_error_fields(error), exc_info=not isinstance(error, CdcError))
+            say = self._log.info if is_overtaken(error, self.settings.holder) else self._log.error
+            say("pipeline_failed", **_error_fields(error), exc_info=not isinstance(error, CdcError))
         finally:
             self._keeper.stop()
             self._on_end(self.error)

@@ -28,6 +28,7 @@ class Store:
         self.others: Callable[[], None] = lambda: None
         self.renewals: list[Mapping[str, Any]] = []
         self.renew_errors: list[BaseException] = []
+        self.renamed: list[tuple[str, str]] = []
         self.take_errors: list[BaseException] = []
         self.released: list[int] = []
         self.commands: list[Command] = []
@@ -56,9 +57,13 @@ class Store:
         self.epoch = (row.epoch if row else 0) + 1
         self.held_by(holder, until=self.clock.seconds + seconds, epoch=self.epoch)
 
-    def renew_lease(self, epoch: int, *, seconds: float, status: Mapping[str, Any]) -> None:
+    def renew_lease(
+        self, epoch: int, *, seconds: float, status: Mapping[str, Any], session: str, instead_of: str
+    ) -> None:
         if self.renew_errors:
             raise self.renew_errors.pop(0)
+        if session:
+            self.renamed.append((instead_of, session))
         self.renewals.append(status)
 
     def release_lease(self, epoch: int, *, status: Mapping[str, Any]) -> None:
@@ -93,7 +98,7 @@ class Sink:
         self.silences.append(seconds)
 
     def session(self) -> str:
-        return "keeper"
+        return f"keeper {self.opened}"
 
 
 class Kept:
@@ -131,6 +136,14 @@ def test_a_free_lease_is_taken_and_renewed_until_the_end(kept: Kept) -> None:
     assert not kept.sink.is_open()
     assert kept.keeper.lost is None
     assert all(status == {"state": "streaming"} for status in kept.store.renewals)
+
+
+def test_a_new_connection_is_named_in_the_lease_once_it_is_written(kept: Kept) -> None:
+    kept.store.renew_errors = [SinkUnavailable("cut")] * 2
+    kept.acquire()
+    wait_until(lambda: len(kept.store.renewals) > 3, 5, "renewals")
+    kept.keeper.stop()
+    assert kept.store.renamed == [("keeper 1", "keeper 3")]  # the second was cut before it could say so
 
 
 def test_each_session_raises_the_epoch_with_one_thread(kept: Kept) -> None:
