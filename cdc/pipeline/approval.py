@@ -11,7 +11,7 @@ The two commands wait in the metadata with who gave them and what the statement 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -29,7 +29,7 @@ from cdc.sinks.base import Sink
 from checkpoints.checkpoint import Checkpoint, decode_position, encode_position
 from checkpoints.store import Command, InSinkStore, TableRecord
 
-__all__ = ["COMMANDS", "Approvals", "not_waiting", "pending"]
+__all__ = ["COMMANDS", "Approvals", "is_said", "not_waiting", "pending"]
 
 COMMANDS = ("ddl_apply", "ddl_skip")
 
@@ -77,7 +77,7 @@ class Approvals:
             if is_taken_up and record is not None and record.state != "parked":
                 continue  # it was carried out, or was not to be: that is in the message
             if (problem := self._not_waiting(name, said)) is not None:
-                problems += [] if any(problem in one for one in problems) else [problem]
+                problems += [] if is_said(problem, problems) else [problem]
                 continue
             assert record is not None, "it waits"
             change = held_change(record)
@@ -170,6 +170,14 @@ class Approvals:
             self._store.fence(tx)
             tx.commit()
         self._tables.put(record)
+
+
+def is_said(problem: str, said: Iterable[str]) -> bool:
+    """Is it among them, also where a command that is taken up again has them in one message?
+
+    As a whole: what is said of `x.a` is the end of what is said of `yx.a`.
+    """
+    return any(f"; {problem}; " in f"; {one}; " for one in said)
 
 
 def not_waiting(record: TableRecord, said: Mapping[str, Any]) -> str | None:

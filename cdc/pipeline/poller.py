@@ -37,7 +37,7 @@ from cdc.errors import (
 from cdc.log import Logger
 from cdc.metrics import SinkMetrics
 from cdc.model import TableName
-from cdc.pipeline.approval import COMMANDS, not_waiting
+from cdc.pipeline.approval import COMMANDS, is_said, not_waiting
 from cdc.pipeline.held import StatementHeld, approved, held_statement
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
@@ -121,7 +121,7 @@ class _Asked:
 
     def say(self, message: str) -> None:
         """Once, also where it is taken up again."""
-        if not any(message in said for said in self.messages):
+        if not is_said(message, self.messages):
             self.messages.append(message)
 
 

@@ -46,3 +46,10 @@ def test_a_table_that_waits_no_more_was_seen_to_by_who_took_the_command_up(
     command = Command(7, "ddl_apply", orjson.dumps(argument).decode(), state, message.format(*texts))
     answers = _answers(command, TableRecord(T, "shop.t", "pending"), TableRecord(U, "shop.u", "ready"))
     assert answers == [(end, text.format(*texts)) for end, text in ends]
+
+
+@pytest.mark.parametrize("state, message", [("queued", ""), ("running", "yx.a waits at no statement")])
+def test_what_is_said_of_a_table_is_not_taken_for_what_is_said_of_another(state: str, message: str) -> None:
+    argument = {"tables": [["yx", "a"], ["x", "a"]], "by": "me", "statements": ["ALTER TABLE a"]}
+    command = Command(7, "ddl_apply", orjson.dumps(argument).decode(), state, message)
+    assert _answers(command)[-1] == ("failed", "yx.a waits at no statement; x.a waits at no statement")
