@@ -16,15 +16,17 @@ import argparse
 import random
 import sys
 import time
+from collections.abc import Iterator
 
 from cdc.demo.servers import ServerUnavailable
-from tests.torture.harness import Settings, Torture, torture
+from tests.torture.harness import CLIENTS, TABLES, Settings, Torture, torture
 
 SOURCES = ("mysql97", "mariadb1011")
 SINKS = {"mysql97": ("pg15", "mariadb1011"), "mariadb1011": ("pg15", "mysql97"), "mariadb118": ("pg17", "mariadb1011")}
 
 
-def main() -> int:
+def settings_of(words: list[str] | None) -> Iterator[Settings]:
+    """What a command line asks for, by source; None: ours."""
     parser = argparse.ArgumentParser(
         prog="python -m tests.torture", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -35,14 +37,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of a run that is to be done again")
     parser.add_argument("--source", action="append", choices=tuple(SINKS), help="both families, unless named")
     parser.add_argument("--sink", action="append", help="as the source has them, unless named")
+    parser.add_argument("--tables", type=int, default=TABLES, help=f"random ones ({TABLES})")
+    parser.add_argument("--clients", type=int, default=CLIENTS, help=f"that write ({CLIENTS})")
     parser.add_argument("--only", action="append", default=[], help="only faults that begin so, as in `kill -9`")
     parser.add_argument("--no-ddl", action="store_true")
     parser.add_argument("--no-disks", action="store_true", help="no full disks, which need the right to mount")
-    arguments = parser.parse_args()
-    exit_code = 0
+    arguments = parser.parse_args(words)
     for number, source in enumerate(arguments.source or SOURCES):
         seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 30) + number
-        settings = Settings(
+        yield Settings(
             seed=seed,
             source=source,
             sinks=tuple(arguments.sink or SINKS[source]),
@@ -52,8 +55,15 @@ def main() -> int:
             has_ddl=not arguments.no_ddl,
             has_disks=not arguments.no_disks,
             only=tuple(arguments.only),
+            tables=arguments.tables,
+            clients=arguments.clients,
         )
-        _say(f"{source} to {', '.join(settings.sinks)}, seed {seed}")
+
+
+def main() -> int:
+    exit_code = 0
+    for settings in settings_of(None):
+        _say(f"{settings.source} to {', '.join(settings.sinks)}, seed {settings.seed}")
         began = time.monotonic()
         try:
             run = torture(settings, _say)

@@ -45,12 +45,13 @@ class Scene:
 class Faults:
     """Chooses and does them. `schedule` says what was done, and when: the words of a failing run."""
 
-    def __init__(self, scene: Scene, rng: random.Random, *, start: Callable[[], None]) -> None:
+    def __init__(self, scene: Scene, seed: int, *, start: Callable[[], None]) -> None:
         """`start` starts the service."""
         self.counts: Counter[str] = Counter()
         self.schedule: list[str] = []
         self._scene = scene
-        self._random = rng
+        self._seed = seed
+        self._random = random.Random(seed)
         self._start = start
         self._began = time.monotonic()
         self._filled = set[str]()
@@ -81,9 +82,21 @@ class Faults:
             faults[f"disk full at sink {name}"] = lambda name=name: self._fill_disk(name)  # type: ignore[misc]
         return faults
 
-    def do(self, name: str) -> None:
-        """One of `all`, to its end."""
+    def row(self, number: int, only: tuple[str, ...] = ()) -> Iterator[tuple[str, float, float]]:
+        """The faults of a round, for as long as it lasts: each with what its own chances are drawn from, and a pause.
+
+        Nothing but the seed and the number decides them: what a fault meets, and how many there is time for, moves none
+        of those that follow.
+        """
+        rng = random.Random(f"{self._seed}-{number}")
+        names = [name for name in self.all() if not only or name.startswith(only)]
+        while True:
+            yield rng.choice(names), rng.random(), rng.uniform(0, 1.5)
+
+    def do(self, name: str, chance: float) -> None:
+        """One of `all`, to its end; `chance` seeds how long it lasts and whatever else is random about it."""
         at = time.monotonic() - self._began
+        self._random = random.Random(chance)
         self.schedule.append(f"{at:8.2f} s  {name}")
         self.counts[name] += 1
         self.all()[name]()

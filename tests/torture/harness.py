@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import random
+import shlex
 import shutil
+import subprocess
 import tempfile
 import time
 from collections import Counter
@@ -24,7 +26,10 @@ from tests.torture.schema import RandomTables
 from tests.torture.watch import BrokenPromise, Process, SinkReader, leftovers
 from tests.torture.writers import FAMILY_MARKS, JOURNAL, MARKS, Client, DdlClient, create_fixed_tables, end_xa
 
-__all__ = ["Settings", "Torture", "torture"]
+__all__ = ["CLIENTS", "TABLES", "Settings", "Torture", "torture"]
+
+# Unless told: clients that write, and random tables; each key is there more than once.
+CLIENTS, TABLES = 3, 11
 
 # What one service with two sinks may take (docs/operations.md), and the interpreter's own growth under many restarts.
 MEMORY_MIB_MAX = 256 + 60 + 64
@@ -32,7 +37,7 @@ MEMORY_MIB_MAX = 256 + 60 + 64
 THREADS_MAX, FILES_MAX = 12, 24
 _DISK_MIB = 700
 _CATCH_UP_SECONDS = 600.0
-_KEYED_TABLES, _DDL_TABLES = 11, 2
+_DDL_TABLES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +50,26 @@ class Settings:
     rounds: int | None = None
     seconds: float = 180.0
     round_seconds: float = 15.0
-    clients: int = 3
+    clients: int = CLIENTS
     has_ddl: bool = True
     has_disks: bool = True
     only: tuple[str, ...] = ()
     """Faults by their beginnings; all where empty."""
-    tables: int = _KEYED_TABLES
+    tables: int = TABLES
 
     @property
     def command(self) -> str:
         """What does it again."""
-        sinks = " ".join(f"--sink {name}" for name in self.sinks)
-        rounds = f" --rounds {self.rounds}" if self.rounds is not None else f" --seconds {self.seconds:g}"
-        return f"python -m tests.torture --seed {self.seed} --source {self.source} {sinks}{rounds}"
+        words = ["--seed", self.seed, "--source", self.source]
+        for name in self.sinks:
+            words += ["--sink", name]
+        words += ["--rounds", self.rounds] if self.rounds is not None else ["--seconds", f"{self.seconds:g}"]
+        words += ["--round-seconds", f"{self.round_seconds:g}", "--tables", self.tables, "--clients", self.clients]
+        for beginning in self.only:
+            words += ["--only", beginning]
+        words += [] if self.has_ddl else ["--no-ddl"]
+        words += [] if self.has_disks else ["--no-disks"]
+        return shlex.join(["python", "-m", "tests.torture", *map(str, words)])
 
 
 @dataclass
@@ -108,7 +120,7 @@ def _run(run: Torture, stack: contextlib.ExitStack, start: Callable[..., Server]
     proxies = _put_proxies(made, stack)
     _configure(made, rng)
     scene = Scene(made, source, sinks, proxies, tables, disks)
-    faults = Faults(scene, random.Random(rng.random()), start=lambda: _start(made))
+    faults = Faults(scene, settings.seed, start=lambda: _start(made))
     run.schedule = faults.schedule
     _start(made)
     # Before anybody writes: of what is loaded, the journal has one change.
@@ -124,7 +136,7 @@ def _run(run: Torture, stack: contextlib.ExitStack, start: Callable[..., Server]
             if number == settings.rounds or (settings.rounds is None and time.monotonic() > deadline):
                 break
             number += 1
-            _round(run, number, scene, faults, clients, readers, rng)
+            _round(run, number, scene, faults, clients, readers)
     for reader in readers:
         reader.stop()
         run.problems += reader.problems
@@ -213,29 +225,30 @@ def _round(
     faults: Faults,
     clients: list[Client | DdlClient],
     readers: list[SinkReader],
-    rng: random.Random,
 ) -> None:
     """Faults for a while, then quiet, then the proof."""
     run.say(f"round {number}")
+    rng = random.Random(f"{run.settings.seed}-{number}-prepared")
     for client in clients:
         client.release()
-    names = [name for name in faults.all() if not run.settings.only or name.startswith(run.settings.only)]
     until = time.monotonic() + run.settings.round_seconds
-    while time.monotonic() < until:
-        faults.do(rng.choice(names))
-        faults.watch_service()
-        time.sleep(rng.uniform(0, 1.5))
-    faults.mend()
-    for client in clients:
-        client.hold()
     try:
+        for name, chance, pause_seconds in faults.row(number, run.settings.only):
+            if time.monotonic() > until:
+                break
+            faults.do(name, chance)
+            faults.watch_service()
+            time.sleep(pause_seconds)
+        faults.mend()
+        for client in clients:
+            client.hold()
         wait_until(lambda: _is_quiet(run, scene, clients, rng), _CATCH_UP_SECONDS, "the clients to rest")
         mark = _set_mark(scene.made, number)
         wait_until(lambda: _settle(scene, faults, mark), _CATCH_UP_SECONDS, lambda: f"to catch up: {_told(scene)}")
         _prove(run, scene)
         _prove_no_leak(run, scene)
         _drop_sink_logs(scene)
-    except (AssertionError, TimeoutError) as error:
+    except (AssertionError, TimeoutError, subprocess.TimeoutExpired) as error:
         run.problems.append(f"round {number}: {error}")
     run.problems += [problem for reader in readers for problem in reader.problems]
     run.counts["rounds"] += 1
