@@ -23,7 +23,7 @@ def put_skip(
     tables: Sequence[TableName],
     content: Sequence[str],
 ) -> None:
-    """Write one down, in the transaction that moves the checkpoint. `content`: the events, as they were shown."""
+    """Write one down, in the transaction that moves the checkpoint. `content`: the events, without values of rows."""
     what: Mapping[str, Any] = {
         "before": str(before),
         "after": str(after),

@@ -22,7 +22,7 @@ from cdc.model import FilePos, SourcePosition, TableName, Xa
 from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.source.assembler import xa_named
 from cdc.source.connection import SourceConnection, connect
-from cdc.source.groups import EventGroup, groups_from, shown
+from cdc.source.groups import EventGroup, groups_from, kept, shown
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.prepared import PreparedStore
 from checkpoints.skips import put_skip
@@ -174,7 +174,7 @@ def _step_over(store: InSinkStore, group: EventGroup, before: SourcePosition, *,
                 before=checkpoint.position,
                 after=group.after,
                 tables=tables,
-                content=list(shown(group)),
+                content=list(kept(group)),
             )
             store.save(tx, checkpoint.next(group.after))
             tx.commit()

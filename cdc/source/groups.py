@@ -7,7 +7,7 @@ decoding does not.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from cdc.errors import CdcError, ConfigError
@@ -16,7 +16,7 @@ from cdc.model import FilePos, SourcePosition
 from cdc.schema.statements import StatementKind, classify_statement
 from cdc.source.connection import SourceConnection
 
-__all__ = ["BinlogEvent", "EventGroup", "groups_from", "is_between_groups", "shown"]
+__all__ = ["BinlogEvent", "EventGroup", "groups_from", "is_between_groups", "kept", "shown"]
 
 _PAGE_ROWS = 5_000
 _FIRST_POSITION = 4
@@ -50,6 +50,29 @@ _ROWS = ("Write_rows", "Update_rows", "Delete_rows")
 _MAPPED = re.compile(r"table_id: \d+ \((?P<name>.*)\)", re.DOTALL)
 _MARIADB_GTID = re.compile(r"GTID (\d+)-(\d+)-(\d+)")
 _MYSQL_GTID = re.compile(r"GTID_NEXT= '([^']+:\d+)'")
+# Their text has no value of a row: positions, names of tables, transactions' names.
+_WITHOUT_VALUES = frozenset({*_BEGINS, *_BETWEEN, "Table_map", "Xid", "XA_prepare", "Incident", "Transaction_payload"})
+_STATEMENTS = frozenset({"Query", "Query_compressed", "Rows_query", "Annotate_rows"})
+# Of these kinds the text is kept; others hold rows' values, or passwords of accounts.
+_KEPT_STATEMENTS = frozenset(
+    {
+        StatementKind.BEGIN,
+        StatementKind.COMMIT,
+        StatementKind.ROLLBACK,
+        StatementKind.SAVEPOINT,
+        StatementKind.ROLLBACK_TO,
+        StatementKind.XA_START,
+        StatementKind.XA_END,
+        StatementKind.XA_COMMIT,
+        StatementKind.XA_ROLLBACK,
+        StatementKind.DDL,
+        StatementKind.DATABASE,
+    }
+)
+_ROWS_QUERY_MARK = re.compile(r"#\s*")  # MySQL lists the text of rows as a comment
+_FIRST_WORDS = re.compile(r"[a-z_]+(?:\s+[a-z_]+)?(?![^\s(])", re.IGNORECASE)
+# CREATE TABLE … SELECT 'value', … VALUES ROW('value')
+_QUERY_IN_DDL = re.compile(r"\b(?:SELECT|VALUES)\b", re.IGNORECASE)
 _EVENTS_SHOWN_MAX = 50
 _INFO_CHARACTERS_MAX = 200
 
@@ -226,8 +249,33 @@ def _gtid_after(position: SourcePosition, info: str) -> MysqlGtidSet | MariadbGt
 
 
 def shown(group: EventGroup) -> Iterator[str]:
-    """The group, a line an event, for people."""
+    """The group, a line an event, for who is at the terminal: statements with the values that stand in them."""
+    yield from _lines(group, lambda event: event.info)
+
+
+def kept(group: EventGroup) -> Iterator[str]:
+    """The group, a line an event, to be stored: without values of rows, which may be of columns that are left out."""
+    yield from _lines(group, _without_values)
+
+
+def _lines(group: EventGroup, text: Callable[[BinlogEvent], str]) -> Iterator[str]:
     for event in group.events:
-        yield f"{event.place}  {event.kind:<16} {' '.join(event.info.split())[:_INFO_CHARACTERS_MAX]}".rstrip()
+        yield f"{event.place}  {event.kind:<16} {' '.join(text(event).split())[:_INFO_CHARACTERS_MAX]}".rstrip()
     if group.event_count > len(group.events):
         yield f"… and {group.event_count - len(group.events)} more"
+
+
+def _without_values(event: BinlogEvent) -> str:
+    if event.kind in _WITHOUT_VALUES or event.kind.startswith(_ROWS):
+        return event.info
+    if event.kind not in _STATEMENTS:
+        return "…" if event.info else ""  # what a statement was given, or nobody knows
+    mark = _ROWS_QUERY_MARK.match(event.info) if event.kind == "Rows_query" else None
+    use = _USE.match(event.info)
+    start = use.end() if use else mark.end() if mark else 0
+    head, statement = event.info[:start], event.info[start:]
+    if classify_statement(statement).kind not in _KEPT_STATEMENTS:
+        words = _FIRST_WORDS.match(statement)
+        return f"{head}{words[0] if words else ''} …"
+    query = _QUERY_IN_DDL.search(statement)
+    return f"{head}{statement[: query.start()]}…" if query else event.info
