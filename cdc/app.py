@@ -601,7 +601,11 @@ class Application:
         self._is_stopping = threading.Event()
         self._is_once = False
         self._displaced = DisplacedSinks(
-            holder=self._holder_on, begin_anew=self._begin_anew, is_stopping=self._is_stopping, log=log
+            make_sink=lambda name: self._factory(self._settings_of(name), hooked=False)(),
+            begin_anew=self._begin_anew,
+            is_stopping=self._is_stopping,
+            clock=self._clock,
+            log=log,
         )
         self._errors_before: Counter[str] = Counter()  # of pipelines in whose place there are new ones
         self._signalled_at: float | None = None
@@ -996,33 +1000,27 @@ class Application:
             on_poll()
 
     def has_ended(self, seconds: float) -> bool:
-        """Wait up to `seconds`; has every pipeline ended by then?"""
+        """Wait up to `seconds`; has every pipeline ended by then, for good?
+
+        One whose lease a command has taken is begun with anew.
+        """
         deadline = self._clock.monotonic() + seconds
         are_open = self._displaced.are_open()  # before the others are asked: one that begins anew is among them then
         # Each is asked, also behind one that lives: that is when a sink that has half failed ends its other half.
         ended = {n: p.join(max(0.0, deadline - self._clock.monotonic())) for n, p in self._pipelines.items()}
         if not self._is_once and not self._is_stopping.is_set():
-            lost = [n for n in ended if ended[n] and self._displaced.may_go_on(n, self._pipelines[n].error)]
+            lost = [n for n in ended if ended[n] and self._displaced.look_into(n, self._pipelines[n].error)]
             are_open = are_open or bool(lost)
         return all(ended.values()) and not are_open
 
-    def _holder_on(self, name: str, pipeline: str) -> str:
-        sink = self._factory(self._settings_of(name), hooked=False)()
-        try:
-            sink.open()
-            lease = InSinkStore(sink, pipeline).read_lease()
-            return lease.holder if lease is not None else ""
-        finally:
-            sink.close()
-
     def _begin_anew(self, name: str) -> None:
         """With a sink whose pipelines have ended."""
+        settings, errors = self._settings_of(name), Counter(self._errors_before)
         for pipeline in _running(self._pipelines[name]):
-            self._errors_before.update(pipeline.status.error_counts)
-        settings = self._settings_of(name)
+            errors.update(pipeline.status.error_counts)
         group = self._make_group(settings, self._factory(settings), None, is_once=False)
         group.start()
-        self._pipelines[name] = group
+        self._pipelines[name], self._errors_before = group, errors
         if self._is_stopping.is_set():
             group.request_stop()
 
@@ -1244,6 +1242,7 @@ class Application:
         return worst_state([*states, *side_states(map(self._shown_state, sides))])
 
     def _on_tick(self) -> None:
+        self._displaced.hang_up_on_silence()
         for name, lanes in self._pipelines.items():
             sides = [side.pipeline for side in lanes.beside.sides]
             silent = [p for p in [*_running(lanes), *sides] if p.hang_up_on_silence()]

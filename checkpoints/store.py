@@ -155,6 +155,13 @@ class LeaseRow:
             return []  # of an instance that wrote none: its lease counts until it runs out
 
 
+def _is_as_seen(lease: LeaseRow, before: LeaseRow | None, *, by: str) -> bool:
+    """Is it as it was when it was looked at? Another one's that seemed dead may have been renewed, by a new session."""
+    if before is None or lease.epoch != before.epoch:
+        return False
+    return lease.holder == by or (lease.expires_us, lease.session) == (before.expires_us, before.session)
+
+
 @dataclass(frozen=True, slots=True)
 class Command:
     """Something asked of the running service about tables (argument: JSON list of `[database, table]`).
@@ -400,7 +407,8 @@ class InSinkStore:
     def _write_lease(self, before: LeaseRow | None, holder: str, session: str, seconds: float) -> None:
         with self.sink.transaction() as tx:
             lease = self._read_lease(tx, " FOR UPDATE")
-            if lease is not None and lease.epoch != (before.epoch if before else 0):
+            if lease is not None and not _is_as_seen(lease, before, by=holder):
+                raise self._taken(lease.holder)
                 raise self._taken(lease.holder)
             epoch = (lease.epoch if lease else 0) + 1
             expires = f"{self._dialect.now_us} + {int(seconds * 1_000_000)}"
@@ -411,10 +419,13 @@ class InSinkStore:
                     (self.pipeline, holder, epoch, session),
                 )
             else:
+                # What the one before said of itself is not true of us; how far it had seen the source's log is.
+                said = lease.status
+                status = said if lease.holder == holder else {"seen": said["seen"]} if "seen" in said else {}
                 tx.execute_count(
                     f"UPDATE {self._table('lease')} SET holder = %s, epoch = %s, expires_us = {expires}, "
-                    f"session = %s WHERE pipeline = %s",
-                    (holder, epoch, session, self.pipeline),
+                    f"session = %s, status = %s WHERE pipeline = %s",
+                    (holder, epoch, session, _ascii(orjson.dumps(status).decode()), self.pipeline),
                 )
             fenced = tx.execute_count(
                 f"UPDATE {self._table('checkpoint')} SET epoch = %s WHERE pipeline = %s", (epoch, self.pipeline)
@@ -451,18 +462,16 @@ class InSinkStore:
             (orjson.dumps(list(sessions)).decode(), self.pipeline, lease.epoch),
         )
 
-    def renew_lease(
-        self, epoch: int, *, seconds: float, status: Mapping[str, Any], session: str = "", instead_of: str = ""
-    ) -> None:
+    def renew_lease(self, epoch: int, *, seconds: float, status: Mapping[str, Any], session: str = "") -> None:
         """Stay the holder; `status` is what `cdc status` shows. Raises LeaseLost.
 
-        `session`: the one that renews the lease from now on, where its connection is a new one, `instead_of` the one
-        that the lease names. Else who comes next takes the holder for dead.
+        `session`: the one that renews the lease from now on, where its connection is a new one. The lease has to name
+        it, else who comes next takes the holder for dead.
         """
         expires = f"{self._dialect.now_us} + {int(seconds * 1_000_000)}"
         with self.sink.transaction() as tx:
             if session:
-                self._rename_session(tx, session, instead_of)
+                self._rename_session(tx, session)
             count = tx.execute_count(
                 f"UPDATE {self._table('lease')} SET expires_us = {expires}, status = %s "
                 f"WHERE pipeline = %s AND epoch <= %s AND holder = %s",
@@ -472,11 +481,12 @@ class InSinkStore:
                 raise self.lost()
             tx.commit()
 
-    def _rename_session(self, tx: Any, session: str, instead_of: str) -> None:
+    def _rename_session(self, tx: Any, session: str) -> None:
         lease = self._read_lease(tx, " FOR UPDATE")
         if lease is None or lease.holder != self._holder:
             raise self.lost()
-        self._name_sessions(tx, lease, [session if one == instead_of else one for one in lease.sessions])
+        # The first: whichever it names now, a COMMIT without an answer may have named one that is gone again.
+        self._name_sessions(tx, lease, [session, *lease.sessions[1:]])
 
     def release_lease(self, epoch: int, *, status: Mapping[str, Any]) -> None:
         """Let the next instance start at once."""
@@ -499,8 +509,8 @@ class InSinkStore:
     def lost(self) -> LeaseLost:
         """The error of an instance that may write no more."""
         return LeaseLost(
-            f"another instance has taken {self.pipeline} over on sink {self.sink.name}",
-            hint="`cdc status` names it; two instances of one deployment never both apply",
+            f"another instance, or a command, has taken {self.pipeline} over on sink {self.sink.name}",
+            hint="`cdc status` names it as long as it runs; two of one deployment never both apply",
             pipeline=self.pipeline,
         )
 

@@ -16,7 +16,7 @@ from cdc.log import Logger
 from cdc.sinks.base import Sink
 from checkpoints.store import COMMAND_HOLDER, Command, InSinkStore, LeaseHeld
 
-__all__ = ["LeaseKeeper", "acquire_under", "is_overtaken"]
+__all__ = ["SILENT_SECONDS", "LeaseKeeper", "acquire_under", "is_overtaken"]
 
 _TICK_SECONDS = 0.5
 # A session that is used at every tick, and silent for so long, is nobody's any more.
@@ -27,7 +27,7 @@ _RENEWED_SECONDS = 3.0
 _LET_GO_SECONDS = 30.0
 # Without an answer for so long the sink is not well, and for so long it is taken for gone: a server that is frozen, or
 # a connection that is half open. A server that is only busy has answered the few words of a renewal long before.
-_UNWELL_SECONDS, _SILENT_SECONDS = 10.0, 60.0
+_UNWELL_SECONDS, SILENT_SECONDS = 10.0, 60.0
 
 
 def acquire_under(
@@ -178,7 +178,7 @@ class LeaseKeeper:
         Nothing comes, and nothing fails: the server is frozen, the connection is half open, or a commit waits for a
         standby. A new session tells what holds of the applier's (`take_lost`). True when that was done.
         """
-        if self._unanswered_seconds() < _SILENT_SECONDS:
+        if self._unanswered_seconds() < SILENT_SECONDS:
             return False
         self._hang_ups = self._hang_ups or 1
         self._sink.hang_up()
@@ -266,13 +266,11 @@ class LeaseKeeper:
         self._open()
         self._is_reached = True
         session = self._sink.session()
-        is_new = session != self._named_session
         self._store.renew_lease(
             self._store.epoch,
             seconds=self._seconds,
             status=self._status(),
-            session=session if is_new else "",
-            instead_of=self._named_session if is_new else "",
+            session=session if session != self._named_session else "",
         )
         self._named_session = session
         commands = self._store.queued_commands()

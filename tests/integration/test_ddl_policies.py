@@ -680,3 +680,27 @@ def test_a_kill_around_a_statement_on_tables_does_it_once(
         archived = [name for name in targets(made, "sink") if name.startswith("archived")]
         assert len(archived) == 1
         assert (archived == ["archived"]) == (len(statements) == 1)
+
+
+@pytest.mark.crash
+@pytest.mark.in_turn
+@pytest.mark.parametrize("sink_name", ["mariadb1011", pytest.param("mysql97", marks=pytest.mark.full)])
+def test_a_name_of_a_begun_rename_is_not_loaded_where_the_old_name_is_there_again(
+    tmp_path: Path, mysql97: Server, sink_name: str, request: pytest.FixtureRequest
+) -> None:
+    """Nothing is gone at the source then: only the metadata say whose the new name is."""
+    with deployment(tmp_path, mysql97, sink=request.getfixturevalue(sink_name)) as made:
+        _begin(made, "t")
+        made.catch_up()
+        process = made.start(crash_at="schema_altered")
+        on_source(made, "INSERT INTO t (id, a) SELECT MAX(id) + 1, 5 FROM t")
+        wait_until(lambda: len(made.sink_rows("sink", "t")) == len(made.source_rows("t")))  # it streams
+        on_source(made, "RENAME TABLE t TO t_old")
+        assert process.wait(120) == -signal.SIGKILL, made.log()[-3000:]
+        made.process = None
+        on_source(made, "CREATE TABLE t LIKE t_old")
+        on_source(made, "INSERT INTO t (id, a) VALUES (7, 5)")
+        on_source(made, "INSERT INTO t_old (id, a) SELECT MAX(id) + 1, 5 FROM t_old")
+        loaded = [line for line in _run(made).splitlines() if '"table_loaded"' in line]
+        assert not [line for line in loaded if "t_old" in line], loaded
+        made.assert_equal("t", "t_old")

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.integration
 _IMPATIENT = """
 from cdc.cli import main
 from cdc.pipeline import lease
-assert lease._UNWELL_SECONDS < lease._SILENT_SECONDS
-lease._UNWELL_SECONDS, lease._SILENT_SECONDS = 1.0, 3.0
+assert lease._UNWELL_SECONDS < lease.SILENT_SECONDS
+lease._UNWELL_SECONDS, lease.SILENT_SECONDS = 1.0, 3.0
 main()
 """
 

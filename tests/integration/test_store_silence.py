@@ -12,9 +12,11 @@ from cdc.demo.servers import Server
 from cdc.errors import LeaseLost, SinkUnavailable
 from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
-from checkpoints.store import InSinkStore
+from checkpoints.store import InSinkStore, LeaseHeld
+from tests.support.waiting import wait_until
 
 PIPELINE = "shop/warehouse"
+Make = Callable[[], InSinkStore]
 
 
 @pytest.fixture(params=["pg15", "mariadb1011", "mysql97"])
@@ -86,3 +88,69 @@ def test_the_holder_renews_by_the_number_of_a_commit_that_never_came(make_store:
     lease = store.read_lease()
     assert lease is not None
     assert dict(lease.status) == {"state": "streaming"}
+
+
+def test_a_session_that_was_named_by_a_commit_without_an_answer_is_named_no_more(make_store: Make) -> None:
+    """The keeper knows the session only that it has lost: its renewal by the next one came through all the same."""
+    store = _holder(make_store, "one")
+    before = _sessions(store)
+    first, second = make_store().sink, make_store().sink
+    store.renew_lease(store.epoch, seconds=60, status={}, session=first.session())
+    first.close()
+    store.renew_lease(store.epoch, seconds=60, status={}, session=second.session())
+    assert _sessions(store) == [second.session(), *before[1:]]
+    with pytest.raises(LeaseHeld):
+        _take(make_store(), "two")
+
+
+def _holder(make_store: Make, holder: str) -> InSinkStore:
+    store = make_store()
+    store.create()
+    _take(store, holder)
+    return store
+
+
+def _sessions(store: InSinkStore) -> list[str]:
+    lease = store.read_lease()
+    assert lease is not None
+    return lease.sessions
+
+
+def test_who_comes_back_between_the_look_at_the_lease_and_its_taking_keeps_it(make_store: Make) -> None:
+    first, taker, keeper = make_store(), make_store(), make_store().sink
+    first.create()
+    gone = keeper.session()
+    keeper.close()
+    wait_until(lambda: taker.sink.is_session_alive(gone) is False, 10, "the old session's end")
+    first.take_lease(holder="one", sessions=(gone,), seconds=60, was_renewed=False)
+    look, again = taker.sink.is_session_alive, first.sink.session()
+
+    def look_and_see_it_renewed(session: str) -> bool | None:
+        is_alive: bool | None = look(session)
+        if session == gone:
+            first.renew_lease(first.epoch, seconds=60, status={}, session=again)
+        return is_alive
+
+    taker.sink.is_session_alive = look_and_see_it_renewed
+    with pytest.raises(LeaseHeld):
+        _take(taker, "two")
+    lease = taker.read_lease()
+    assert lease is not None
+    assert (lease.holder, lease.epoch, lease.sessions) == ("one", first.epoch, [again])
+    with first.sink.transaction() as tx:
+        first.fence(tx)
+
+
+def test_what_the_one_before_said_of_itself_is_not_said_of_the_next(make_store: Make) -> None:
+    first = _holder(make_store, "one")
+    said = {"state": "stopped", "seen": {"server": "uuid", "file": "binlog.000007", "pos": 5}}
+    first.release_lease(first.epoch, status=said)
+    second = _holder(make_store, "two")
+    lease = second.read_lease()
+    assert lease is not None
+    assert lease.status == {"seen": said["seen"]}
+    second.renew_lease(second.epoch, seconds=60, status={"state": "streaming"})
+    _take(second, "two")  # its next session
+    lease = second.read_lease()
+    assert lease is not None
+    assert lease.status == {"state": "streaming"}

@@ -28,7 +28,7 @@ class Store:
         self.others: Callable[[], None] = lambda: None
         self.renewals: list[Mapping[str, Any]] = []
         self.renew_errors: list[BaseException] = []
-        self.renamed: list[tuple[str, str]] = []
+        self.renamed: list[str] = []
         self.take_errors: list[BaseException] = []
         self.released: list[int] = []
         self.commands: list[Command] = []
@@ -57,13 +57,11 @@ class Store:
         self.epoch = (row.epoch if row else 0) + 1
         self.held_by(holder, until=self.clock.seconds + seconds, epoch=self.epoch)
 
-    def renew_lease(
-        self, epoch: int, *, seconds: float, status: Mapping[str, Any], session: str, instead_of: str
-    ) -> None:
+    def renew_lease(self, epoch: int, *, seconds: float, status: Mapping[str, Any], session: str) -> None:
         if self.renew_errors:
             raise self.renew_errors.pop(0)
         if session:
-            self.renamed.append((instead_of, session))
+            self.renamed.append(session)
         self.renewals.append(status)
 
     def release_lease(self, epoch: int, *, status: Mapping[str, Any]) -> None:
@@ -143,7 +141,7 @@ def test_a_new_connection_is_named_in_the_lease_once_it_is_written(kept: Kept) -
     kept.acquire()
     wait_until(lambda: len(kept.store.renewals) > 3, 5, "renewals")
     kept.keeper.stop()
-    assert kept.store.renamed == [("keeper 1", "keeper 3")]  # the second was cut before it could say so
+    assert kept.store.renamed == ["keeper 3"]  # the second was cut before it could say so
 
 
 def test_each_session_raises_the_epoch_with_one_thread(kept: Kept) -> None:
