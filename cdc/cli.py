@@ -22,6 +22,7 @@ import typer.core
 
 import cdc
 from cdc.clock import SystemClock
+from cdc.commands.errors import say_error
 from cdc.config import Config, config_schema, load_config, load_source_config, redacted
 from cdc.errors import CdcError, ConfigError
 from cdc.log import configure_logging, scrub
@@ -80,19 +81,13 @@ def _print_json(document: Any) -> None:
     sys.stdout.write(orjson.dumps(document, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def _say_error(error: CdcError, prefix: str = "") -> None:
-    sys.stderr.write(f"cdc: {prefix}{scrub(error.message)}\n")
-    if error.hint:
-        sys.stderr.write(f"  hint: {scrub(error.hint)}\n")
-
-
 def main() -> None:
     """Entry point of the console script `cdc`. Exits with the documented codes."""
     try:
         # Without standalone mode click returns the code of `typer.Exit` instead of raising it.
         sys.exit(app(standalone_mode=False) or 0)
     except CdcError as error:
-        _say_error(error)
+        say_error(error)
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         sys.exit(130)
@@ -102,9 +97,7 @@ def main() -> None:
     except ImportError as error:
         if not re.match(r"cdc\.\w+\.kernel\b", error.name or ""):
             raise
-        _say_error(
-            ConfigError(f"the compiled part of cdc is not built: {error}", hint="run `make kernel` in the clone")
-        )
+        say_error(ConfigError(f"the compiled part of cdc is not built: {error}", hint="run `make kernel` in the clone"))
         sys.exit(ConfigError.exit_code)
     except Exception as error:
         show = getattr(error, "show", None)
@@ -182,7 +175,7 @@ def run(
     exit_code = 0
     for name, error in service.failures():
         if isinstance(error, CdcError):
-            _say_error(error, f"sink {name}: ")
+            say_error(error, f"sink {name}: ")
             exit_code = max(exit_code, error.exit_code)
         else:
             sys.stderr.write(f"cdc: sink {name}: {type(error).__name__}: {scrub(str(error))}\n")

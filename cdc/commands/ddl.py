@@ -19,6 +19,7 @@ from typing import Any, Literal
 import orjson
 
 from cdc.app import Application, make_sink, parse_table, pipeline_name, sinks_named
+from cdc.commands.errors import say_error, say_failure
 from cdc.config import Config, SinkSettings
 from cdc.errors import CdcError, SinkUnavailable
 from cdc.log import configure_logging
@@ -125,28 +126,48 @@ def _settled_text(row: Mapping[str, Any]) -> str:
 
 
 def decide(config: Config, decision: Literal["apply", "skip"], names: list[str], *, only_sinks: list[str]) -> int:
-    """Say of the statements that `names` wait at that they are followed, or left. The exit code: 1 where one failed."""
+    """Say of the statements that `names` wait at that they are followed, or left. The exit code: 1 where one failed.
+
+    What a sink raises is said, and the others are asked even so; of several exit codes it is the worst.
+    """
     wanted = {parse_table(name) for name in names}
-    code = 0
+    codes = [0]
     alone: list[_Asked] = []
     for settings in sinks_named(config, only_sinks):
-        sink = make_sink(settings)
         try:
-            sink.open()
-            stores = _stores(sink, pipeline_name(config, settings))
-            held = [(store, found) for store in stores if (found := _held(store, wanted))]
-            if not held:
-                sys.stderr.write(f"cdc: {settings.name}: none of these tables waits at a statement\n")
-                code = 1
-                continue
-            asked = _ask(settings, decision, held)
-            if any(_is_live(store) for store in (stores[0], *(store for store, _ in held))):
-                code |= _follow(sink, stores, asked)
-            else:
-                alone.append(asked)
-        finally:
-            sink.close()
-    return code | (_carry_out_alone(config, alone) if alone else 0)
+            said = _decide_on(config, settings, decision, wanted)
+        except CdcError as error:
+            say_error(error)
+            said = error.exit_code
+        if isinstance(said, int):
+            codes.append(said)
+        else:
+            alone.append(said)
+    if alone:
+        try:
+            codes.append(_carry_out_alone(config, alone))
+        except CdcError as error:
+            say_error(error)
+            codes.append(error.exit_code)
+    return max(codes)
+
+
+def _decide_on(config: Config, settings: SinkSettings, decision: str, wanted: set[TableName]) -> int | _Asked:
+    """The exit code of what the running service made of it; what was asked, where none runs."""
+    sink = make_sink(settings)
+    try:
+        sink.open()
+        stores = _stores(sink, pipeline_name(config, settings))
+        held = [(store, found) for store in stores if (found := _held(store, wanted))]
+        if not held:
+            sys.stderr.write(f"cdc: {settings.name}: none of these tables waits at a statement\n")
+            return 1
+        asked = _ask(settings, decision, held)
+        if any(_is_live(store) for store in (stores[0], *(store for store, _ in held))):
+            return _follow(sink, stores, asked)
+        return asked
+    finally:
+        sink.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +308,7 @@ def _say(sink: Sink, pipeline: str, asked: _Asked) -> int:
             sys.stderr.write(f"cdc: {asked.settings.name}: {table}: the command is gone\n")
             code = 1
         elif table in done or (table in failed and not _waits_at(records.get(table), statement)):
-            code |= _say_of(asked.settings.name, table, records.get(table), statement)
+            code = max(code, _say_of(asked.settings.name, table, records.get(table), statement))
     return code
 
 
@@ -316,19 +337,24 @@ def _carry_out_alone(config: Config, alone: list[_Asked]) -> int:
     while not service.has_ended(_POLL_SECONDS):
         pass
     service.stop()
-    code, overtaken = 0, service.held_elsewhere()
+    codes, overtaken = [0], service.held_elsewhere()
     for name, error in service.failures():
         if name not in overtaken:
-            sys.stderr.write(f"cdc: {name}: {error}\n")
-            code = error.exit_code if isinstance(error, CdcError) else 1
+            codes.append(say_failure(name, error))
     for asked in alone:
-        sink, pipeline = make_sink(asked.settings), pipeline_name(config, asked.settings)
         try:
-            sink.open()
-            if asked.settings.name in overtaken:  # by a service that has begun meanwhile: it takes the commands up
-                code |= _follow(sink, _stores(sink, pipeline), asked)
-            else:
-                code |= _say(sink, pipeline, asked)
-        finally:
-            sink.close()
-    return code
+            codes.append(_say_or_follow(config, asked, is_overtaken=asked.settings.name in overtaken))
+        except CdcError as trouble:
+            say_error(trouble)
+            codes.append(trouble.exit_code)
+    return max(codes)
+
+
+def _say_or_follow(config: Config, asked: _Asked, *, is_overtaken: bool) -> int:
+    """`is_overtaken`: by a service that has begun meanwhile; it takes the commands up."""
+    sink, pipeline = make_sink(asked.settings), pipeline_name(config, asked.settings)
+    try:
+        sink.open()
+        return _follow(sink, _stores(sink, pipeline), asked) if is_overtaken else _say(sink, pipeline, asked)
+    finally:
+        sink.close()

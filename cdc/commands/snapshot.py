@@ -17,6 +17,7 @@ import orjson
 
 from cdc.app import Application, make_sink, parse_table, pipeline_name, sinks_named
 from cdc.commands.bars import LoadBars
+from cdc.commands.errors import say_error, say_failure
 from cdc.config import Config, SinkSettings
 from cdc.errors import CdcError, ConfigError, SinkUnavailable, TransientError
 from cdc.log import configure_logging
@@ -96,11 +97,11 @@ def snapshot_part(config: Config, names: list[str], condition: str, *, only_sink
 
 
 def _on_each(config: Config, only_sinks: list[str], ask: _Ask, *, report: _Report) -> int:
-    """Ask every sink, so that they are at it at the same time, then say of each what became of it. The exit code.
+    """Ask every sink, so that they are at it at the same time, then say of each what became of it. The worst exit code.
 
-    What a sink's connection raises is raised when the others are done.
+    What a sink's connection raises is said when the others are done.
     """
-    exit_code = 0
+    codes = [0]
     alone: list[_Wish] = []
     followed: list[_Wish] = []
     trouble: list[CdcError] = []
@@ -109,7 +110,7 @@ def _on_each(config: Config, only_sinks: list[str], ask: _Ask, *, report: _Repor
             with _opened(config, settings, creates=True) as stores:
                 wish = ask(settings.name, stores)
                 if isinstance(wish, int):
-                    exit_code |= wish
+                    codes.append(wish)
                 else:
                     (followed if any(map(_is_live, stores.values())) else alone).append((settings, *wish))
         except CdcError as error:
@@ -117,19 +118,17 @@ def _on_each(config: Config, only_sinks: list[str], ask: _Ask, *, report: _Repor
     for settings, wanted, asked in followed:
         try:
             with _opened(config, settings) as stores:
-                exit_code |= _follow(settings.name, stores, asked, wanted, report=report)
+                codes.append(_follow(settings.name, stores, asked, wanted, report=report))
         except CdcError as error:
             trouble.append(error)
     if alone:
         try:
-            exit_code |= _load_alone(config, alone, report=report)
+            codes.append(_load_alone(config, alone, report=report))
         except CdcError as error:
             trouble.append(error)
-    for other in trouble[1:]:
-        sys.stderr.write(f"cdc: {other}\n" + (f"  hint: {other.hint}\n" if other.hint else ""))
-    if trouble:
-        raise trouble[0]
-    return exit_code
+    for one in trouble:
+        say_error(one)
+    return max([*codes, *(one.exit_code for one in trouble)])
 
 
 @contextlib.contextmanager
@@ -383,19 +382,21 @@ def _load_alone(config: Config, wishes: Sequence[_Wish], *, report: _Report) -> 
         while not service.has_ended(_POLL_SECONDS):
             bars.show(service.loads())
     service.stop()
-    code, failures = 0, dict(service.failures())
+    codes, failures = [0], dict(service.failures())
     overtaken = service.held_elsewhere()
-    for name in failures.keys() - overtaken:
-        error = failures[name]
-        hint = f"\n  hint: {error.hint}" if isinstance(error, CdcError) and error.hint else ""
-        sys.stderr.write(f"cdc: {name}: {error}{hint}\n")
-        code = error.exit_code if isinstance(error, CdcError) else 1
+    for name, error in failures.items():
+        if name not in overtaken:
+            codes.append(say_failure(name, error))
     for settings, wanted, asked in wishes:
         if settings.name in failures and settings.name not in overtaken:
             continue
-        with _opened(config, settings) as stores:
-            if settings.name in overtaken:  # by a service that has begun meanwhile: it takes the commands up
-                code = _follow(settings.name, stores, asked, wanted, report=report) or code
-            else:
-                code = report(settings.name, stores, wanted, asked) or code
-    return code
+        try:
+            with _opened(config, settings) as stores:
+                if settings.name in overtaken:  # by a service that has begun meanwhile: it takes the commands up
+                    codes.append(_follow(settings.name, stores, asked, wanted, report=report))
+                else:
+                    codes.append(report(settings.name, stores, wanted, asked))
+        except CdcError as trouble:
+            say_error(trouble)
+            codes.append(trouble.exit_code)
+    return max(codes)
