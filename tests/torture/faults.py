@@ -21,6 +21,7 @@ from cdc.demo.servers import Server, ServerFailed
 from tests.support.deployment import Deployment
 from tests.support.foreign_keys import TABLES as FAMILY_TABLES
 from tests.support.proxy import Proxy
+from tests.torture.instances import Instances, said
 
 __all__ = ["Fault", "Faults", "Scene"]
 
@@ -28,16 +29,28 @@ Fault = Callable[[], None]
 _LOCK_SECONDS_MAX = 6.0
 _FULL_SECONDS_MAX = 4.0
 _COMMAND_SECONDS_MAX = 60.0
+# How often those are done that take long, to one of the others.
+_RARE = {"a command takes the lease": 0.4, "a second instance follows": 0.4}
+# Events of the service's log that are counted, and what they are in the summary.
+_SAID = {
+    "lease_taken_by_command": "(log) leases taken by commands, and gone on behind",
+    "lease_taken_over": "(log) leases taken over from other instances or commands",
+    "sink_silent": "(log) sinks hung up on for their silence",
+}
 
 
 @dataclass(slots=True)
 class Scene:
-    """Everything that a fault may befall. `disks`: sinks whose data are on a small file system of their own."""
+    """Everything that a fault may befall.
+
+    `urls` lead to the sinks past the proxies; `disks`: sinks whose data are on a small file system of their own.
+    """
 
     made: Deployment
     source: Server
     sinks: dict[str, Server]
     proxies: dict[str, Proxy]
+    urls: dict[str, str]
     tables: list[str]
     disks: dict[str, Path] = field(default_factory=dict)
 
@@ -56,6 +69,7 @@ class Faults:
         self._began = time.monotonic()
         self._filled = set[str]()
         self._commands: list[threading.Thread] = []
+        self._instances = Instances(scene.made, scene.urls, watch=self.watch_service)
 
     def all(self) -> dict[str, Fault]:
         """By name; those that this scene has."""
@@ -67,10 +81,13 @@ class Faults:
             "kill -9 of the source": lambda: self._kill_server(self._scene.source),
             "connections half open": lambda: self._half_open("source"),
             "a table is to be loaded again": self._load_again,
+            "a second instance follows the service, killed": lambda: self._take_over(is_killed=True),
+            "a second instance follows the service, asleep": lambda: self._take_over(is_killed=False),
         }
         for name in sinks:
             faults[f"kill -9 of sink {name}"] = lambda name=name: self._kill_server(self._scene.sinks[name])  # type: ignore[misc]
             faults[f"locks held at sink {name}"] = lambda name=name: self._hold_locks(name)  # type: ignore[misc]
+            faults[f"a command takes the lease of sink {name}"] = lambda name=name: self._overtake(name)  # type: ignore[misc]
             faults[f"sessions ended by sink {name}"] = lambda name=name: self._end_sessions(name)  # type: ignore[misc]
         for name in ("source", *sinks):
             proxy = self._scene.proxies[name]
@@ -90,8 +107,9 @@ class Faults:
         """
         rng = random.Random(f"{self._seed}-{number}")
         names = [name for name in self.all() if not only or name.startswith(only)]
+        weights = [next((_RARE[rare] for rare in _RARE if name.startswith(rare)), 1.0) for name in names]
         while True:
-            yield rng.choice(names), rng.random(), rng.uniform(0, 1.5)
+            yield rng.choices(names, weights)[0], rng.random(), rng.uniform(0, 1.5)
 
     def do(self, name: str, chance: float) -> None:
         """One of `all`, to its end; `chance` seeds how long it lasts and whatever else is random about it."""
@@ -113,6 +131,10 @@ class Faults:
             command.join()
         self._commands.clear()
         self.watch_service()
+
+    def said(self) -> Counter[str]:
+        """What the logs of all instances have of what these faults are for."""
+        return Counter({what: sum(said(log, event) for log in self._instances.logs) for event, what in _SAID.items()})
 
     def watch_sinks(self) -> None:
         """Start those that a full disk has ended later than it was looked for. Others that have ended are a finding."""
@@ -155,7 +177,7 @@ class Faults:
 
     def _load_again(self) -> None:
         """As an operator asks for it, beside whatever else goes wrong; the next fault does not wait for it."""
-        table = f"{self._scene.made.source_database}.{self._random.choice([*self._scene.tables, *FAMILY_TABLES])}"
+        table = self._any_table()
 
         def ask() -> None:
             with contextlib.suppress(subprocess.TimeoutExpired):  # what is asked for stays queued
@@ -163,6 +185,19 @@ class Faults:
 
         self._commands.append(threading.Thread(target=ask, name=f"snapshot {table}", daemon=True))
         self._commands[-1].start()
+
+    def _overtake(self, name: str) -> None:
+        """A command that is not cut off from the sink, as the service is, loads a table itself."""
+        if not self._instances.overtake(self._random, self._scene.proxies[name], name, self._any_table()):
+            self.counts[f"(commands that were to take the lease of sink {name}, and could not)"] += 1
+
+    def _take_over(self, *, is_killed: bool) -> None:
+        """It is the service from then on: what follows befalls it."""
+        if not self._instances.take_over(self._random, is_killed=is_killed):
+            self.counts["(second instances that found no service with all leases)"] += 1
+
+    def _any_table(self) -> str:
+        return f"{self._scene.made.source_database}.{self._random.choice([*self._scene.tables, *FAMILY_TABLES])}"
 
     # ------------------------------------------------------------ servers
 

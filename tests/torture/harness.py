@@ -117,9 +117,10 @@ def _run(run: Torture, stack: contextlib.ExitStack, start: Callable[..., Server]
     made = stack.enter_context(deployment(directory, source, **sinks))
     rng = random.Random(settings.seed)
     tables = _create(made, rng, settings)
+    urls = {sink["name"]: sink["url"] for sink in made.config["sinks"]}
     proxies = _put_proxies(made, stack)
     _configure(made, rng)
-    scene = Scene(made, source, sinks, proxies, tables, disks)
+    scene = Scene(made, source, sinks, proxies, urls, tables, disks)
     faults = Faults(scene, settings.seed, start=lambda: _start(made))
     run.schedule = faults.schedule
     _start(made)
@@ -141,7 +142,7 @@ def _run(run: Torture, stack: contextlib.ExitStack, start: Callable[..., Server]
         reader.stop()
         run.problems += reader.problems
         run.counts += reader.counts
-    run.counts += faults.counts
+    run.counts += faults.counts + faults.said()
     if not run.problems:
         made.stop()
         run.problems += [f"left behind: {one}" for one in leftovers(made)]
@@ -170,6 +171,7 @@ def _configure(made: Deployment, rng: random.Random) -> None:
     made.config["source"] |= {"read_timeout_seconds": 8, "heartbeat_seconds": 1}
     made.config["flush"] = {"rows_max": rng.choice((50, 1000, 100_000))}
     made.config["lease"] = {"seconds": 8}
+    made.config["standby"] = rng.random() < 0.5
     made.config["snapshot"] = {
         "chunk_rows": 200,
         "beside": rng.choice((0, 2, 2)),

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import shlex
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -36,7 +37,8 @@ def test_the_command_that_is_printed_makes_the_same_settings(changes: dict[str, 
 def test_nothing_that_a_fault_meets_moves_those_that_follow() -> None:
     nothing = cast("Any", None)
     with Proxy("127.0.0.1", 1) as proxy:
-        scene = Scene(nothing, nothing, {"pg": nothing}, {"source": proxy, "pg": proxy}, ["t0"])
+        made = SimpleNamespace(log_path=nothing)
+        scene = Scene(cast("Any", made), nothing, {"pg": nothing}, {"source": proxy, "pg": proxy}, {}, ["t0"])
 
         def row(number: int, *only: str) -> list[tuple[str, float, float]]:
             faults = Faults(scene, 7, start=lambda: None)
