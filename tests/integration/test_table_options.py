@@ -127,6 +127,33 @@ STREAMED = [
 ]
 
 
+def test_a_refused_row_is_kept_without_what_is_masked_and_left_out(pair: Deployment) -> None:
+    _set(pair, exclude_columns=["secret"], columns=COLUMNS)
+    pair.catch_up()
+    for name, (server, database) in pair.sinks.items():
+        target = f'"{pair.source_database}".customers' if name == "pg" else "customers"
+        server.execute(f"ALTER TABLE {target} ADD CONSTRAINT few CHECK (id < 100)", database=database)
+    _execute(pair, "INSERT INTO customers VALUES (100, 'marker-1', 'marker-2', NULL, 1, 'new', 'marker-3', 'marker-4')")
+    refused = pair.run("run", "--until-caught-up")
+    assert refused.returncode == 1
+    tables = [(sink, table) for sink in pair.sinks for table in ("tables", "rejects", "lease")]
+    kept = {
+        (sink, table): repr(
+            pair.sinks[sink][0].execute(
+                f'SELECT * FROM "_cdc"."{table}"' if sink == "pg" else f"SELECT * FROM _cdc_{table}",
+                database=pair.sinks[sink][1],
+            )
+        )
+        for sink, table in tables
+    }
+    for sink in pair.sinks:
+        assert all("hidden" in kept[sink, table] and "100" in kept[sink, table] for table in ("tables", "rejects"))
+    for where, text in [*kept.items(), ("the log", refused.stderr), ("the status", json.dumps(pair.status()))]:
+        assert "er-1" not in text, where
+        # Of the phone number the last four characters are shown.
+        assert not any(word in text for word in ("marker", b"marker".hex())), where
+
+
 def test_load_and_stream_mask_alike_and_verify_agrees(shop: Deployment) -> None:
     _set(shop, exclude_columns=["secret"], columns=COLUMNS)
     shop.catch_up()
