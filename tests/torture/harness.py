@@ -218,6 +218,11 @@ def _clients(run: Torture, scene: Scene, rng: random.Random) -> Iterator[list[Cl
             except Exception as error:  # noqa: BLE001 - told with the others
                 run.problems.append(f"{type(client).__name__}: {error!r}")
             run.counts += client.counts
+        # After a round that failed in its middle: what is still prepared would keep the database from being dropped.
+        for _ in range(3):
+            with contextlib.suppress(Exception):  # the source may be down
+                end_xa(scene.source, rng)
+            time.sleep(0.5)
 
 
 def _round(

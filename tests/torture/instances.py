@@ -21,7 +21,7 @@ from tests.support.proxy import Proxy
 from tests.support.waiting import wait_until
 from tests.torture.watch import BrokenPromise
 
-__all__ = ["Instances", "said"]
+__all__ = ["Instances", "said", "twin"]
 
 # A sink that has been left half open is hung up on after a minute.
 _SERVED_SECONDS_MAX = 90.0
@@ -75,10 +75,8 @@ class Instances:
 
     def _second(self) -> Deployment:
         made = self._made
-        directory = self.logs[0].parent / f"instance-{len(self.logs) + 1}"
-        directory.mkdir()
-        second = Deployment(directory, made.source, made.source_database, made.sinks)
-        second.config = {**copy.deepcopy(made.config), "standby": True, "var_dir": str(directory / "var")}
+        second = twin(made, self.logs[0].parent / f"instance-{len(self.logs) + 1}")
+        second.config |= {"standby": True, "var_dir": str(second.directory / "var")}
         second.is_forked = False
         self.logs.append(second.log_path)
         return second
@@ -118,9 +116,7 @@ class Instances:
 
     def _take_lease(self, name: str, table: str) -> threading.Thread | None:
         """A command that has the lease of the sink, or has had it; None where all find the service still there."""
-        near = Deployment(self._made.directory / "near", self._made.source, self._made.source_database, {})
-        near.directory.mkdir(exist_ok=True)
-        near.config = copy.deepcopy(self._made.config)
+        near = twin(self._made, self._made.directory / "near")
         for sink in near.config["sinks"]:
             sink["url"] = self._urls[sink["name"]]
 
@@ -169,6 +165,14 @@ class Instances:
             return ""
         # One machine, one clock.
         return str(rows[0][0]) if rows and (not is_live or rows[0][1] > time.time_ns() // 1000) else ""
+
+
+def twin(made: Deployment, directory: Path) -> Deployment:
+    """The same deployment, for what runs at the same time: two must not write one configuration file."""
+    directory.mkdir(exist_ok=True)
+    other = Deployment(directory, made.source, made.source_database, made.sinks)
+    other.config = copy.deepcopy(made.config)
+    return other
 
 
 def said(path: Path, event: str, *, sink: str = "", begins_at: int = 0) -> int:
