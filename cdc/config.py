@@ -1877,7 +1877,8 @@ class Config(Section):
     var_dir: Path = Field(
         default=Path("var"),
         json_schema_extra={"range_text": "directory, made when missing"},
-        description="Where bytes that were not understood are kept for inspection. Relative to the working directory.",
+        description="Where events that were not understood are kept for inspection (the latest 20 of a pipeline), and "
+        "tables without a key, or polled by `full_refresh`, lie on their way. Relative to the working directory.",
     )
 
     def policies_for(self, database: str, table: str) -> Policies:

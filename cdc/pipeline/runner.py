@@ -53,6 +53,7 @@ from cdc.pipeline.beside import LaneBeside, Side
 from cdc.pipeline.brief import StreamLoads
 from cdc.pipeline.channel import Abandoned, Channel, Failure, Progress
 from cdc.pipeline.dealing import has_reached
+from cdc.pipeline.frames import keep_frame
 from cdc.pipeline.held import StatementHeld, approved, held_statement, require_allowed
 from cdc.pipeline.hidden import HiddenCascades
 from cdc.pipeline.hooks import Hooks
@@ -338,16 +339,13 @@ class Pipeline:
             self._on_end(self.error)
 
     def _keep_frame(self, error: BaseException) -> None:
-        """Keep the event that was not understood, for inspection."""
+        """Keep the event that was not understood, for inspection; the oldest of many goes."""
         if not isinstance(error, ProtocolError) or not error.frame:
             return
-        path = self.settings.var_dir / f"frame-{self.settings.name.replace('/', '-')}-{self._clock.now_us()}.bin"
         try:
-            self.settings.var_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-            path.write_bytes(error.frame)
-            path.chmod(0o600)
+            path = keep_frame(self.settings.var_dir, self.settings.name, error.frame, self._clock.now_us())
         except OSError as problem:
-            self._log.warning("frame_not_kept", path=str(path), message=str(problem))
+            self._log.warning("frame_not_kept", directory=str(self.settings.var_dir), message=str(problem))
         else:
             self._log.warning("frame_kept", path=str(path), bytes=len(error.frame))
 

@@ -272,7 +272,9 @@ def _scattered(values: pa.Array, selection: pa.Int32Array, row_count: int) -> pa
 def _refusal(
     refused: ValueRefused, rows: pa.RecordBatch, target: TargetTable, column: TargetColumn, index: int
 ) -> UnsupportedData:
-    table, name, key = str(target.definition.name), column.source.name, key_text(rows, target, index)
+    table, name = str(target.definition.name), column.source.name
+    # Of the columns that are to be masked some are not yet.
+    key = key_text(rows, target, index, hidden={c.name for c in target.columns if c.masking is not None})
     return UnsupportedData(
         f"{table}.{name}: {refused.reason} (row with {key})",
         table=table,

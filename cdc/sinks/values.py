@@ -11,7 +11,7 @@ import re
 import struct
 import uuid
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -275,15 +275,21 @@ def _refuse_merged_keys(text: str, index: int) -> None:
 # ---------------------------------------------------------------- naming a refused row
 
 
-def key_text(rows: pa.RecordBatch, target: TargetTable, index: int) -> str:
-    """`id=7, lang='de'` of row `index`, for messages; of a table without a key its first columns."""
+def key_text(rows: pa.RecordBatch, target: TargetTable, index: int, *, hidden: Collection[str] = ()) -> str:
+    """`id=7, lang='de'` of row `index`, for messages; of a table without a key its first columns.
+
+    Of the `hidden` columns the names alone.
+    """
     columns = {column.name: column for column in target.columns}
     names = target.row_key if target.is_numbered else target.key
     if not names:
-        return row_text(rows, target, index)
+        return row_text(rows, target, index, hidden=hidden)
     parts = []
     for name in names:
         column = columns[name]
+        if name in hidden:
+            parts.append(f"{name}=…")
+            continue
         value = python_values(column_of(rows, column).slice(index, 1), column.source.kind)[0]
         parts.append(f"{name}={shown(value, column.source.kind)}")
     return ", ".join(parts)
@@ -292,11 +298,14 @@ def key_text(rows: pa.RecordBatch, target: TargetTable, index: int) -> str:
 _SHOWN_COLUMNS_MAX = 6
 
 
-def row_text(rows: pa.RecordBatch, target: TargetTable, index: int) -> str:
-    """The values of row `index` in its first columns, for messages."""
+def row_text(rows: pa.RecordBatch, target: TargetTable, index: int, *, hidden: Collection[str] = ()) -> str:
+    """The values of row `index` in its first columns, for messages; of the `hidden` ones the names alone."""
     parts = []
     for column in target.columns[:_SHOWN_COLUMNS_MAX]:
         if column.metadata is not None:
+            continue
+        if column.name in hidden:
+            parts.append(f"{column.name}=…")
             continue
         value = python_values(column_of(rows, column).slice(index, 1), column.source.kind)[0]
         parts.append(f"{column.name}={shown(value, column.source.kind)}")

@@ -143,6 +143,25 @@ def test_text_that_is_no_utf8_is_hashed_by_its_bytes_and_not_cut_into_characters
     assert (caught.value.table, caught.value.column, caught.value.key) == ("shop.t", "name", "id=1")
 
 
+def test_a_refused_row_shows_nothing_of_the_columns_that_are_masked() -> None:
+    """Those behind the refused one are as they came."""
+    secret = column("secret", K.TEXT, "varchar(20)", length=20)
+    masking = Masking("keep_last", keep=1)
+    target = map_table(
+        table(ID, NAME, secret),
+        kind="postgresql",
+        namespace="n",
+        name="t",
+        key=(),
+        policies=Policies(),
+        options=TableOptions(columns=tuple(ColumnOption(name, masking=masking) for name in ("name", "secret"))),
+    )
+    with pytest.raises(UnsupportedData) as caught:
+        transformed_rows(rows_of(target.definition, [(7, b"\xff\xfe", "the secret")]), target)
+    assert caught.value.key == "id=7, name=…, secret=…"
+    assert "the secret" not in str(caught.value)
+
+
 def test_an_enum_value_without_a_member_is_refused_with_its_row() -> None:
     with pytest.raises(UnsupportedData, match="beyond its 1 members") as caught:
         masked(column("e", K.ENUM, "enum('a')", members=("a",)), HASH, [1, 2])
