@@ -21,6 +21,7 @@ import typer
 
 from cdc.app import make_sink, pipeline_name, routing, service_ids, sinks_named, source_settings
 from cdc.binlog.constants import EventType
+from cdc.commands.leases import leases_taken
 from cdc.config import Config, SinkSettings
 from cdc.errors import BinlogPurged, ConfigError, SourceChanged, SourceUnavailable, UnsupportedData
 from cdc.gtid import MariadbGtidList, MysqlGtidSet
@@ -28,7 +29,7 @@ from cdc.model import FilePos, SourcePosition, TableDefinition, TableName
 from cdc.pipeline.dealing import lane_stores, side_stores
 from cdc.pipeline.tables import TableRegistry
 from cdc.schema.modes import keeps_rows
-from cdc.sinks.base import Sink
+from cdc.sinks.base import Sink, SinkTransaction
 from cdc.source.cascades import read_hidden_keys
 from cdc.source.connection import SourceConnection, connect
 from cdc.source.groups import is_between_groups
@@ -45,7 +46,6 @@ from checkpoints.store import InSinkStore, TableRecord
 
 __all__ = ["set_checkpoint"]
 
-_LEASE_SECONDS = 60
 _ANSWER_SECONDS_MAX = 60.0
 _PLACE = re.compile(r"(?P<file>[^\s:,]+\.\d+):(?P<pos>\d+)")
 
@@ -93,20 +93,21 @@ def set_checkpoint(
             try:
                 sink.open()
                 plans = _plans(config, settings, sink, source, position, file, is_restored=is_restored, reloads=reloads)
-                _set_on(settings, position, plans, is_confirmed=is_confirmed)
+                _set_on(settings, sink, position, plans, is_confirmed=is_confirmed)
             finally:
                 sink.close()
     return 0
 
 
-def _set_on(settings: SinkSettings, position: SourcePosition, plans: Sequence[_Plan], *, is_confirmed: bool) -> None:
+def _set_on(
+    settings: SinkSettings, sink: Sink, position: SourcePosition, plans: Sequence[_Plan], *, is_confirmed: bool
+) -> None:
     _say(settings.name, position, plans)
     if not is_confirmed:
         if not sys.stdin.isatty():
             raise ConfigError("checkpoint set asks for confirmation", hint="give --yes where nobody can answer")
         typer.confirm("Set it back", abort=True)
-    for plan in plans:
-        _carry_out(plan, position)
+    _carry_out(sink, plans, position)
     typer.echo(f"{settings.name}: the checkpoint is {position} now")
 
 
@@ -350,45 +351,47 @@ def _say(sink: str, position: SourcePosition, plans: Sequence[_Plan]) -> None:
 # ---------------------------------------------------------------- doing it
 
 
-def _carry_out(plan: _Plan, position: SourcePosition) -> None:
-    """Raises ConfigError where somebody has moved the checkpoint meanwhile, LeaseHeld, LeaseLost."""
-    store = plan.store
+def _carry_out(sink: Sink, plans: Sequence[_Plan], position: SourcePosition) -> None:
+    """In one transaction. Raises ConfigError, with nothing changed, where somebody has moved a checkpoint meanwhile, or
+    holds a lease; LeaseLost.
+    """
     who = f"{getpass.getuser()}@{socket.gethostname()}"
-    lease = store.read_lease()
-    status = dict(lease.status) if lease is not None else {}
-    store.take_lease(
-        holder=f"cdc checkpoint set by {who}",
-        sessions=(store.sink.session(),),
-        seconds=_LEASE_SECONDS,
-        was_renewed=False,
-    )
-    try:
-        checkpoint, _ = store.load_checkpoint()
-        if checkpoint != plan.before:
-            raise ConfigError(
-                f"the checkpoint of {store.pipeline} has moved from {plan.before.position} meanwhile",
-                hint="see where it is (`cdc checkpoint show`), and give the command again",
-            )
-        with store.sink.transaction() as tx:
-            store.history.set_back(tx, position)
-            # Of those that are not followed the history says so again: what it said from later on is gone.
-            for record in [*plan.records, *plan.others]:
-                store.save_table(tx, record)
-            for record in plan.records:
-                if keeps_rows(record.options):  # as many rows and as late ones as the target has, which was restored
-                    MarkStore(store).forget(tx, record.source)
-            forget_prepared(store, tx)
-            put_skip(
-                store,
-                tx,
-                who=who,
-                place=str(position),
-                before=plan.before.position,
-                after=position,
-                tables=[record.source for record in plan.records if record.state == "pending"],
-                content=["cdc checkpoint set"],
-            )
-            store.save(tx, plan.before.next(position))
+    with leases_taken([plan.store for plan in plans], "checkpoint set", who=who):
+        for plan in plans:
+            _require_unmoved(plan)
+        with sink.transaction() as tx:
+            for plan in plans:
+                _set_back(tx, plan, position, who=who)
             tx.commit()
-    finally:
-        store.release_lease(store.epoch, status=status)
+
+
+def _require_unmoved(plan: _Plan) -> None:
+    checkpoint, _ = plan.store.load_checkpoint()
+    if checkpoint != plan.before:
+        raise ConfigError(
+            f"the checkpoint of {plan.store.pipeline} has moved from {plan.before.position} meanwhile",
+            hint="see where it is (`cdc checkpoint show`), and give the command again",
+        )
+
+
+def _set_back(tx: SinkTransaction, plan: _Plan, position: SourcePosition, *, who: str) -> None:
+    store = plan.store
+    store.history.set_back(tx, position)
+    # Of those that are not followed the history says so again: what it said from later on is gone.
+    for record in [*plan.records, *plan.others]:
+        store.save_table(tx, record)
+    for record in plan.records:
+        if keeps_rows(record.options):  # as many rows and as late ones as the target has, which was restored
+            MarkStore(store).forget(tx, record.source)
+    forget_prepared(store, tx)
+    put_skip(
+        store,
+        tx,
+        who=who,
+        place=str(position),
+        before=plan.before.position,
+        after=position,
+        tables=[record.source for record in plan.records if record.state == "pending"],
+        content=["cdc checkpoint set"],
+    )
+    store.save(tx, plan.before.next(position))

@@ -11,15 +11,17 @@ import re
 import socket
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import typer
 
 from cdc.app import make_sink, pipeline_name, sinks_named, source_settings
+from cdc.commands.leases import leases_taken
 from cdc.config import Config, SinkSettings
 from cdc.errors import ConfigError
 from cdc.model import FilePos, SourcePosition, TableName, Xa
 from cdc.pipeline.dealing import lane_stores, side_stores
+from cdc.sinks.base import Sink, SinkTransaction
 from cdc.source.assembler import xa_named
 from cdc.source.connection import SourceConnection, connect
 from cdc.source.groups import EventGroup, groups_from, kept, shown
@@ -30,7 +32,6 @@ from checkpoints.store import InSinkStore, TableRecord
 
 __all__ = ["skip"]
 
-_LEASE_SECONDS = 60
 _XA_END = re.compile(r"(XA\s+(?:COMMIT|ROLLBACK)\s+X'[0-9a-f]*',X'[0-9a-f]*',-?\d+)\s*$", re.IGNORECASE)
 _PLACE = re.compile(r"(?P<file>[^\s:]+\.\d+):(?P<pos>\d+)")
 
@@ -56,6 +57,15 @@ def skip(config: Config, place: str, *, only_sinks: list[str], is_confirmed: boo
     return 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """Of a lane, or of what loads beside one: from `before` over the group."""
+
+    store: InSinkStore
+    before: SourcePosition
+    group: EventGroup
+
+
 def _skip_on(
     config: Config, settings: SinkSettings, source: SourceConnection, wanted: FilePos, *, is_confirmed: bool
 ) -> int:
@@ -68,23 +78,25 @@ def _skip_on(
         if not stores[1].exists():
             return 0
         stores[1].create()
-        done = 0
+        steps = []
         for store in (*stores.values(), *side_stores(sink, name).values()):
             checkpoint, _ = store.load_checkpoint()
             group = _group_before(config, source, store, checkpoint, wanted) if checkpoint is not None else None
-            if checkpoint is None or group is None:
-                continue
-            _require_idle(store)
-            affected = _affected(group, store.load_tables().values())
-            _say(settings.name, group, affected)
+            if checkpoint is not None and group is not None:
+                _require_idle(store)
+                steps.append(_Step(store, checkpoint.position, group))
+        if not steps:
+            return 0
+        for step in steps:
+            _say(settings.name, step.group, _affected(step.group, step.store.load_tables().values()))
             if not is_confirmed:
                 if not sys.stdin.isatty():
                     raise ConfigError("skip asks for confirmation", hint="give --yes where nobody can answer")
                 typer.confirm("Step over it", abort=True)
-            _step_over(store, group, checkpoint.position, place=str(wanted))
-            typer.echo(f"{settings.name}: the checkpoint is {group.after} now")
-            done += 1
-        return done
+        _carry_out(sink, steps, place=str(wanted))
+        for step in steps:
+            typer.echo(f"{settings.name}: the checkpoint is {step.group.after} now")
+        return len(steps)
     finally:
         sink.close()
 
@@ -139,44 +151,51 @@ def _say(sink: str, group: EventGroup, affected: Sequence[TableRecord]) -> None:
     typer.echo(f"  loaded again afterwards: {tables}")
 
 
-def _step_over(store: InSinkStore, group: EventGroup, before: SourcePosition, *, place: str) -> None:
-    """Raises ConfigError where the checkpoint is not the one any more that the group was found by."""
+def _carry_out(sink: Sink, steps: Sequence[_Step], *, place: str) -> None:
+    """In one transaction. Raises ConfigError, with nothing stepped over, where a checkpoint is not the one any more by
+    which its group was found, or somebody else holds a lease.
+    """
     who = f"{getpass.getuser()}@{socket.gethostname()}"
-    lease = store.read_lease()
-    status = dict(lease.status) if lease is not None else {}
-    session = store.sink.session()
-    store.take_lease(holder=f"cdc skip by {who}", sessions=(session,), seconds=_LEASE_SECONDS, was_renewed=False)
-    try:
-        checkpoint, _ = store.load_checkpoint()
-        # While it was asked for, an instance may have come and gone: the checkpoint never goes back.
-        if checkpoint is None or checkpoint.position != before:
-            raise ConfigError(
-                f"the checkpoint of {store.pipeline} has moved from {before} meanwhile",
-                hint="see where it is (`cdc checkpoint show`), and whether there is still something to step over",
-            )
-        affected = _affected(group, store.load_tables().values())
-        tables: list[TableName] = [record.source for record in affected]
-        with store.sink.transaction() as tx:
-            for record in affected:
-                store.save_table(
-                    tx,
-                    replace(
-                        record, state="pending", loaded_from=None, ready_at=None, ready_server=None, error=None, step=""
-                    ),
-                )
-            # What was stored of it is in the loads; nobody would end it any more.
-            PreparedStore(store).forget(tx, _xas_ended(group))
-            put_skip(
-                store,
-                tx,
-                who=who,
-                place=place,
-                before=checkpoint.position,
-                after=group.after,
-                tables=tables,
-                content=list(kept(group)),
-            )
-            store.save(tx, checkpoint.next(group.after))
+    with leases_taken([step.store for step in steps], "skip", who=who):
+        found = [_require_unmoved(step) for step in steps]
+        with sink.transaction() as tx:
+            for step, (checkpoint, affected) in zip(steps, found, strict=True):
+                _step_over(tx, step, checkpoint, affected, who=who, place=place)
             tx.commit()
-    finally:
-        store.release_lease(store.epoch, status=status)
+
+
+def _require_unmoved(step: _Step) -> tuple[Checkpoint, list[TableRecord]]:
+    """The checkpoint, and the tables that may lack something."""
+    checkpoint, _ = step.store.load_checkpoint()
+    # While it was asked for, an instance may have come and gone: the checkpoint never goes back.
+    if checkpoint is None or checkpoint.position != step.before:
+        raise ConfigError(
+            f"the checkpoint of {step.store.pipeline} has moved from {step.before} meanwhile",
+            hint="see where it is (`cdc checkpoint show`), and whether there is still something to step over",
+        )
+    return checkpoint, _affected(step.group, step.store.load_tables().values())
+
+
+def _step_over(
+    tx: SinkTransaction, step: _Step, checkpoint: Checkpoint, affected: Sequence[TableRecord], *, who: str, place: str
+) -> None:
+    store, group = step.store, step.group
+    tables: list[TableName] = [record.source for record in affected]
+    for record in affected:
+        store.save_table(
+            tx,
+            replace(record, state="pending", loaded_from=None, ready_at=None, ready_server=None, error=None, step=""),
+        )
+    # What was stored of it is in the loads; nobody would end it any more.
+    PreparedStore(store).forget(tx, _xas_ended(group))
+    put_skip(
+        store,
+        tx,
+        who=who,
+        place=place,
+        before=checkpoint.position,
+        after=group.after,
+        tables=tables,
+        content=list(kept(group)),
+    )
+    store.save(tx, checkpoint.next(group.after))
