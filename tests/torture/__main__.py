@@ -2,12 +2,13 @@
 
 For each source: private servers, a service with two sinks behind proxies, random tables with every type and every
 kind of key, clients that write at random, DDL in between, and a fault a second: kill -9 of the service, of the
-source and of each sink, SIGSTOP, connections cut, stalled, half open and delayed, locks held, full disks. After each
-round the clients pause, the service has to catch up, and then every table is compared (`cdc verify`), kept changes
-are counted, and threads, files, memory and sessions are looked at; all the while readers of the sinks look for half
-of a transaction and for a checkpoint that goes back. Prints the counts; where something is wrong, what it was, the
-faults in order, and the command that does the same again. The seed decides tables, statements and faults; when each
-takes effect is up to the machine.
+source and of each sink, SIGSTOP, connections cut, stalled, half open and delayed, locks held, full disks, a second
+instance that follows the service killed or asleep and is the service then, a command that takes the lease of a sink
+the service is cut off from. After each round the clients pause, the service has to catch up, and then every table is
+compared (`cdc verify`), kept changes are counted, and threads, files, memory and sessions are looked at; all the while
+readers of the sinks look for half of a transaction and for a checkpoint that goes back. Prints the counts, those of the
+service's log among them; where something is wrong, what it was, the faults in order, and the command that does the same
+again. The seed decides tables, statements and the faults of each round; when each takes effect is up to the machine.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ __all__ = ["Fault", "Faults", "Scene"]
 Fault = Callable[[], None]
 _LOCK_SECONDS_MAX = 6.0
 _FULL_SECONDS_MAX = 4.0
-_COMMAND_SECONDS_MAX = 60.0
+_COMMAND_SECONDS_MAX, _LOADS_SECONDS_MAX = 60.0, 20.0
 # How often those are done that take long, to one of the others. A sink that is silent is hung up on after a minute,
 # which nothing else may end before: so that is mostly seen where it is the last fault of a round.
 _RARE = {
@@ -41,6 +41,7 @@ _RARE = {
 _SAID = {
     "lease_taken_by_command": "(log) leases taken by commands, and gone on behind",
     "lease_taken_over": "(log) leases taken over from other instances or commands",
+    "staging_failed": "(log) files of loads that could not be written",
     "sink_silent": "(log) sinks hung up on for their silence",
 }
 
@@ -49,7 +50,8 @@ _SAID = {
 class Scene:
     """Everything that a fault may befall.
 
-    `urls` lead to the sinks past the proxies; `disks`: sinks whose data are on a small file system of their own.
+    `urls` lead to the sinks past the proxies; `disks`: sinks whose data are on a small file system of their own;
+    `staging`: the one that the files of loads are on, if any.
     """
 
     made: Deployment
@@ -59,6 +61,7 @@ class Scene:
     urls: dict[str, str]
     tables: list[str]
     disks: dict[str, Path] = field(default_factory=dict)
+    staging: Path | None = None
 
 
 class Faults:
@@ -103,6 +106,8 @@ class Faults:
             faults[f"packets delayed at {name}"] = lambda proxy=proxy: self._delay(proxy)  # type: ignore[misc]
         for name in self._scene.disks:
             faults[f"disk full at sink {name}"] = lambda name=name: self._fill_disk(name)  # type: ignore[misc]
+        if self._scene.staging is not None:
+            faults["disk full at staging"] = lambda place=self._scene.staging: self._fill_staging(place)  # type: ignore[misc]
         return faults
 
     def row(self, number: int, only: tuple[str, ...] = ()) -> Iterator[tuple[str, float, float]]:
@@ -113,6 +118,7 @@ class Faults:
         """
         rng = random.Random(f"{self._seed}-{number}")
         names = [name for name in self.all() if not only or name.startswith(only)]
+        assert names, f"this run has no fault that begins with any of {only}"
         weights = [next((_RARE[rare] for rare in _RARE if name.startswith(rare)), 1.0) for name in names]
         while True:
             yield rng.choices(names, weights)[0], rng.random(), rng.uniform(0, 1.5)
@@ -286,18 +292,35 @@ class Faults:
     # ------------------------------------------------------------ disks
 
     def _fill_disk(self, name: str) -> None:
-        path = self._scene.disks[name] / "filled"
         self._filled.add(name)
-        with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
-            while True:
-                file.write(bytes(1 << 20))
-        time.sleep(self._random.uniform(0.5, _FULL_SECONDS_MAX))
-        path.unlink()
+        with _filled(self._scene.disks[name]):
+            time.sleep(self._random.uniform(0.5, _FULL_SECONDS_MAX))
         server = self._scene.sinks[name]
         time.sleep(1)
         if not server.is_running:  # some servers end where their log cannot be written
             self.counts[f"ends of sink {name} on a full disk"] += 1
             self._restart(server)
+
+    def _fill_staging(self, place: Path) -> None:
+        """While loads are on: their chunks go through memory then."""
+        with _filled(place):
+            for _ in range(2):
+                self._load_again()
+            deadline = time.monotonic() + _LOADS_SECONDS_MAX
+            while any(one.is_alive() for one in self._commands) and time.monotonic() < deadline:
+                time.sleep(0.1)
+
+
+@contextlib.contextmanager
+def _filled(place: Path) -> Iterator[None]:
+    path = place / "filled"
+    try:
+        with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(1 << 20))
+        yield
+    finally:
+        path.unlink()
 
 
 @contextlib.contextmanager

@@ -35,7 +35,7 @@ CLIENTS, TABLES = 3, 11
 MEMORY_MIB_MAX = 256 + 60 + 64
 # A lane of a service that has caught up: it has about half.
 THREADS_MAX, FILES_MAX = 12, 24
-_DISK_MIB = 700
+_DISK_MIB, _STAGING_MIB = 700, 32
 _CATCH_UP_SECONDS = 600.0
 _DDL_TABLES = 2
 
@@ -120,7 +120,14 @@ def _run(run: Torture, stack: contextlib.ExitStack, start: Callable[..., Server]
     urls = {sink["name"]: sink["url"] for sink in made.config["sinks"]}
     proxies = _put_proxies(made, stack)
     _configure(made, rng)
-    scene = Scene(made, source, sinks, proxies, urls, tables, disks)
+    staging, is_staged, retention_hours = None, rng.random() < 0.5, rng.choice((0, 1))
+    if settings.has_disks and is_staged:
+        staging = stack.enter_context(small_disk(directory / "disk-staging", _STAGING_MIB))
+    if staging is not None:
+        made.config["staging"] = {"dir": str(staging / "files"), "retention_hours": retention_hours}
+    elif is_staged:
+        run.skipped.append("disk full at staging")
+    scene = Scene(made, source, sinks, proxies, urls, tables, disks, staging)
     faults = Faults(scene, settings.seed, start=lambda: _start(made))
     run.schedule = faults.schedule
     _start(made)

@@ -70,13 +70,15 @@ class Instances:
             second.kill()
             raise
         made.process, made.directory = second.process, second.directory
-        made.config["var_dir"] = second.config["var_dir"]
+        made.config |= {name: second.config[name] for name in ("var_dir", "staging") if name in second.config}
         return True
 
     def _second(self) -> Deployment:
         made = self._made
         second = twin(made, self.logs[0].parent / f"instance-{len(self.logs) + 1}")
         second.config |= {"standby": True, "var_dir": str(second.directory / "var")}
+        if "staging" in second.config:
+            second.config["staging"]["dir"] += "+"
         second.is_forked = False
         self.logs.append(second.log_path)
         return second
@@ -108,7 +110,7 @@ class Instances:
         wait_until(
             lambda: service.poll() is not None or (_said_of(made, name) > seen and self._has_lease(name, service)),
             _FOLLOWS_SECONDS_MAX,
-            f"the service to go on with {name}, whose lease a command took",
+            lambda: f"the service to go on with {name}, whose lease a command took:\n{made.log()[-2000:]}",
         )
         if service.poll() is not None:
             raise BrokenPromise(f"the service has ended with {service.poll()}, for a command took the lease of {name}")
