@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -10,6 +12,7 @@ import orjson
 import typer
 
 from cdc.app import make_sink, pipeline_name, sinks_named
+from cdc.commands.leases import leases_taken
 from cdc.config import Config
 from cdc.errors import ConfigError
 from cdc.model import SourcePosition
@@ -100,18 +103,14 @@ def reset(config: Config, *, only_sinks: list[str], is_confirmed: bool) -> int:
                 typer.echo(f"{settings.name}: nothing to forget")
                 continue
             pollers = poller_stores(sink, pipeline_name(config, settings))
-            for store in (*stores.values(), *pollers.values()):
-                lease = store.read_lease()
-                if lease is not None and store.is_holder_alive(lease):
-                    raise ConfigError(
-                        f"{store.pipeline} is being run by {lease.holder}",
-                        hint="stop that instance first",
-                    )
-            sides = side_stores(sink, pipeline_name(config, settings))  # as their lanes do, they begin anew
-            with sink.transaction() as tx:
-                for store in (*stores.values(), *sides.values(), *pollers.values()):
-                    store.reset(tx)
-                tx.commit()
+            who = f"{getpass.getuser()}@{socket.gethostname()}"
+            # An instance that is only cut off from the sink would go on from where it was, over what is forgotten here.
+            with leases_taken([*stores.values(), *pollers.values()], "checkpoint reset", who=who):
+                sides = side_stores(sink, pipeline_name(config, settings))  # as their lanes do, they begin anew
+                with sink.transaction() as tx:
+                    for store in (*stores.values(), *sides.values(), *pollers.values()):
+                        store.reset(tx)
+                    tx.commit()
             typer.echo(f"{settings.name}: forgotten; the next `cdc run` loads every table again")
         finally:
             sink.close()

@@ -1,4 +1,4 @@
-"""`cdc skip` and `cdc checkpoint set` are about every lane of a sink or about none, whoever comes while they ask."""
+"""`cdc skip` and `cdc checkpoint` are about every lane of a sink or about none, whoever comes while they ask."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 
 from cdc.app import make_sink
+from cdc.commands.checkpoint import reset
 from cdc.commands.set_checkpoint import set_checkpoint
 from cdc.commands.skip import skip
 from cdc.config import Config, load_config
 from cdc.demo.servers import Server
-from cdc.errors import ConfigError
+from cdc.errors import ConfigError, LeaseLost
 from cdc.model import FilePos, SourcePosition
 from checkpoints.store import InSinkStore
 from tests.integration.test_history import place_of
@@ -131,6 +132,30 @@ def test_a_command_that_finds_one_lane_taken_changes_none(
         assert _position(made, "") == _position(made, "#2") != before[0][0].position
         made.catch_up()
         made.assert_equal("t", "u")
+
+
+def test_who_was_cut_off_does_not_go_on_over_a_reset(tmp_path: Path, mariadb1011: Server, pg15: Server) -> None:
+    """Its next commit would bring back the checkpoint of tables that are to be loaded again."""
+    with deployment(tmp_path, mariadb1011, sink=pg15) as made:
+        made.config["sinks"][0]["lanes"] = 2
+        made.source.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=made.source_database)
+        made.catch_up()
+        config = load_config(made.write_config(), environ={})
+        with held(made, "sink", "elsewhere:1:2", lane="#2"):
+            before = _first_lane(made)
+            with pytest.raises(ConfigError, match="#2 is being run by elsewhere:1:2"):
+                reset(config, only_sinks=[], is_confirmed=True)
+            assert _first_lane(made) == before
+        with _store(made) as store:
+            store.take_lease(holder="elsewhere:1:2", sessions=("gone",), seconds=0, was_renewed=False)
+            checkpoint, _ = store.load_checkpoint()
+            assert checkpoint is not None
+            assert reset(config, only_sinks=[], is_confirmed=True) == 0
+            with pytest.raises(LeaseLost), store.sink.transaction() as tx:
+                store.save(tx, checkpoint.next(checkpoint.position))
+            assert store.load_checkpoint() == (None, None)
+        made.catch_up()
+        made.assert_equal("t")
 
 
 def _answer(monkeypatch: pytest.MonkeyPatch, question_count: int, then: Callable[[], object]) -> None:
