@@ -78,7 +78,9 @@ class Faults:
         self._began = time.monotonic()
         self._filled = set[str]()
         self._commands: list[threading.Thread] = []
-        self._instances = Instances(scene.made, scene.urls, watch=self.watch_service)
+        self._instances = Instances(
+            scene.made, scene.urls, watch_service=self.watch_service, watch_sinks=self.watch_sinks
+        )
 
     def all(self) -> dict[str, Fault]:
         """By name; those that this scene has."""

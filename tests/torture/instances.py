@@ -6,6 +6,7 @@ has the lease of each sink.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import random
@@ -33,12 +34,20 @@ _ATTEMPTS = 3
 class Instances:
     """Of one deployment: the one that is the service at the moment (`made`), and those that come after it."""
 
-    def __init__(self, made: Deployment, urls: dict[str, str], *, watch: Callable[[], None]) -> None:
-        """`urls`: of the sinks, past the proxies; `watch` starts the service where it does not run."""
+    def __init__(
+        self,
+        made: Deployment,
+        urls: dict[str, str],
+        *,
+        watch_service: Callable[[], None],
+        watch_sinks: Callable[[], None],
+    ) -> None:
+        """`urls`: of the sinks, past the proxies; the others start what has ended: a full disk may end a sink late."""
         self.logs = [made.log_path]
         self._made = made
         self._urls = urls
-        self._watch = watch
+        self._watch_service = watch_service
+        self._watch_sinks = watch_sinks
 
     # ------------------------------------------------------------ takeover
 
@@ -55,13 +64,13 @@ class Instances:
         second = self._second()
         try:
             second.start()
-            _wait_for(second, "standby", len(made.sinks))
+            self._wait_for(second, "standby", len(made.sinks))
             begins_at = made.log_path.stat().st_size
             if is_killed:
                 made.kill()
             else:
                 first.send_signal(signal.SIGSTOP)
-            _wait_for(second, "lease_taken_over", len(made.sinks))
+            self._wait_for(second, "lease_taken_over", len(made.sinks))
             if not is_killed:
                 time.sleep(rng.uniform(0, 4))
                 first.send_signal(signal.SIGCONT)
@@ -82,6 +91,24 @@ class Instances:
         second.is_forked = False
         self.logs.append(second.log_path)
         return second
+
+    def _wait_for(self, made: Deployment, event: str, count: int) -> None:
+        """Until a new instance has said so, which must not end."""
+        process = made.process
+        assert process is not None
+        self._wait_until(
+            lambda: process.poll() is not None or said(made.log_path, event) >= count,
+            lambda: f"{event} x {count} from the second instance:\n{made.log()[-2000:]}",
+        )
+        if process.poll() is not None:
+            raise BrokenPromise(f"the second instance has ended with {process.poll()}:\n{made.log()[-2000:]}")
+
+    def _wait_until(self, predicate: Callable[[], bool], what: Callable[[], str]) -> None:
+        def is_so() -> bool:
+            self._watch_sinks()
+            return predicate()
+
+        wait_until(is_so, _FOLLOWS_SECONDS_MAX, what)
 
     # ------------------------------------------------------------ a command
 
@@ -107,9 +134,8 @@ class Instances:
         finally:
             proxy.thaw()
         command.join()
-        wait_until(
+        self._wait_until(
             lambda: service.poll() is not None or (_said_of(made, name) > seen and self._has_lease(name, service)),
-            _FOLLOWS_SECONDS_MAX,
             lambda: f"the service to go on with {name}, whose lease a command took:\n{made.log()[-2000:]}",
         )
         if service.poll() is not None:
@@ -123,7 +149,8 @@ class Instances:
             sink["url"] = self._urls[sink["name"]]
 
         def ask() -> None:
-            near.run("snapshot", table, "--sink", name, timeout=_COMMAND_SECONDS_MAX)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                near.run("snapshot", table, "--sink", name, timeout=_COMMAND_SECONDS_MAX)
 
         for _ in range(_ATTEMPTS):
             time.sleep(0.5)  # the server needs a moment to see that nobody is there any more
@@ -143,7 +170,8 @@ class Instances:
         """The service, as soon as it has the lease of each sink; None where it takes too long."""
         deadline = time.monotonic() + _SERVED_SECONDS_MAX
         while time.monotonic() < deadline:
-            self._watch()
+            self._watch_sinks()
+            self._watch_service()
             process = self._made.process
             if process is not None and all(self._has_lease(name, process) for name in self._made.sinks):
                 return process
@@ -190,19 +218,6 @@ def said(path: Path, event: str, *, sink: str = "", begins_at: int = 0) -> int:
 
 def _said_of(made: Deployment, name: str) -> int:
     return said(made.log_path, "lease_taken_by_command", sink=name)
-
-
-def _wait_for(made: Deployment, event: str, count: int) -> None:
-    """Until a new instance has said so, which must not end."""
-    process = made.process
-    assert process is not None
-    wait_until(
-        lambda: process.poll() is not None or said(made.log_path, event) >= count,
-        _FOLLOWS_SECONDS_MAX,
-        lambda: f"{event} x {count} from the second instance:\n{made.log()[-2000:]}",
-    )
-    if process.poll() is not None:
-        raise BrokenPromise(f"the second instance has ended with {process.poll()}:\n{made.log()[-2000:]}")
 
 
 def _require_lost(made: Deployment, sleeper: Process, begins_at: int) -> None:
