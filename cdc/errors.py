@@ -138,7 +138,8 @@ class UnsupportedData(CdcError):
     """One table holds something that cannot be carried; that table is parked.
 
     `table` is the source table as `db.table`; `column` and `key` say where, if known. What was refused is kept for
-    inspection: `value` of the column and all values of the `row`, as messages show them.
+    inspection: `value` of the column and all values of the `row`, as messages show them, and `image`, the row itself as
+    it was to be written, in Arrow's IPC stream format; None where it is large, or no row was refused.
     """
 
     def __init__(
@@ -157,6 +158,7 @@ class UnsupportedData(CdcError):
         self.key = key
         self.value: str | None = None
         self.row: dict[str, str] | None = None
+        self.image: bytes | None = None
 
 
 class SinkRefused(UnsupportedData):

@@ -6,6 +6,7 @@ parked lately, for those that are to be loaded again by themselves.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 from collections.abc import Mapping
@@ -36,13 +37,17 @@ class RejectStore:
     def _table(self) -> str:
         return str(self._store.sink.metadata_table("rejects"))
 
-    def put(self, tx: Any, source: TableName, error: Mapping[str, Any]) -> None:
-        """Keep what an error tells (`CdcError.to_dict`): position, column, key, value and the whole row."""
+    def put(self, tx: Any, source: TableName, error: Mapping[str, Any], image: bytes | None = None) -> None:
+        """Keep what an error tells (`CdcError.to_dict`): position, column, key, value and the row's values as text.
+
+        `image`: the row itself (`UnsupportedData.image`), kept in base64 as `image` of the error.
+        """
+        said = {**error, "image": base64.b64encode(image).decode() if image is not None else None}
         tx.execute(
             f"INSERT INTO {self._table} (pipeline, source_table, position, error, parked_us) "
             f"VALUES (%s, %s, %s, %s, {self._store.now_us})",
             # In ASCII: a sink's database may not have other characters.
-            (self.pipeline, _name(source), error.get("position"), json.dumps(error)),
+            (self.pipeline, _name(source), error.get("position"), json.dumps(said)),
         )
         old = tx.execute(
             f"SELECT id FROM {self._table} WHERE pipeline = %s AND source_table = %s ORDER BY id DESC "

@@ -903,7 +903,7 @@ class _Session:
         with self._sink.transaction() as tx:
             self._store.save_table(tx, record)
             if not isinstance(error, StatementHeld):
-                RejectStore(self._store).put(tx, name, fields)
+                RejectStore(self._store).put(tx, name, fields, error.image)
             self._polls.put(tx, name, state)
             self._store.fence(tx)
             tx.commit()

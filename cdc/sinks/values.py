@@ -52,6 +52,7 @@ _SHOWN_CHARACTERS_MAX = 64  # of a value or key in a message: enough to find the
 # Of a value that is kept with the table's error, and of all of a row: it lies in a text column of the metadata.
 _KEPT_CHARACTERS_MAX = 1_000
 _KEPT_ROW_CHARACTERS_MAX = 20_000
+_KEPT_IMAGE_BYTES_MAX = 64 * 1024
 
 
 class ValueRefused(Exception):
@@ -337,7 +338,7 @@ _SHOWN: dict[ValueKind, Callable[[Any], str]] = {
 
 
 def keep_refused_row(error: CdcError, rows: pa.RecordBatch, target: TargetTable, index: int) -> CdcError:
-    """`error`, with the values of row `index`, as it was to be written, and that of the column that it names."""
+    """`error`, with row `index` as it was to be written: its values, that of the column that it names, its image."""
     if isinstance(error, UnsupportedData):
         row = {column.name: _kept(rows, column, index, _KEPT_CHARACTERS_MAX) for column in target.columns}
         if sum(map(len, row.values())) > _KEPT_ROW_CHARACTERS_MAX:
@@ -345,7 +346,22 @@ def keep_refused_row(error: CdcError, rows: pa.RecordBatch, target: TargetTable,
         error.row = row
         named = (column.name for column in target.columns if error.column in (column.name, column.source.name))
         error.value = row.get(next(named, ""))
+        error.image = _image(rows, target, index)
     return error
+
+
+def _image(rows: pa.RecordBatch, target: TargetTable, index: int) -> bytes | None:
+    """The row as it was to be written, as Arrow's IPC stream; None where that is too much to be kept."""
+    # By the target's columns: what else is in `rows` is not to leave the source.
+    values = [column_of(rows, column).slice(index, 1) for column in target.columns]
+    row = pa.RecordBatch.from_arrays(values, [column.name for column in target.columns])
+    if row.nbytes > _KEPT_IMAGE_BYTES_MAX:
+        return None
+    out = pa.BufferOutputStream()
+    with pa.ipc.new_stream(out, row.schema) as writer:
+        writer.write_batch(row)
+    image: bytes = out.getvalue().to_pybytes()
+    return image if len(image) <= _KEPT_IMAGE_BYTES_MAX else None
 
 
 def _kept(rows: pa.RecordBatch, column: TargetColumn, index: int, characters_max: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import hmac
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from cdc.demo.servers import Server
@@ -148,10 +150,22 @@ def test_a_refused_row_is_kept_without_what_is_masked_and_left_out(pair: Deploym
     }
     for sink in pair.sinks:
         assert all("hidden" in kept[sink, table] and "100" in kept[sink, table] for table in ("tables", "rejects"))
+        image = _image(pair, sink)
+        kept[sink, "image"] = f"{image!r} {image.schema.names} {image.to_pylist()}"
+        assert image.schema.names == ["id", "email", "phone_hidden", "born", "credit", "kind", "note"]
+        assert image.column("id").to_pylist() == [100]
     for where, text in [*kept.items(), ("the log", refused.stderr), ("the status", json.dumps(pair.status()))]:
         assert "er-1" not in text, where
         # Of the phone number the last four characters are shown.
         assert not any(word in text for word in ("marker", b"marker".hex())), where
+
+
+def _image(made: Deployment, sink: str) -> pa.Table:
+    """The row that was refused last, as the metadata have it."""
+    server, database = made.sinks[sink]
+    table = '"_cdc".rejects' if sink == "pg" else "_cdc_rejects"
+    ((error,),) = server.execute(f"SELECT error FROM {table} ORDER BY id DESC LIMIT 1", database=database)
+    return pa.ipc.open_stream(base64.b64decode(json.loads(error)["image"])).read_all()
 
 
 def test_load_and_stream_mask_alike_and_verify_agrees(shop: Deployment) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
 import pytest
 
 from cdc.errors import SinkRefused, SinkUnavailable, UnsupportedData
@@ -24,6 +25,18 @@ def test_the_row_and_the_value_are_kept() -> None:
     assert (shown["table"], shown["key"], shown["column"]) == ("shop.t", "id=7", "v")
     assert shown["value"] == r"'tab\there'"
     assert shown["row"] == {"id": "7", "v": r"'tab\there'", "at": "2023-02-30 00:00:00.000000"}
+
+
+def test_the_row_itself_is_kept_by_the_targets_columns() -> None:
+    rows = rows_of(SOURCE, [(1, "a", None), (7, "x" * 5000, FEBRUARY_30)])
+    error = SinkRefused("no", table="shop.t")
+    keep_refused_row(error, rows.append_column("left out", pa.array(["b", "c"])), target_of(SOURCE), 1)
+    assert error.image is not None
+    image = pa.ipc.open_stream(error.image).read_all()
+    assert image.equals(pa.Table.from_batches([rows.slice(1, 1)]))
+    assert "image" not in error.to_dict()  # which is shown everywhere
+    keep_refused_row(error, rows_of(SOURCE, [(1, "x" * 70_000, None)]), target_of(SOURCE), 0)
+    assert error.image is None
 
 
 def test_where_the_column_is_not_known_the_row_is() -> None:
