@@ -607,7 +607,7 @@ class Application:
             clock=self._clock,
             log=log,
         )
-        self._errors_before: Counter[str] = Counter()  # of pipelines in whose place there are new ones
+        self._errors_before: dict[str, Counter[str]] = {}  # by sink, of pipelines in whose place there are new ones
         self._signalled_at: float | None = None
         self.holder = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
         if command:
@@ -1015,12 +1015,12 @@ class Application:
 
     def _begin_anew(self, name: str) -> None:
         """With a sink whose pipelines have ended."""
-        settings, errors = self._settings_of(name), Counter(self._errors_before)
+        settings, errors = self._settings_of(name), Counter(self._errors_before.get(name))
         for pipeline in _running(self._pipelines[name]):
             errors.update(pipeline.status.error_counts)
         group = self._make_group(settings, self._factory(settings), None, is_once=False)
         group.start()
-        self._pipelines[name], self._errors_before = group, errors
+        self._pipelines[name], self._errors_before[name] = group, errors
         if self._is_stopping.is_set():
             group.request_stop()
 
@@ -1171,7 +1171,9 @@ class Application:
         )
 
     def health_inputs(self) -> HealthInputs:
-        errors: Counter[str] = Counter(self._monitor.error_counts) + self._errors_before
+        errors: Counter[str] = Counter(self._monitor.error_counts)
+        for before in list(self._errors_before.values()):
+            errors.update(before)
         commits: list[str] = []
         sinks = {}
         records = []

@@ -63,6 +63,9 @@ _RECORD_COLUMNS = (
 )
 
 
+# How often one that seems dead may be found renewed before it is left alone.
+_LOOKS_MAX = 5
+
 COMMAND_HOLDER = "cdc "
 """How the name of a holder begins that is a command: it does what it was started for, and lets go."""
 
@@ -155,11 +158,8 @@ class LeaseRow:
             return []  # of an instance that wrote none: its lease counts until it runs out
 
 
-def _is_as_seen(lease: LeaseRow, before: LeaseRow | None, *, by: str) -> bool:
-    """Is it as it was when it was looked at? Another one's that seemed dead may have been renewed, by a new session."""
-    if before is None or lease.epoch != before.epoch:
-        return False
-    return lease.holder == by or (lease.expires_us, lease.session) == (before.expires_us, before.session)
+def _is_renewed(lease: LeaseRow, before: LeaseRow) -> bool:
+    return (lease.expires_us, lease.session) != (before.expires_us, before.session)
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,24 +392,30 @@ class InSinkStore:
         Raises LeaseHeld while another holder is live: `was_renewed` says that its expiry was seen to move; without
         that, a holder whose recorded session is gone counts as dead.
         """
-        before = self.read_lease()
-        if before is not None and before.holder != holder:
-            if before.is_live and (was_renewed or self.is_holder_alive(before)):
-                raise self.held(before)
-            self._end_sessions(before)
-        try:
-            self._write_lease(before, holder, orjson.dumps(list(sessions)).decode(), seconds)
-        except CdcError as error:
-            if not self.sink.has_lost_race(error):
-                raise
-            raise self._taken("another instance") from error  # the first row: it was not there to be locked
+        named = orjson.dumps(list(sessions)).decode()
+        for _ in range(_LOOKS_MAX):
+            before = self.read_lease()
+            if before is not None and before.holder != holder:
+                if before.is_live and (was_renewed or self.is_holder_alive(before)):
+                    raise self.held(before)
+                self._end_sessions(before)
+            try:
+                if self._write_lease(before, holder, named, seconds):
+                    return
+            except CdcError as error:
+                if not self.sink.has_lost_race(error):
+                    raise
+                raise self._taken("another instance") from error  # the first row: it was not there to be locked
+        raise self._taken("who was thought to be gone")
 
-    def _write_lease(self, before: LeaseRow | None, holder: str, session: str, seconds: float) -> None:
+    def _write_lease(self, before: LeaseRow | None, holder: str, session: str, seconds: float) -> bool:
+        """False where it was renewed since the look: by one that has come back, or by the last COMMIT of a dead one."""
         with self.sink.transaction() as tx:
             lease = self._read_lease(tx, " FOR UPDATE")
-            if lease is not None and not _is_as_seen(lease, before, by=holder):
+            if lease is not None and lease.epoch != (before.epoch if before else 0):
                 raise self._taken(lease.holder)
-                raise self._taken(lease.holder)
+            if lease is not None and before is not None and lease.holder != holder and _is_renewed(lease, before):
+                return False
             epoch = (lease.epoch if lease else 0) + 1
             expires = f"{self._dialect.now_us} + {int(seconds * 1_000_000)}"
             if lease is None:
@@ -439,6 +445,7 @@ class InSinkStore:
                 )
             self.epoch, self._holder = epoch, holder
             tx.commit()
+        return True
 
     def _taken(self, holder: str) -> LeaseHeld:
         return LeaseHeld(

@@ -107,8 +107,9 @@ def reset(config: Config, *, only_sinks: list[str], is_confirmed: bool) -> int:
             # An instance that is only cut off from the sink would go on from where it was, over what is forgotten here.
             with leases_taken([*stores.values(), *pollers.values()], "checkpoint reset", who=who):
                 sides = side_stores(sink, pipeline_name(config, settings))  # as their lanes do, they begin anew
-                with sink.transaction() as tx:
+                with leases_taken(list(sides.values()), "checkpoint reset", who=who), sink.transaction() as tx:
                     for store in (*stores.values(), *sides.values(), *pollers.values()):
+                        store.fence(tx)
                         store.reset(tx)
                     tx.commit()
             typer.echo(f"{settings.name}: forgotten; the next `cdc run` loads every table again")

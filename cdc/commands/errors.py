@@ -22,5 +22,5 @@ def say_failure(name: str, error: BaseException) -> int:
     if isinstance(error, CdcError):
         say_error(error, f"{name}: ")
         return error.exit_code
-    sys.stderr.write(f"cdc: {name}: {scrub(str(error))}\n")
+    sys.stderr.write(f"cdc: {name}: {type(error).__name__}: {scrub(str(error))}\n")
     return 1

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from cdc.errors import ConfigError
+from cdc.errors import CdcError, ConfigError
 from checkpoints.store import COMMAND_HOLDER, InSinkStore, LeaseHeld
 
 __all__ = ["leases_taken"]
@@ -33,5 +34,10 @@ def leases_taken(stores: Sequence[InSinkStore], command: str, *, who: str) -> It
             except LeaseHeld as error:
                 what = f"{store.pipeline} is being run by {error.holder}" if error.holder else error.message
                 raise ConfigError(what, hint="stop that instance first") from error
-            taken.callback(store.release_lease, store.epoch, status=status)
+            taken.callback(_release, store, status)
         yield
+
+
+def _release(store: InSinkStore, status: Mapping[str, Any]) -> None:
+    with contextlib.suppress(CdcError):  # what was done is done; the lease of a session that is gone is free
+        store.release_lease(store.epoch, status=status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -19,10 +20,15 @@ def keep_frame(directory: Path, pipeline: str, frame: bytes, now_us: int) -> Pat
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     begin = f"frame-{pipeline.replace('/', '-')}-"
     path = directory / f"{begin}{now_us}.bin"
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(frame)
+    try:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(frame)
+    except OSError:
+        path.unlink(missing_ok=True)  # a full disk: a part of it is of no use
+        raise
     times = {one: one.name.removeprefix(begin).removesuffix(".bin") for one in directory.glob("frame-*.bin")}
-    ours = sorted((int(time), one) for one, time in times.items() if time.isdecimal())
-    for _, one in ours[:-FRAMES_MAX]:
-        one.unlink(missing_ok=True)
+    others = sorted((int(time), one) for one, time in times.items() if time.isdecimal() and one != path)
+    with contextlib.suppress(OSError):  # this one is kept all the same
+        for _, one in others[: 1 - FRAMES_MAX]:
+            one.unlink(missing_ok=True)
     return path

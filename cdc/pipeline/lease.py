@@ -132,7 +132,7 @@ class LeaseKeeper:
 
     def _take(self, is_stopping: threading.Event, applier_session: str) -> None:
         seen: int | None = None
-        moved_at: float | None = None
+        moved_at, moves = self._clock.monotonic(), 0
         deadline = self._clock.monotonic() + self._seconds + 2
         while True:
             with self._asking():
@@ -143,10 +143,11 @@ class LeaseKeeper:
                 raise self.lost
             expires = lease.expires_us if lease else None
             if seen is not None and expires is not None and expires > seen:
-                moved_at = self._clock.monotonic()
+                moved_at, moves = self._clock.monotonic(), moves + 1
             seen = expires
-            # The last moments count: a holder that is waited for may have died since.
-            was_renewed = moved_at is not None and self._clock.monotonic() - moved_at < _RENEWED_SECONDS
+            # Once may be the last renewal of one that is dead: its COMMIT was on its way. And the last moments count: a
+            # holder that is waited for may have died since.
+            was_renewed = moves > 1 and self._clock.monotonic() - moved_at < _RENEWED_SECONDS
             try:
                 session = self._sink.session()
                 with self._asking():

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from cdc.errors import CdcError, ConfigError
 from cdc.gtid import MariadbGtidList, MysqlGtidSet, parse_mysql_gtid
+from cdc.log import scrub
 from cdc.model import FilePos, SourcePosition
 from cdc.schema.statements import StatementKind, classify_statement
 from cdc.source.connection import SourceConnection
@@ -254,8 +255,10 @@ def shown(group: EventGroup) -> Iterator[str]:
 
 
 def kept(group: EventGroup) -> Iterator[str]:
-    """The group, a line an event, to be stored: without values of rows, which may be of columns that are left out."""
-    yield from _lines(group, _without_values)
+    """The group, a line an event, to be stored: without values of rows, which may be of columns that are left out, and
+    without passwords of URLs. Literals of DDL stay: defaults, conditions, comments.
+    """
+    yield from _lines(group, lambda event: scrub(_without_values(event)))
 
 
 def _lines(group: EventGroup, text: Callable[[BinlogEvent], str]) -> Iterator[str]:

@@ -21,6 +21,7 @@ from cdc.config import Config, load_config
 from cdc.demo.servers import Server
 from cdc.errors import ConfigError, LeaseLost
 from cdc.model import FilePos, SourcePosition
+from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import InSinkStore
 from tests.integration.test_history import place_of
 from tests.integration.test_skip import write
@@ -154,6 +155,16 @@ def test_who_was_cut_off_does_not_go_on_over_a_reset(tmp_path: Path, mariadb1011
             with pytest.raises(LeaseLost), store.sink.transaction() as tx:
                 store.save(tx, checkpoint.next(checkpoint.position))
             assert store.load_checkpoint() == (None, None)
+        with _store(made, "~1") as side:  # who loads a table beside the stream
+            side.take_lease(holder="elsewhere:1:2", sessions=("gone",), seconds=0, was_renewed=False)
+            with side.sink.transaction() as tx:
+                side.save(tx, Checkpoint(checkpoint.position, 1))
+                tx.commit()
+        with held(made, "sink", "elsewhere:1:2", lane="~1"):
+            before = _first_lane(made)
+            with pytest.raises(ConfigError, match="~1 is being run by elsewhere:1:2"):
+                reset(config, only_sinks=[], is_confirmed=True)
+            assert _first_lane(made) == before
         made.catch_up()
         made.assert_equal("t")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -139,6 +140,25 @@ def test_who_comes_back_between_the_look_at_the_lease_and_its_taking_keeps_it(ma
     assert (lease.holder, lease.epoch, lease.sessions) == ("one", first.epoch, [again])
     with first.sink.transaction() as tx:
         first.fence(tx)
+
+
+def test_the_last_renewal_of_a_dead_one_that_comes_late_does_not_keep_the_lease(make_store: Make) -> None:
+    """Its COMMIT was on its way when it was killed; the next one waited for its lock."""
+    first, taker, keeper = make_store(), make_store(), make_store().sink
+    first.create()
+    gone = keeper.session()
+    keeper.close()
+    wait_until(lambda: taker.sink.is_session_alive(gone) is False, 10, "the old session's end")
+    first.take_lease(holder="one", sessions=(gone,), seconds=60, was_renewed=False)
+    takes = threading.Thread(target=_take, args=(taker, "two"), daemon=True)
+    with first.sink.transaction() as tx:
+        tx.execute_count(f"UPDATE {first.sink.metadata_table('lease')} SET expires_us = expires_us + 1")
+        takes.start()
+        takes.join(0.5)
+        assert takes.is_alive()
+        tx.commit()
+    takes.join(20)
+    assert taker.epoch == first.epoch + 1
 
 
 def test_what_the_one_before_said_of_itself_is_not_said_of_the_next(make_store: Make) -> None:

@@ -21,5 +21,8 @@ def test_the_latest_of_a_pipeline_are_kept_and_those_of_others(tmp_path: Path) -
         keep_frame(tmp_path, "shop/sink", b"s", now_us)
     kept = {path.name for path in tmp_path.iterdir()} - {other.name, lane.name}
     assert kept == {f"frame-shop-sink-{now_us}.bin" for now_us in range(11, 11 + FRAMES_MAX)}
+    earlier = keep_frame(tmp_path, "shop/sink", b"s", 5)  # the clock was set back
+    assert earlier.exists()
+    assert sum(path.name.startswith("frame-shop-sink-") for path in tmp_path.iterdir()) == FRAMES_MAX
     assert other.exists()
     assert lane.exists()
