@@ -38,9 +38,10 @@ def test_snapshot_beside_a_running_service_reloads_and_the_stream_goes_on(made: 
     made.start()
     _wait_until_ready(made)
     server, database = made.sinks["pg"]
+    # Before anything is written: the service and an UPDATE of all rows would lock them in orders of their own.
+    server.execute(f'DELETE FROM "{made.source_database}".items WHERE order_id < 50', database=database)
+    server.execute(f"UPDATE \"{made.source_database}\".items SET name = 'altered'", database=database)
     with Writer(made.source, made.source_database) as writer:
-        server.execute(f'DELETE FROM "{made.source_database}".items WHERE order_id < 50', database=database)
-        server.execute(f"UPDATE \"{made.source_database}\".items SET name = 'altered'", database=database)
         result = made.run("snapshot", f"{made.source_database}.items", "--sink", "pg")
         assert result.returncode == 0, result.stderr
         assert "loaded" in result.stdout
