@@ -1,4 +1,4 @@
-"""Who keeps the lease and stands still, or believes in a COMMIT that never came, does not hold up the next holder."""
+"""What is a sign of life of a holder, and what is not: silence, a COMMIT that never came or came late, a new session."""
 
 from __future__ import annotations
 
@@ -117,13 +117,19 @@ def _sessions(store: InSinkStore) -> list[str]:
     return lease.sessions
 
 
-def test_who_comes_back_between_the_look_at_the_lease_and_its_taking_keeps_it(make_store: Make) -> None:
+def _seemingly_dead(make_store: Make) -> tuple[InSinkStore, InSinkStore, str]:
+    """A holder, who comes next, and the session that the lease names, which is gone."""
     first, taker, keeper = make_store(), make_store(), make_store().sink
     first.create()
     gone = keeper.session()
     keeper.close()
     wait_until(lambda: taker.sink.is_session_alive(gone) is False, 10, "the old session's end")
     first.take_lease(holder="one", sessions=(gone,), seconds=60, was_renewed=False)
+    return first, taker, gone
+
+
+def test_who_comes_back_between_the_look_at_the_lease_and_its_taking_keeps_it(make_store: Make) -> None:
+    first, taker, gone = _seemingly_dead(make_store)
     look, again = taker.sink.is_session_alive, first.sink.session()
 
     def look_and_see_it_renewed(session: str) -> bool | None:
@@ -144,12 +150,7 @@ def test_who_comes_back_between_the_look_at_the_lease_and_its_taking_keeps_it(ma
 
 def test_the_last_renewal_of_a_dead_one_that_comes_late_does_not_keep_the_lease(make_store: Make) -> None:
     """Its COMMIT was on its way when it was killed; the next one waited for its lock."""
-    first, taker, keeper = make_store(), make_store(), make_store().sink
-    first.create()
-    gone = keeper.session()
-    keeper.close()
-    wait_until(lambda: taker.sink.is_session_alive(gone) is False, 10, "the old session's end")
-    first.take_lease(holder="one", sessions=(gone,), seconds=60, was_renewed=False)
+    first, taker, _ = _seemingly_dead(make_store)
     takes = threading.Thread(target=_take, args=(taker, "two"), daemon=True)
     with first.sink.transaction() as tx:
         tx.execute_count(f"UPDATE {first.sink.metadata_table('lease')} SET expires_us = expires_us + 1")
