@@ -1,4 +1,4 @@
-"""What is a sign of life of a holder, and what is not: silence, a COMMIT that never came or came late, a new session."""
+"""What is a sign of life of a holder, and what is not: silence, a COMMIT that came late or never, a new session."""
 
 from __future__ import annotations
 
