@@ -13,10 +13,11 @@ from typing import Any
 from cdc.clock import Clock
 from cdc.errors import CdcError, LeaseLost, Stopping, TransientError
 from cdc.log import Logger
+from cdc.pipeline.status import PipelineStatus
 from cdc.sinks.base import Sink
 from checkpoints.store import COMMAND_HOLDER, Command, InSinkStore, LeaseHeld
 
-__all__ = ["SILENT_SECONDS", "LeaseKeeper", "acquire_under", "is_overtaken"]
+__all__ = ["SILENT_SECONDS", "LeaseKeeper", "Standby", "acquire_under", "is_overtaken"]
 
 _TICK_SECONDS = 0.5
 # A session that is used at every tick, and silent for so long, is nobody's any more.
@@ -60,6 +61,30 @@ def acquire_under(
 def is_overtaken(error: BaseException, holder: str) -> bool:
     """Did a command end by `error` because a service came first? It follows that one then."""
     return isinstance(error, LeaseHeld) and holder.startswith(COMMAND_HOLDER)
+
+
+class Standby:
+    """Says for whom an instance waits, and when it has taken over: its session may break and begin anew meanwhile."""
+
+    def __init__(self, status: PipelineStatus, log: Logger) -> None:
+        self._status = status
+        self._log = log
+        self._said = ""
+
+    def waits(self, held: LeaseHeld) -> None:
+        """The lease is held, and that is waited for."""
+        if self._status.state != "standby":
+            self._status.set_state("standby")
+        if self._said != held.message:
+            self._log.info("standby", message=held.message)
+            self._said = held.message
+
+    def has_lease(self) -> None:
+        """The lease is ours: nothing to say where it was not waited for."""
+        if self._said:
+            self._said = ""
+            self._status.set_state("starting")
+            self._log.info("lease_taken_over")
 
 
 class LeaseKeeper:
@@ -186,7 +211,7 @@ class LeaseKeeper:
         return True
 
     def take_lost(self) -> bool:
-        """Does the applier wait for an answer in vain? True once for each time that it was found."""
+        """Is the applier to be hung up on: it waits in vain, or the lease is lost? True once for each time of that."""
         is_lost, self._is_applier_lost = self._is_applier_lost, False
         return is_lost
 
@@ -240,20 +265,25 @@ class LeaseKeeper:
                         self._look_at_applier()
                     self._is_answered = True
                 except LeaseLost as error:
-                    self.lost = error
+                    self._lose(error)
                     return
                 except TransientError:
                     self._is_answered = False
                     self._count_failure()
                     self._sink.close()  # the applier's own session notices; the fence guards what is written meanwhile
                 except CdcError as error:
-                    self.lost = LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint)
+                    self._lose(LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint))
                     return
                 except Exception as error:  # noqa: BLE001 - a bug: without this thread the lease would run out unseen
                     self._is_answered = False
                     self._on_error(error)
                     with contextlib.suppress(Exception):
                         self._sink.close()
+
+    def _lose(self, error: LeaseLost) -> None:
+        """Nothing may be written any more, and the applier need not find that out: its connection may be half open."""
+        self.lost = error
+        self._is_applier_lost = True
 
     def _open(self) -> None:
         if not self._sink.is_open():

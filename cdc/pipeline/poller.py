@@ -41,7 +41,7 @@ from cdc.pipeline.approval import COMMANDS, is_said, not_waiting
 from cdc.pipeline.held import StatementHeld, approved, held_statement
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
-from cdc.pipeline.lease import LeaseKeeper, is_overtaken
+from cdc.pipeline.lease import LeaseKeeper, Standby, is_overtaken
 from cdc.pipeline.modes import LoadWriter
 from cdc.pipeline.polled_definitions import admitted
 from cdc.pipeline.retry import Retries, RetryPolicy, spent_hint
@@ -201,6 +201,7 @@ class Poller:
         self._sinks: list[Sink] = []
         self.retries = Retries(settings.retry, clock)
         self.status.retries = self.retries.to_dict
+        self.standby = Standby(self.status, self._log)
         self._keeper = LeaseKeeper(
             sink=make_sink(),
             pipeline=settings.name,
@@ -302,6 +303,8 @@ class Poller:
             with session:
                 session.run()
         except TransientError as error:
+            if self._keeper.lost is not None:
+                raise self._keeper.lost from error
             self.status.failed(error)
             self.status.set_state("retrying")
             self._metrics.failed(error)
@@ -337,9 +340,7 @@ class Poller:
         """As a pipeline: commands are waited for by who is no standby, too."""
         if not (self.settings.standby or held.is_by_command):
             return False
-        if self.status.state != "standby":
-            self.status.set_state("standby")
-            self._log.info("standby", message=held.message)
+        self.standby.waits(held)
         return True
 
     def _on_keeper_error(self, error: Exception) -> None:
@@ -402,9 +403,7 @@ class _Session:
         self._p._sinks = [self._sink]
         self._registry = TableRegistry(self._p._routing, self._sink.kind, ())
         self._store.epoch = self._p._keeper.acquire(self._p._is_stopping, self._sink.session())
-        if self._p.status.state == "standby":
-            self._p.status.set_state("starting")
-            self._log.info("lease_taken_over")
+        self._p.standby.has_lease()
         self._p._hooks("after_lease")
         self._states = self._polls.load()
         discover_at, has_looked = 0.0, False

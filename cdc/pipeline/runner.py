@@ -58,7 +58,7 @@ from cdc.pipeline.held import StatementHeld, approved, held_statement, require_a
 from cdc.pipeline.hidden import HiddenCascades
 from cdc.pipeline.hooks import Hooks
 from cdc.pipeline.lanes import sink_of
-from cdc.pipeline.lease import LeaseKeeper, is_overtaken
+from cdc.pipeline.lease import LeaseKeeper, Standby, is_overtaken
 from cdc.pipeline.loads import LoadWatch
 from cdc.pipeline.merging import ShadowMerge
 from cdc.pipeline.modes import LoadWriter
@@ -221,6 +221,7 @@ class Pipeline:
         self.status.retries = self.retries.to_dict
         self._stuck_at: SourcePosition | None = None
         """The end of what the sink could not take the last time."""
+        self.standby = Standby(self.status, self._log)
         self._keeper = LeaseKeeper(
             sink=make_sink(),
             pipeline=settings.name,
@@ -356,6 +357,8 @@ class Pipeline:
         except _SessionEnd:
             return
         except TransientError as error:
+            if self._keeper.lost is not None:
+                raise self._keeper.lost from error
             self.status.failed(error)
             self.status.set_state("retrying")
             self._metrics.failed(error)
@@ -390,9 +393,7 @@ class Pipeline:
         is_first = self.settings.side is None and self.settings.lane in (None, 1)
         if not is_first or not (self.settings.standby or held.is_by_command):
             return False
-        if self.status.state != "standby":
-            self.status.set_state("standby")
-            self._log.info("standby", message=held.message)
+        self.standby.waits(held)
         return True
 
     def _on_keeper_error(self, error: Exception) -> None:
@@ -519,9 +520,7 @@ class _Session:
             self._sink.open()
             self._p._sink, self._p._writers = self._sink, self._writers
             self._store.epoch = self._keeper.acquire(self._p._is_stopping, self._sink.session())
-            if self._status.state == "standby":
-                self._status.set_state("starting")
-                self._log.info("lease_taken_over")
+            self._p.standby.has_lease()
             self._hooks("after_lease")
             with connect(self._p._source_settings) as source:
                 self.has_begun = True

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cdc.demo.servers import Server
+from tests.integration.test_silent_sinks import impatient
 from tests.integration.test_standby import held, insert, twin, wait_for_rows
 from tests.support.deployment import Deployment, deployment
 from tests.support.proxy import Proxy, through
@@ -32,18 +33,26 @@ def _blind(made: Deployment) -> None:
 
 
 @contextlib.contextmanager
-def _cut_off(directory: Path, source: Server, **sinks: Server) -> Iterator[tuple[Deployment, Deployment, Proxy]]:
+def _behind_a_proxy(directory: Path, source: Server, **sinks: Server) -> Iterator[tuple[Deployment, Deployment, Proxy]]:
     """A service whose first sink is behind a proxy, and the same deployment without that."""
     with deployment(directory, source, **sinks) as made, twin(directory / "twin", made) as near:
         near.config["sinks"] = [dict(sink) for sink in made.config["sinks"]]
         with through(made.config["sinks"][0]["url"]) as (proxy, url):
             made.config["sinks"][0]["url"] = url
+            impatient(made)
             source.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=made.source_database)
             made.start()
             made.wait_for_log("table_ready", count=len(sinks))
-            proxy.freeze()
-            proxy.cut()
             yield made, near, proxy
+
+
+@contextlib.contextmanager
+def _cut_off(directory: Path, source: Server, **sinks: Server) -> Iterator[tuple[Deployment, Deployment, Proxy]]:
+    """The same, with the service cut off from that sink."""
+    with _behind_a_proxy(directory, source, **sinks) as (made, near, proxy):
+        proxy.freeze()
+        proxy.cut()
+        yield made, near, proxy
 
 
 @pytest.mark.parametrize("kind", ["pg15", "mysql97"])
@@ -88,6 +97,26 @@ def test_a_service_waits_for_the_command_that_has_taken_its_lease_and_for_no_oth
         assert made.log().count("lease_taken_by_command") == 1
         assert len(made.sink_rows("first", "t")) == 1
         assert made.stop() == 1
+
+
+@pytest.mark.parametrize("kind", ["pg15", "mysql97"])
+def test_who_loses_its_lease_while_its_applier_waits_in_a_half_open_connection_goes_on(
+    tmp_path: Path, mariadb1011: Server, request: pytest.FixtureRequest, kind: str
+) -> None:
+    """The keeper finds out over a new connection; nothing ever comes to the applier."""
+    with _behind_a_proxy(tmp_path, mariadb1011, sink=request.getfixturevalue(kind)) as (made, near, proxy):
+        proxy.half_open()
+        insert(made, 1)
+        with held(near, "sink", "cdc snapshot elsewhere:1:2"):
+            made.wait_for_log("lease_taken_by_command")
+            made.wait_for_log("standby")
+            assert not made.sink_rows("sink", "t")
+        wait_for_rows(made, 1)
+        insert(made, 2)
+        wait_for_rows(made, 2)
+        assert made.stop() == 0
+        assert made.log().count('"LeaseLost"') == 1
+        made.assert_equal("t")
 
 
 def test_the_service_that_came_first_carries_a_load_out(tmp_path: Path, mariadb1011: Server, pg15: Server) -> None:

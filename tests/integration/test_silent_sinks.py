@@ -28,6 +28,12 @@ main()
 """
 
 
+def impatient(made: Deployment) -> None:
+    """Its service hangs up on a silent sink after three seconds."""
+    command = made.command
+    made.command = lambda *words: [sys.executable, "-c", _IMPATIENT, *command(*words)[3:]]  # type: ignore[method-assign]
+
+
 def _is_well(made: Deployment) -> bool:
     """What /health says of the connection to the sink."""
     line = next(line for line in made.log().splitlines() if '"http_listening"' in line)
@@ -49,8 +55,7 @@ def test_a_sink_that_is_silent_is_hung_up_on_and_goes_on(
         with through(settings["url"]) as (proxy, url):
             settings["url"] = url
             create_schema(mariadb118, made.source_database)
-            command = made.command
-            made.command = lambda *words: [sys.executable, "-c", _IMPATIENT, *command(*words)[3:]]  # type: ignore[method-assign]
+            impatient(made)
             made.config["http"] = {"enabled": True, "port": 0}
             made.start()
             made.wait_for_log("table_ready", count=len(TABLES))

@@ -17,7 +17,7 @@ import pytest
 from cdc.app import make_sink
 from cdc.config import load_config
 from cdc.demo.servers import Server
-from checkpoints.store import InSinkStore
+from checkpoints.store import InSinkStore, LeaseHeld
 from tests.support.deployment import Deployment, deployment
 from tests.support.waiting import wait_until
 
@@ -149,7 +149,14 @@ def held(made: Deployment, sink: str, holder: str, *, lane: str = "") -> Iterato
         store = InSinkStore(connection, f"{made.config['name']}/{sink}{lane}")
         store.create()
         session = connection.session()
-        store.take_lease(holder=holder, sessions=(session, session), seconds=3, was_renewed=False)
+
+        def has_taken() -> bool:
+            with contextlib.suppress(LeaseHeld):  # the sessions of who was cut off are there for a moment longer
+                store.take_lease(holder=holder, sessions=(session, session), seconds=3, was_renewed=False)
+                return True
+            return False
+
+        wait_until(has_taken, 10, "the lease to be free")
 
         def renew() -> None:
             while not is_over.wait(0.2):

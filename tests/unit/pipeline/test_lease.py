@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from cdc.errors import ConfigError, LeaseLost, SinkUnavailable, Stopping
-from cdc.pipeline.lease import LeaseKeeper, acquire_under
+from cdc.errors import CdcError, ConfigError, LeaseLost, SinkUnavailable, Stopping
+from cdc.pipeline.lease import LeaseKeeper, Standby, acquire_under
+from cdc.pipeline.status import PipelineStatus
 from checkpoints.store import COMMAND_HOLDER, Command, LeaseHeld, LeaseRow
 from tests.support.waiting import wait_until
 from tests.unit.pipeline.clocks import FakeClock
@@ -249,6 +250,53 @@ def test_the_loss_of_the_lease_ends_the_keeping_and_nothing_is_released(kept: Ke
     assert kept.store.released == []
     assert len(kept.store.renewals) == count
     assert str(kept.keeper.lost) == "taken over by them"
+
+
+@pytest.mark.parametrize(
+    "error", [LeaseLost("taken over"), ConfigError("no right any more")], ids=["taken", "kept_no_more"]
+)
+def test_who_has_lost_the_lease_has_the_applier_hung_up_on_once(kept: Kept, error: CdcError) -> None:
+    """It need not find out by itself: its connection may be half open."""
+    kept.acquire()
+    assert not kept.keeper.take_lost()
+    kept.store.renew_errors = [error]
+    wait_until(lambda: kept.keeper.lost is not None, 5, "the loss")
+    wait_until(kept.keeper.take_lost, 5, "the word about the applier")
+    assert not kept.keeper.take_lost()
+    kept.keeper.stop()
+
+
+class Said:
+    """What a `Standby` says, as states and events."""
+
+    def __init__(self) -> None:
+        self.words: list[str] = []
+        self.status = PipelineStatus(FakeClock())
+        log: Any = SimpleNamespace(info=lambda event, **fields: self.words.append(" ".join([event, *fields.values()])))
+        self.standby = Standby(self.status, log)
+
+
+def test_a_lease_that_was_not_waited_for_is_not_taken_over() -> None:
+    said = Said()
+    said.standby.has_lease()
+    assert said.words == []
+    assert said.status.state == "starting"
+
+
+def test_a_takeover_is_said_though_the_session_broke_while_it_was_waited_for() -> None:
+    said = Said()
+    said.standby.waits(LeaseHeld("run by them"))
+    said.standby.waits(LeaseHeld("run by them"))
+    assert said.status.state == "standby"
+    said.status.set_state("retrying")
+    said.standby.waits(LeaseHeld("run by them"))
+    assert said.status.state == "standby"
+    said.standby.waits(LeaseHeld("run by others"))
+    said.status.set_state("retrying")
+    said.standby.has_lease()
+    assert said.status.state == "starting"
+    said.standby.has_lease()
+    assert said.words == ["standby run by them", "standby run by others", "lease_taken_over"]
 
 
 def test_a_sink_that_is_away_is_tried_again(kept: Kept) -> None:
