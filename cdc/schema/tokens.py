@@ -5,12 +5,13 @@ Executable comments are code, `ANSI_QUOTES` and `NO_BACKSLASH_ESCAPES` change th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from cdc.model import TableName
 
-__all__ = ["NotUnderstood", "Reader", "Token", "tokens_of"]
+__all__ = ["NotUnderstood", "Reader", "Token", "outline_of", "tokens_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,21 @@ def tokens_of(sql: str, *, ansi_quotes: bool, backslash_escapes: bool) -> Iterat
         else:
             yield Token(char, False)
             at += 1
+
+
+def outline_of(sql: str, *, ansi_quotes: bool, backslash_escapes: bool) -> str:
+    """The statement in one line, without comments and with `?` for each literal: what may be shown of one with rows."""
+    words = (_outlined(token) for token in tokens_of(sql, ansi_quotes=ansi_quotes, backslash_escapes=backslash_escapes))
+    return _NEEDLESS_BLANK.sub("", " ".join(words))
+
+
+_NEEDLESS_BLANK = re.compile(r" (?=[.,;)])|(?<=[.(]) ")
+
+
+def _outlined(token: Token) -> str:
+    if token.is_quoted:
+        return f"`{token.text}`" if token.is_name else "?"
+    return "?" if token.text[0].isdigit() else token.text
 
 
 def _comment(sql: str, at: int) -> tuple[int, int]:

@@ -74,6 +74,7 @@ from cdc.model import (
     XaStep,
 )
 from cdc.schema.statements import Statement, StatementKind, classify_statement
+from cdc.schema.tokens import outline_of
 from cdc.source.cascades import CascadeGraph, Standing
 from cdc.source.parents import parent_rows
 
@@ -816,7 +817,7 @@ class Assembler:
     def _on_other_statement(self, query: Query, statement: Statement) -> None:
         """Rows changed by statement, or a statement that is not understood: only harmless when no captured table is
         named in it."""
-        shown = " ".join(query.statement.split())[:_STATEMENT_SHOWN_CHARS]
+        shown = outline_of(query.statement, **_quoting(query))[:_STATEMENT_SHOWN_CHARS]
         if statement.kind is StatementKind.FUNCTION:
             raise UnsupportedEvent(
                 f"the source logged the call of a stored function as a statement, not the rows it changed: {shown}",
@@ -1370,13 +1371,15 @@ class Assembler:
 
 def _classified(query: Query) -> Statement:
     """The statement, read as its session did."""
+    return classify_statement(query.statement, database=query.database, **_quoting(query))
+
+
+def _quoting(query: Query) -> dict[str, bool]:
     sql_mode = query.status.sql_mode or 0
-    return classify_statement(
-        query.statement,
-        database=query.database,
-        ansi_quotes=bool(sql_mode & _SQL_MODE_ANSI_QUOTES),
-        backslash_escapes=not sql_mode & _SQL_MODE_NO_BACKSLASH_ESCAPES,
-    )
+    return {
+        "ansi_quotes": bool(sql_mode & _SQL_MODE_ANSI_QUOTES),
+        "backslash_escapes": not sql_mode & _SQL_MODE_NO_BACKSLASH_ESCAPES,
+    }
 
 
 def _with_session(change: SchemaChange, query: Query, *, is_over: bool) -> SchemaChange:

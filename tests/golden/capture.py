@@ -232,7 +232,7 @@ _STATEMENT = (
     "CREATE TABLE t (id INT PRIMARY KEY, v INT)",
     "INSERT INTO t VALUES (1, 1), (2, 2)",
     "SET SESSION binlog_format = 'MIXED'",
-    "UPDATE t SET v = v * 10 WHERE id = 2",
+    "UPDATE t SET v = v * ? WHERE id = ?",
 )
 # Rows of a table without transactions that the statement's cache cannot hold: they stay, and are in no event.
 _INCIDENT = (
@@ -269,7 +269,7 @@ def _scenes() -> dict[str, Scene]:
         scenes[f"{kind}-ddl"] = Scene(kind, _DDL_STATEMENTS, _FULL)
         scenes[f"{kind}-prepared"] = Scene(kind, _PREPARED, _FULL, error="XA transaction X'74776f'")
         scenes[f"{kind}-statement"] = Scene(
-            kind, _STATEMENT, _FULL, error="as a statement, not as rows: UPDATE t SET v = v * 10 WHERE id = 2"
+            kind, _STATEMENT, _FULL, error="as a statement, not as rows: UPDATE t SET v = v * ? WHERE id = ?"
         )
         scenes[f"{kind}-incident"] = Scene(kind, _INCIDENT, _SMALL_CACHE, error="has a gap: incident 1")
     scenes["mysql97-anonymous"] = Scene(

@@ -18,6 +18,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from cdc.demo.servers import ServerUnavailable
 from tests.torture.harness import CLIENTS, TABLES, Settings, Torture, torture
@@ -43,6 +44,7 @@ def settings_of(words: list[str] | None) -> Iterator[Settings]:
     parser.add_argument("--only", action="append", default=[], help="only faults that begin so, as in `kill -9`")
     parser.add_argument("--no-ddl", action="store_true")
     parser.add_argument("--no-disks", action="store_true", help="no full disks, which need the right to mount")
+    parser.add_argument("--keep", type=Path, help="where the service's logs go of a run in which something is wrong")
     arguments = parser.parse_args(words)
     for number, source in enumerate(arguments.source or SOURCES):
         seed = arguments.seed if arguments.seed is not None else random.SystemRandom().randrange(1 << 30) + number
@@ -58,6 +60,7 @@ def settings_of(words: list[str] | None) -> Iterator[Settings]:
             only=tuple(arguments.only),
             tables=arguments.tables,
             clients=arguments.clients,
+            keep=arguments.keep,
         )
 
 

@@ -56,6 +56,8 @@ class Settings:
     only: tuple[str, ...] = ()
     """Faults by their beginnings; all where empty."""
     tables: int = TABLES
+    keep: Path | None = None
+    """Where logs go of a run in which something is wrong."""
 
     @property
     def command(self) -> str:
@@ -153,6 +155,16 @@ def _run(run: Torture, stack: contextlib.ExitStack, start: Callable[..., Server]
     if not run.problems:
         made.stop()
         run.problems += [f"left behind: {one}" for one in leftovers(made)]
+    if run.problems and settings.keep is not None:
+        _keep(settings.keep / f"{settings.source}-{settings.seed}", directory)
+
+
+def _keep(place: Path, directory: Path) -> None:
+    """The logs of service and commands, and what they were configured with."""
+    for path in (*directory.rglob("*.log"), *directory.rglob("config.yaml")):
+        copy = place / path.relative_to(directory)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, copy)
 
 
 def _create(made: Deployment, rng: random.Random, settings: Settings) -> list[str]:

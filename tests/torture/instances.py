@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 import random
 import signal
@@ -62,15 +63,18 @@ class Instances:
         if first is None:
             return False
         second = self._second()
+        begins_at = made.log_path.stat().st_size
         try:
             second.start()
-            self._wait_for(second, "standby", len(made.sinks))
-            begins_at = made.log_path.stat().st_size
+            self._wait_for(second, "to wait for the service, or to follow it", self._waits_or_serves)
+            waited = {name for name in made.sinks if said(second.log_path, "standby", sink=name)}
             if is_killed:
                 made.kill()
             else:
                 first.send_signal(signal.SIGSTOP)
-            self._wait_for(second, "lease_taken_over", len(made.sinks))
+            self._wait_for(second, "to follow the service", self._has_lease)
+            for name in waited:
+                self._wait_for(second, "to say so", functools.partial(_has_said, second, "lease_taken_over"), name)
             if not is_killed:
                 time.sleep(rng.uniform(0, 4))
                 first.send_signal(signal.SIGCONT)
@@ -92,13 +96,17 @@ class Instances:
         self.logs.append(second.log_path)
         return second
 
-    def _wait_for(self, made: Deployment, event: str, count: int) -> None:
-        """Until a new instance has said so, which must not end."""
+    def _waits_or_serves(self, name: str, process: Process) -> bool:
+        """Of a service whose connection is half open the lease names a session that is gone: it is taken at once."""
+        return bool(said(self.logs[-1], "standby", sink=name)) or self._has_lease(name, process)
+
+    def _wait_for(self, made: Deployment, what: str, is_so: Callable[[str, Process], bool], *names: str) -> None:
+        """Until it is so of each sink (of `names`) that a new instance has, which must not end."""
         process = made.process
         assert process is not None
         self._wait_until(
-            lambda: process.poll() is not None or said(made.log_path, event) >= count,
-            lambda: f"{event} x {count} from the second instance:\n{made.log()[-2000:]}",
+            lambda: process.poll() is not None or all(is_so(name, process) for name in names or made.sinks),
+            lambda: f"the second instance {what} at {', '.join(names or made.sinks)}:\n{made.log()[-2000:]}",
         )
         if process.poll() is not None:
             raise BrokenPromise(f"the second instance has ended with {process.poll()}:\n{made.log()[-2000:]}")
@@ -214,6 +222,10 @@ def said(path: Path, event: str, *, sink: str = "", begins_at: int = 0) -> int:
             if f'"event": "{event}"'.encode() in line and line.endswith(b"\n"):
                 count += not sink or json.loads(line)["sink"] == sink
     return count
+
+
+def _has_said(made: Deployment, event: str, name: str, _process: Process) -> bool:
+    return bool(said(made.log_path, event, sink=name))
 
 
 def _said_of(made: Deployment, name: str) -> int:
