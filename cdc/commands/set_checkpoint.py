@@ -52,12 +52,14 @@ _PLACE = re.compile(r"(?P<file>[^\s:,]+\.\d+):(?P<pos>\d+)")
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """One lane. `reasons`: of the tables that are loaded again; `unknown`: of those among them whose definition is not
-    known; `changed`: those that go on with other columns; `children`: those that foreign keys change in no event;
-    `others`: records of tables that are not followed."""
+    """One lane. `before`, `found`: its checkpoint and its tables, as they were when it was looked at; `reasons`: of the
+    tables that are loaded again; `unknown`: of those among them whose definition is not known; `changed`: those that go
+    on with other columns; `children`: those that foreign keys change in no event; `others`: records of tables that are
+    not followed."""
 
     store: InSinkStore
     before: Checkpoint
+    found: Mapping[TableName, TableRecord]
     records: list[TableRecord]
     reasons: dict[str, str]
     changed: list[str]
@@ -93,22 +95,20 @@ def set_checkpoint(
             try:
                 sink.open()
                 plans = _plans(config, settings, sink, source, position, file, is_restored=is_restored, reloads=reloads)
-                _set_on(settings, sink, position, plans, is_confirmed=is_confirmed)
+                _say(settings.name, position, plans)
+                _confirm(is_confirmed=is_confirmed)
+                _carry_out(sink, pipeline_name(config, settings), plans, position)
+                typer.echo(f"{settings.name}: the checkpoint is {position} now")
             finally:
                 sink.close()
     return 0
 
 
-def _set_on(
-    settings: SinkSettings, sink: Sink, position: SourcePosition, plans: Sequence[_Plan], *, is_confirmed: bool
-) -> None:
-    _say(settings.name, position, plans)
+def _confirm(*, is_confirmed: bool) -> None:
     if not is_confirmed:
         if not sys.stdin.isatty():
             raise ConfigError("checkpoint set asks for confirmation", hint="give --yes where nobody can answer")
         typer.confirm("Set it back", abort=True)
-    _carry_out(sink, plans, position)
-    typer.echo(f"{settings.name}: the checkpoint is {position} now")
 
 
 def _plans(
@@ -128,11 +128,7 @@ def _plans(
     if not stores[1].exists():
         raise ConfigError(f"sink {settings.name} has no checkpoint yet", hint="`cdc run` begins one")
     stores[1].create()
-    if side_stores(sink, name):
-        raise ConfigError(
-            f"tables are being loaded beside the stream of sink {settings.name}",
-            hint="let `cdc run --until-caught-up` finish that first",
-        )
+    _require_no_sides(sink, name)
     plans = []
     for store in stores.values():
         lease = store.read_lease()
@@ -146,8 +142,9 @@ def _plans(
                 f"{position} is not behind the checkpoint of {store.pipeline}, {checkpoint.position}",
                 hint="a checkpoint is only ever set back; `cdc skip` steps over what cannot be passed",
             )
-        tables = TableRegistry(routing(config, settings), sink.kind, store.load_tables().values())
-        plan = _Plan(store, checkpoint, [], {}, [], {}, store.histories(), _children(config, source, tables))
+        found = store.load_tables()
+        tables = TableRegistry(routing(config, settings), sink.kind, found.values())
+        plan = _Plan(store, checkpoint, found, [], {}, [], {}, store.histories(), _children(config, source, tables))
         for record in tables.records():
             if record.state == "ready" and record.definition is not None:
                 _decide(plan, tables, record, position, file, is_restored=is_restored)
@@ -162,6 +159,14 @@ def _plans(
             )
         plans.append(plan)
     return plans
+
+
+def _require_no_sides(sink: Sink, pipeline: str) -> None:
+    if side_stores(sink, pipeline):
+        raise ConfigError(
+            f"tables are being loaded beside the stream of sink {sink.name}",
+            hint="let `cdc run --until-caught-up` finish that first",
+        )
 
 
 # ---------------------------------------------------------------- the place
@@ -351,12 +356,13 @@ def _say(sink: str, position: SourcePosition, plans: Sequence[_Plan]) -> None:
 # ---------------------------------------------------------------- doing it
 
 
-def _carry_out(sink: Sink, plans: Sequence[_Plan], position: SourcePosition) -> None:
-    """In one transaction. Raises ConfigError, with nothing changed, where somebody has moved a checkpoint meanwhile, or
-    holds a lease; LeaseLost.
+def _carry_out(sink: Sink, pipeline: str, plans: Sequence[_Plan], position: SourcePosition) -> None:
+    """In one transaction. Raises ConfigError, with nothing changed, where somebody has moved a checkpoint or loaded a
+    table meanwhile, or holds a lease; LeaseLost.
     """
     who = f"{getpass.getuser()}@{socket.gethostname()}"
     with leases_taken([plan.store for plan in plans], "checkpoint set", who=who):
+        _require_no_sides(sink, pipeline)
         for plan in plans:
             _require_unmoved(plan)
         with sink.transaction() as tx:
@@ -371,6 +377,12 @@ def _require_unmoved(plan: _Plan) -> None:
         raise ConfigError(
             f"the checkpoint of {plan.store.pipeline} has moved from {plan.before.position} meanwhile",
             hint="see where it is (`cdc checkpoint show`), and give the command again",
+        )
+    now = plan.store.load_tables()
+    if changed := sorted(str(name) for name in {*plan.found, *now} if plan.found.get(name) != now.get(name)):
+        raise ConfigError(
+            f"{', '.join(changed)} of {plan.store.pipeline}: loaded or changed meanwhile",
+            hint="see how they are (`cdc status`), and give the command again",
         )
 
 

@@ -20,7 +20,7 @@ from cdc.commands.skip import skip
 from cdc.config import Config, load_config
 from cdc.demo.servers import Server
 from cdc.errors import ConfigError, LeaseLost
-from cdc.model import FilePos, SourcePosition
+from cdc.model import FilePos, SourcePosition, TableName
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.store import InSinkStore
 from tests.integration.test_history import place_of
@@ -133,6 +133,56 @@ def test_a_command_that_finds_one_lane_taken_changes_none(
         assert _position(made, "") == _position(made, "#2") != before[0][0].position
         made.catch_up()
         made.assert_equal("t", "u")
+
+
+def test_a_checkpoint_is_not_set_back_over_what_was_loaded_or_is_being_loaded_meanwhile(
+    tmp_path: Path, mariadb1011: Server, pg15: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither moves the checkpoint of a lane."""
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True)
+    with deployment(tmp_path, mariadb1011, sink=pg15) as made:
+        for table in ("t", "u"):
+            made.source.execute(f"CREATE TABLE {table} (id INT PRIMARY KEY)", database=made.source_database)
+        made.catch_up()
+        carry_out, question_count = _sets(made)
+        config = load_config(made.write_config(), environ={})
+        before = _position(made, "")
+        with _side(made) as begin:
+            _answer(monkeypatch, question_count, begin)
+            with pytest.raises(ConfigError, match="are being loaded beside the stream of sink sink"):
+                carry_out(config)
+        _answer(monkeypatch, question_count, lambda: _reload(made, "t"))
+        with pytest.raises(ConfigError, match=rf"{made.source_database}\.t of .*: loaded or changed meanwhile"):
+            carry_out(config)
+        assert _position(made, "") == before
+        made.catch_up()
+        made.assert_equal("t", "u")
+
+
+@contextlib.contextmanager
+def _side(made: Deployment) -> Iterator[Callable[[], None]]:
+    """What begins a load beside the lane; it is forgotten in the end."""
+    with _store(made, "~1") as side:
+
+        def begin() -> None:
+            side.take_lease(holder="elsewhere:1:2", sessions=("gone",), seconds=0, was_renewed=False)
+            with side.sink.transaction() as tx:
+                side.save(tx, Checkpoint(_position(made, ""), 1))
+                tx.commit()
+
+        yield begin
+        with side.sink.transaction() as tx:
+            side.reset(tx)
+            tx.commit()
+
+
+def _reload(made: Deployment, table: str) -> None:
+    """As an instance does that has come, and has begun with it."""
+    with _store(made) as store:
+        record = store.load_tables()[TableName(made.source_database, table)]
+        with store.sink.transaction() as tx:
+            store.save_table(tx, replace(record, state="pending"))
+            tx.commit()
 
 
 def test_who_was_cut_off_does_not_go_on_over_a_reset(tmp_path: Path, mariadb1011: Server, pg15: Server) -> None:
