@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
-import socket
 import sys
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +10,7 @@ import orjson
 import typer
 
 from cdc.app import make_sink, pipeline_name, sinks_named
+from cdc.commands.asker import asker
 from cdc.commands.leases import leases_taken
 from cdc.config import Config
 from cdc.errors import ConfigError
@@ -103,7 +102,7 @@ def reset(config: Config, *, only_sinks: list[str], is_confirmed: bool) -> int:
                 typer.echo(f"{settings.name}: nothing to forget")
                 continue
             pollers = poller_stores(sink, pipeline_name(config, settings))
-            who = f"{getpass.getuser()}@{socket.gethostname()}"
+            who = asker()
             # An instance that is only cut off from the sink would go on from where it was, over what is forgotten here.
             with leases_taken([*stores.values(), *pollers.values()], "checkpoint reset", who=who):
                 sides = side_stores(sink, pipeline_name(config, settings))  # as their lanes do, they begin anew

@@ -6,10 +6,8 @@ takes it up at once, and where none runs, this process becomes the holder, carri
 
 from __future__ import annotations
 
-import getpass
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -19,6 +17,7 @@ from typing import Any, Literal
 import orjson
 
 from cdc.app import Application, make_sink, parse_table, pipeline_name, sinks_named
+from cdc.commands.asker import asker
 from cdc.commands.errors import say_error, say_failure
 from cdc.config import Config, SinkSettings
 from cdc.errors import CdcError, SinkUnavailable
@@ -210,19 +209,12 @@ def _ask(settings: SinkSettings, decision: str, held: list[tuple[InSinkStore, di
     for store, statements in held:
         argument = {
             "tables": [[name.database, name.table] for name in statements],
-            "by": f"{_user()}@{socket.gethostname()}",
+            "by": asker(),
             "statements": list(statements.values()),
             "request": request,
         }
         ids.append(store.add_command(f"ddl_{decision}", orjson.dumps(argument).decode()))
     return _Asked(settings, request, min(ids), {name: text for _, found in held for name, text in found.items()})
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return str(os.getuid())
 
 
 def _is_live(store: InSinkStore) -> bool:

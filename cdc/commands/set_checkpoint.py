@@ -8,9 +8,7 @@ target is not as it was then, one that was made since, and one whose changes may
 
 from __future__ import annotations
 
-import getpass
 import re
-import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence, Set
@@ -21,6 +19,7 @@ import typer
 
 from cdc.app import make_sink, pipeline_name, routing, service_ids, sinks_named, source_settings
 from cdc.binlog.constants import EventType
+from cdc.commands.asker import asker
 from cdc.commands.leases import leases_taken
 from cdc.config import Config, SinkSettings
 from cdc.errors import BinlogPurged, ConfigError, SourceChanged, SourceUnavailable, UnsupportedData
@@ -360,7 +359,7 @@ def _carry_out(sink: Sink, pipeline: str, plans: Sequence[_Plan], position: Sour
     """In one transaction. Raises ConfigError, with nothing changed, where somebody has moved a checkpoint or loaded a
     table meanwhile, or holds a lease; LeaseLost.
     """
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    who = asker()
     with leases_taken([plan.store for plan in plans], "checkpoint set", who=who):
         _require_no_sides(sink, pipeline)
         for plan in plans:

@@ -6,9 +6,7 @@ over what is written down in the sink's metadata, in the same transaction.
 
 from __future__ import annotations
 
-import getpass
 import re
-import socket
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from dataclasses import dataclass, replace
 import typer
 
 from cdc.app import make_sink, pipeline_name, sinks_named, source_settings
+from cdc.commands.asker import asker
 from cdc.commands.leases import leases_taken
 from cdc.config import Config, SinkSettings
 from cdc.errors import ConfigError
@@ -155,7 +154,7 @@ def _carry_out(sink: Sink, steps: Sequence[_Step], *, place: str) -> None:
     """In one transaction. Raises ConfigError, with nothing stepped over, where a checkpoint is not the one any more by
     which its group was found, or somebody else holds a lease.
     """
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    who = asker()
     with leases_taken([step.store for step in steps], "skip", who=who):
         found = [_require_unmoved(step) for step in steps]
         with sink.transaction() as tx:
