@@ -1723,7 +1723,8 @@ class RetrySettings(Section):
         description="How often within an hour a pipeline's session may end in trouble though both servers had answered "
         "(cut connections, dead-locks, rows that stay locked). When that is spent the log says so, `/health` is "
         "`degraded`, and sessions begin no more often than evenly spread over the hour, every 15 s by default: "
-        "each one costs the servers something. A server that is away spends nothing.",
+        "each one costs the servers something. A server that is away spends nothing; another replica with our "
+        "`server_id`, for which the source has ended the stream five times, all of it.",
     )
     same_place_max: int = Field(
         default=0,

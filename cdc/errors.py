@@ -102,12 +102,21 @@ class ConfigError(CdcError):
 class TransientError(CdcError):
     """May pass by itself: back off and retry from the same position.
 
-    `is_full`: the server has no connection left for us.
+    `is_full`: the server has no connection left for us. `has_rival`: it has ended ours for another's of the same id.
     """
 
-    def __init__(self, message: str, *, hint: str = "", position: str | None = None, is_full: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        hint: str = "",
+        position: str | None = None,
+        is_full: bool = False,
+        has_rival: bool = False,
+    ) -> None:
         super().__init__(message, hint=hint, position=position)
         self.is_full = is_full
+        self.has_rival = has_rival
 
 
 class SourceUnavailable(TransientError):

@@ -146,9 +146,12 @@ def _print(document: dict[str, Any], console: Console) -> None:
             )
         retries = sink.get("retries") or {"is_spent": False}
         if retries["is_spent"]:
+            why = f"retry.per_hour is {retries['per_hour']:,}"
+            if retries["last_hour"] < retries["per_hour"]:
+                why = "another replica uses our server_id"  # all that spends it sooner
             console.print(
                 f"{escape(sink['name'])}: {retries['last_hour']:,} sessions ended in trouble within the last hour; "
-                f"retry.per_hour is {retries['per_hour']:,}: the pauses are longer now"
+                f"{why}: the pauses are longer now"
             )
         staging = sink.get("staging") or {"chunks": 0}
         if staging["chunks"]:

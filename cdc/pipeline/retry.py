@@ -25,6 +25,9 @@ NO_RETRIES: Mapping[str, Any] = {"attempt": 0, "last_hour": 0, "per_hour": None,
 _HOUR_SECONDS = 3600.0
 # 2 to this power is beyond every pause; without an end it is beyond every float after a day's outage.
 _DOUBLINGS_MAX = 30
+# So often within an hour the source may end our stream for another replica's with our id, before the budget counts as
+# spent: that one comes back for ours, and no waiting mends it.
+_RIVALS_MAX = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +67,7 @@ class Retries:
         self._attempts = 0
         self._same_place = 0
         self._failed_at: deque[float] = deque()
+        self._rival_at: deque[float] = deque()
         self._has_said = False
 
     def well(self) -> None:
@@ -86,7 +90,9 @@ class Retries:
             if self._policy.same_place_max and self._same_place >= self._policy.same_place_max:
                 raise _stuck(error, self._same_place, place) from error
             self._failed_at.append(self._clock.monotonic())
-            is_spent = self._last_hour() >= self._policy.per_hour
+            if error.has_rival:
+                self._rival_at.append(self._clock.monotonic())
+            is_spent = self._is_spent()
             has_spent, self._has_said = is_spent and not self._has_said, is_spent
             if is_spent:
                 spacing = _HOUR_SECONDS / self._policy.per_hour
@@ -97,28 +103,35 @@ class Retries:
     def left(self) -> int:
         """How many more failures the hour's budget has; 0 when it is spent."""
         with self._lock:
-            return max(0, self._policy.per_hour - self._last_hour())
+            return 0 if self._is_spent() else self._policy.per_hour - self._last_hour()
 
     def to_dict(self) -> dict[str, Any]:
         """The `retries` object of `cdc status --json`."""
         with self._lock:
-            last_hour = self._last_hour()
             return {
                 "attempt": self._attempts,
-                "last_hour": last_hour,
+                "last_hour": self._last_hour(),
                 "per_hour": self._policy.per_hour,
-                "is_spent": last_hour >= self._policy.per_hour,
+                "is_spent": self._is_spent(),
             }
 
+    def _is_spent(self) -> bool:
+        return self._last_hour() >= self._policy.per_hour or self._of_last_hour(self._rival_at) >= _RIVALS_MAX
+
     def _last_hour(self) -> int:
+        return self._of_last_hour(self._failed_at)
+
+    def _of_last_hour(self, moments: deque[float]) -> int:
         since = self._clock.monotonic() - _HOUR_SECONDS
-        while self._failed_at and self._failed_at[0] <= since:
-            self._failed_at.popleft()
-        return len(self._failed_at)
+        while moments and moments[0] <= since:
+            moments.popleft()
+        return len(moments)
 
 
 def spent_hint(error: TransientError) -> str:
     """What to look at when sessions end again and again, though the servers answer."""
+    if error.has_rival:
+        return error.hint
     if isinstance(error, SinkUnavailable):
         return "look at the sink's own log: who ends our sessions there, or holds locks or space that we wait for"
     return "look at the source's own log, at proxies that cut connections, and for another replica with our server_id"

@@ -342,6 +342,8 @@ _GONE = {1051, 1146, 1109, 1356}
 # memory: that may be a statement's own trouble.
 _FULL = {1040, 1203, 1226}
 _CHANGED = {1412, 1054}
+# MariaDB's number for a dump that another one with its server_id has ended; MySQL and older MariaDB say it under 1236.
+_RIVAL = 4052
 _EXPRESSION_REFUSED = {1644, 1690, 1792}
 
 
@@ -350,6 +352,8 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1] if len(error.args) > 1 else error)
     where = f"source {settings.address}"
+    if number == _RIVAL:
+        return _has_rival(text, where)
     if number == 1236:
         return classify_1236(text, where, position)
     if number in _TABLE_DENIED:
@@ -386,15 +390,20 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
     return ProtocolError(f"{where}: {text} (error {number})", hint="see the server's error log")
 
 
+def _has_rival(text: str, where: str) -> SourceUnavailable:
+    return SourceUnavailable(
+        f"{where}: another replica uses our server_id: {text}",
+        hint="give this service a source.server_id of its own (a block of server_id_count ids)",
+        has_rival=True,
+    )
+
+
 def classify_1236(text: str, where: str, position: str | None) -> CdcError:
     """Error 1236 stands for half a dozen things; its text says which (MySQL 5.6 to 9.7, MariaDB 10.2 to 11.8)."""
     lower = text.lower()
     at = f"; the checkpoint is {position}" if position else ""
     if "same server_uuid/server_id" in lower or "same server_id" in lower or "a slave with the same" in lower:
-        return SourceUnavailable(
-            f"{where}: another replica uses our server_id: {text}",
-            hint="give this service a source.server_id of its own (a block of server_id_count ids)",
-        )
+        return _has_rival(text, where)
     purged = (
         "could not find first log file name",
         "purged",

@@ -76,6 +76,24 @@ def test_a_spent_budget_is_said_once_spreads_the_attempts_and_comes_back() -> No
     assert [_failed(retries).has_spent for _ in range(16)].index(True) == 14  # spent anew, said anew
 
 
+def test_a_replica_with_our_id_spends_the_budget_at_once_for_no_waiting_mends_it() -> None:
+    clock = FakeClock()
+    retries = Retries(RetryPolicy(), clock)
+    rival = SourceUnavailable("another replica", hint="an id of its own", has_rival=True)
+    pauses = []
+    for _ in range(20):
+        pauses.append(retries.failed(rival, has_begun=True, place="binlog.000001:4"))
+        retries.well()  # until the other one comes back
+        clock.seconds += 1
+    assert [number for number, pause in enumerate(pauses, 1) if pause.has_spent] == [5]
+    assert all(pause.seconds >= 15 for pause in pauses[4:])
+    assert (retries.left, retries.to_dict()["is_spent"], retries.to_dict()["last_hour"]) == (0, True, 20)
+    assert spent_hint(rival) == "an id of its own"
+    clock.seconds += 3600 - 5
+    assert (retries.left, retries.to_dict()["is_spent"]) == (240 - 4, False)
+    assert _failed(retries).seconds <= 0.5
+
+
 def test_attempts_in_a_row_at_one_place_end_where_the_operator_says_so() -> None:
     retries = Retries(RetryPolicy(same_place_max=4), FakeClock())
     for _ in range(3):

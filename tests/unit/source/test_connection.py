@@ -121,6 +121,24 @@ def test_error_1236_is_told_by_its_text(text: str, expected: type[CdcError]) -> 
     assert type(translate_error(Operational(1236, text), SETTINGS, position="0-1-5")) is expected
 
 
+@pytest.mark.parametrize(
+    "number, text",
+    [
+        (1236, "A replica with the same server_uuid/server_id as this replica has connected to the source"),
+        (4052, "A slave with the same server_uuid/server_id is already connected"),
+        (4052, "A slave with the same server_id is already connected"),
+        (4052, "A slave with the same server_uuid/server_id as this slave has connected to the master"),
+        (4052, "A slave with the same server_id as this slave has connected to the master"),
+    ],
+)
+def test_another_replica_with_our_id_is_named_by_whichever_number_it_comes(number: int, text: str) -> None:
+    found = translate_error(Operational(number, text), SETTINGS, position="0-1-5")
+    assert isinstance(found, SourceUnavailable)
+    assert found.has_rival
+    assert "another replica uses our server_id" in found.message
+    assert "source.server_id" in found.hint
+
+
 @pytest.mark.parametrize("number, expected", [(1040, True), (1203, True), (1226, True), (1041, False), (2013, False)])
 def test_a_server_without_a_connection_left_is_told_from_one_in_trouble(number: int, expected: bool) -> None:
     found = translate_error(Operational(number, "none left"), SETTINGS)
