@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -52,6 +53,8 @@ _DEPENDS_ON_NAME = (
 )
 CANCEL_SECONDS = 2  # whoever cancels wants to leave
 _HAS_REQUIRE_AUTH = 160000
+# The one variable of libpq that counts: where a password may be, for a url that has none.
+_KEPT_VARIABLE = "PGPASSFILE"
 
 _SSL_MODES = {
     "disabled": "disable",
@@ -60,6 +63,18 @@ _SSL_MODES = {
     "verify_ca": "verify-ca",
     "verify_identity": "verify-full",
 }
+
+
+def _hide_environment() -> None:
+    """Hide libpq's variables from it: what the configuration leaves out it would take from there, such as another
+    address (PGHOSTADDR, PGSERVICE) or a standby instead of the primary.
+
+    To give it each parameter does not do: no value of `service` means none. For the rest of the program, and for the
+    configuration's own ${PG…}, they stay in `os.environ`.
+    """
+    for name in os.environ:
+        if name.startswith("PG") and name != _KEPT_VARIABLE:
+            os.unsetenv(name)
 
 
 def _no_hook(point: str) -> None:
@@ -155,6 +170,7 @@ class PostgresSink:
 
     def _log_in(self, **parameters: Any) -> psycopg2.extensions.connection:
         def connect_with(password: str) -> psycopg2.extensions.connection:
+            _hide_environment()
             try:
                 made: psycopg2.extensions.connection = psycopg2.connect(
                     **{**self._connect_parameters(), "password": password, **parameters}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -110,6 +111,44 @@ def make_sink(server: Server, database: str) -> PostgresSink:
             database=database,
         )
     )
+
+
+# What libpq reads where it is not told otherwise.
+ENVIRONMENT = {
+    "PGHOST": "127.0.0.9",
+    "PGHOSTADDR": "127.0.0.9",  # nobody listens there
+    "PGPORT": "1",
+    "PGUSER": "nobody",
+    "PGPASSWORD": "wrong",
+    "PGDATABASE": "nothing",
+    "PGSERVICE": "nowhere",
+    "PGSERVICEFILE": "/dev/null",
+    "PGOPTIONS": "-c no_such_setting=1",
+    "PGSSLMODE": "verify-full",
+    "PGSSLROOTCERT": "/dev/null/none.pem",
+    "PGSSLCERT": "/dev/null/none.pem",
+    "PGREQUIREAUTH": "none",
+    "PGCHANNELBINDING": "require",
+    "PGGSSENCMODE": "require",
+    "PGTARGETSESSIONATTRS": "standby",
+    "PGREQUIREPEER": "nobody",
+    "PGCLIENTENCODING": "LATIN1",
+    "PGTZ": "Nowhere/Nothing",
+    "PGDATESTYLE": "none",
+}
+
+
+@pytest.mark.parametrize("name", ENVIRONMENT)
+def test_the_environment_leads_libpq_nowhere_else(pg15: Server, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, ENVIRONMENT[name])
+    sink = make_sink(pg15, "postgres")
+    sink.open()
+    try:
+        sink.cancel()  # by a connection of its own
+        sink.ping()
+        assert os.environ[name] == ENVIRONMENT[name], "for the configuration's ${...}"
+    finally:
+        sink.close()
 
 
 @pytest.fixture(scope="module", params=["pg15", "pg17"])
