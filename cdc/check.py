@@ -592,6 +592,10 @@ def _source_grants(config: Config, facts: SourceFacts | None) -> Iterator[str]:
     yield f"-- source {config.source.url.host}:{config.source.url.port}"
     monitor = "BINLOG MONITOR" if is_mariadb else "REPLICATION CLIENT"
     yield f"GRANT REPLICATION SLAVE, {monitor} ON *.* TO {account};"
+    if config.snapshot.pause_when.replica_lag_seconds is not None and (is_mariadb or facts is None):
+        # Elsewhere the right above is enough.
+        unknown = "" if is_mariadb else "-- on MariaDB 10.5 and later also: "
+        yield f"{unknown}GRANT REPLICA MONITOR ON *.* TO {account};"
     for place in dict.fromkeys(map(_grant_place, config.tables.include)):
         yield f"GRANT SELECT ON {place} TO {account};"
 

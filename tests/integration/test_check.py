@@ -16,6 +16,7 @@ import pytest
 import yaml
 
 from cdc import mysql_client
+from cdc.app import source_settings
 from cdc.check import CheckReport, grants_sql, run_checks, to_json
 from cdc.clock import SystemClock
 from cdc.config import Config, load_config
@@ -28,6 +29,7 @@ from cdc.source.connection import SourceConnection, SourceSettings, connect
 from cdc.source.definitions import read_definition
 from cdc.source.preflight import Captured, read_source
 from cdc.source.stream import BinlogStream
+from snapshot.guards import replica_lags
 from tests.support.collector import Collector, next_event
 from tests.support.databases import unique_name
 from tests.support.deployment import deployment
@@ -166,6 +168,27 @@ def test_the_printed_grants_are_enough_and_a_good_set_up_has_no_errors(
         assert [(f.check, f.problem) for f in again.findings if f.severity == "error"] == []
         # The server may not have noticed yet that the stream has ended.
         assert ids(again, "warning") <= {"source.replica_ids"}
+
+
+def test_the_printed_grants_let_a_replicas_lag_be_seen_where_loads_wait_for_it(
+    source_server: Server, pg15: Server, tmp_path: Path
+) -> None:
+    with deployment(tmp_path, source_server, pg=pg15) as made, account(source_server) as url:
+        source_server.execute("CREATE TABLE t (id INT PRIMARY KEY)", database=made.source_database)
+        source_server.execute("INSERT INTO t VALUES (1)", database=made.source_database)
+        made.config["source"]["url"] = url
+        unasked = load_config(made.write_config(), environ={})
+        made.config["snapshot"] = {"pause_when": {"replica_lag_seconds": 60}}
+        asked = load_config(made.write_config(), environ={})
+
+        printed = grants_sql(asked, check(asked))
+        assert ("GRANT REPLICA MONITOR" in printed) == (source_server.family == "mariadb")
+        assert "REPLICA MONITOR" not in grants_sql(unasked, check(unasked))
+        apply_grants(printed.split("\n\n")[0], source_server)
+        with connect(source_settings(asked)) as connection:
+            assert replica_lags(connection) == []
+        made.catch_up()  # whose load looks for a lag
+        made.assert_equal("t")
 
 
 def written(server: Server) -> str:

@@ -331,6 +331,14 @@ def test_the_least_grants_follow_the_patterns(tmp_path: Path) -> None:
     assert "secret" not in text
 
 
+def test_the_grants_have_the_right_to_see_a_lag_where_one_is_asked_for(tmp_path: Path) -> None:
+    config = configuration(tmp_path, "shop.*")
+    assert "REPLICA MONITOR" not in grants_sql(config)
+    asked = {"snapshot": {"pause_when": {"replica_lag_seconds": 5}}}
+    text = grants_sql(Config.model_validate({**config.model_dump(by_alias=True), **asked}))
+    assert "\n-- on MariaDB 10.5 and later also: GRANT REPLICA MONITOR ON *.* TO 'repl'@'%';\n" in text
+
+
 def test_the_grants_reach_the_databases_that_tables_are_routed_to(tmp_path: Path) -> None:
     config = configuration(tmp_path, "shop.*")
     routes = {"tables": {"include": ["shop.*"], "routes": [{"tables": "shop.a_*", "target_schema": "raw_a"}]}}
