@@ -35,6 +35,7 @@ from cdc.config import (
 )
 from cdc.dashboard.service import ConnectionHealth, HealthInputs, SinkHealth
 from cdc.errors import CdcError, ConfigError, SourceUnavailable, TransientError
+from cdc.gtid import MysqlGtidSet
 from cdc.log import Logger
 from cdc.metrics import Metrics
 from cdc.model import FilePos, ServerIdentity, SourcePosition, TableName
@@ -69,6 +70,7 @@ from cdc.source.cascades import read_hidden_keys
 from cdc.source.connection import SourceConnection, SourceSettings, SslSettings, connect
 from cdc.source.definitions import list_tables
 from cdc.source.log_use import why_no_log
+from cdc.source.log_watch import Followed, LogEnd, LogWatch
 from cdc.source.positions import uses_gtid, written_file_pos
 from cdc.source.requirements import require_usable_source
 from checkpoints.polls import POLLER, poller_name
@@ -100,6 +102,8 @@ __all__ = [
 _MONITOR_SECONDS = 1.0
 # What was seen of the source counts this long; the monitor's session waits no longer than this for an answer.
 _SOURCE_SECONDS_MAX = 5.0
+# A stream that is silent for longer than this, and than so many heartbeats, is not ready.
+_HEARTBEATS_MISSED_MAX = 5
 # What a pipeline says of itself in its lease (twice a second) counts this long.
 _SAID_SECONDS_MAX = 5.0
 _WATCHDOG_SECONDS = 0.1
@@ -493,6 +497,12 @@ class _Monitor:
         if self._connection is not None:
             self._connection.close()
 
+    def reconnect(self) -> None:
+        """Look over a new connection next; from the thread that looks."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def lose(self, error: Exception) -> None:
         """The source has not answered."""
         if self._state.is_reachable:
@@ -500,9 +510,7 @@ class _Monitor:
             self._log.warning("source_unreachable", message=str(error), hint=hint)
         lost_us = self._state.lost_us or self._clock.now_us()
         self._state = replace(self._state, is_reachable=False, error=error, lost_us=lost_us)
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        self.reconnect()
 
     def _count(self, error: Exception) -> None:
         self.error_counts[type(error).__name__] += 1
@@ -600,6 +608,7 @@ class Application:
         self._with_views: set[str] = set()  # sinks whose views are made, or cannot be
         self._is_stopping = threading.Event()
         self._is_once = False
+        self._log_watch = LogWatch()
         self._displaced = DisplacedSinks(
             make_sink=lambda name: self._factory(self._settings_of(name), hooked=False)(),
             begin_anew=self._begin_anew,
@@ -1148,6 +1157,11 @@ class Application:
         state = self._monitor.state
         if not state.is_reachable or isinstance(pipeline, Poller):
             return None
+        seen, written = pipeline.status.seen_file, state.written
+        if pipeline.followed is None and seen is not None and written is not None and seen > written:
+            return None  # no stream is ahead of the look: the log was reset
+        if pipeline.followed not in (None, state.server):
+            return None  # the ends of two logs
         return pipeline.status.lag_seconds(
             written=state.written, source_now_us=state.now_us, oldest_us=pipeline.oldest_unapplied_us()
         )
@@ -1232,8 +1246,18 @@ class Application:
         }
 
     def is_ready(self) -> bool:
-        return bool(self._pipelines) and all(
-            self._state(lanes) in ("streaming", "caught_up") for lanes in self._pipelines.values()
+        return (
+            bool(self._pipelines)
+            and self._monitor.state.is_reachable is not False
+            and all(self._is_ready(lanes) for lanes in self._pipelines.values())
+        )
+
+    def _is_ready(self, lanes: SinkLanes | PolledSink) -> bool:
+        """Is it streaming, with source and sink heard of? Their silence ends the session much later."""
+        silence_max = max(_SOURCE_SECONDS_MAX, _HEARTBEATS_MISSED_MAX * self.config.source.heartbeat_seconds)
+        return self._state(lanes) in ("streaming", "caught_up") and all(
+            pipeline.source_silent_seconds() < silence_max and pipeline.is_sink_healthy is not False
+            for pipeline in lanes.lanes.values()
         )
 
     def _state(self, lanes: SinkLanes | PolledSink) -> str:
@@ -1243,7 +1267,30 @@ class Application:
             states = ["streaming" if state == "caught_up" else state for state in states]
         return worst_state([*states, *side_states(map(self._shown_state, sides))])
 
+    def _look_at_log(self) -> None:
+        """Does every stream follow what the source has?"""
+        state = self._monitor.state
+        if not state.is_reachable or state.server is None or state.written is None:
+            return
+        executed = MysqlGtidSet.parse(state.gtid) if state.flavor == "mysql" and state.gtid is not None else None
+        pipelines = [p for lanes in self._pipelines.values() for p in _every(lanes) if isinstance(p, Pipeline)]
+        found = self._log_watch.look(
+            LogEnd(state.server, state.written, executed),
+            {p: Followed(p.followed, p.status.seen_file) for p in pipelines if p.followed is not None},
+        )
+        for pipeline in pipelines:
+            if what := found.get(pipeline):
+                pipeline.check_source_again(
+                    SourceUnavailable(
+                        f"source {self._source.address}: {what}",
+                        hint="the checkpoint is held against the source again; what that finds is said next",
+                    )
+                )
+        if self._log_watch.is_strange:
+            self._monitor.reconnect()
+
     def _on_tick(self) -> None:
+        self._look_at_log()
         self._displaced.hang_up_on_silence()
         for name, lanes in self._pipelines.items():
             sides = [side.pipeline for side in lanes.beside.sides]
@@ -1453,13 +1500,14 @@ def _prepared(store: InSinkStore) -> dict[str, Any]:
 
 
 def _lag_at_rest(position: SourcePosition, seen: Mapping[str, Any] | None, source: _SourceState) -> float | None:
-    """0 when a pipeline that does not run had passed all that is written; else nobody knows how old the rest is."""
+    """0 when a pipeline that does not run had passed just what is written; else nobody knows how old the rest is, nor
+    whose log it is that ends before what came from it."""
     if source.written is None or source.server is None:
         return None
     passed = [position.file] if position.server == source.server and position.file is not None else []
     if seen is not None and seen.get("server") == source.server.uuid:
         passed.append(FilePos.of(seen["file"], seen["pos"]))
-    return 0.0 if any(file >= source.written for file in passed) else None
+    return 0.0 if passed and max(passed) == source.written else None
 
 
 def _targets(config: Config, settings: SinkSettings, sink: Sink, records: Iterable[Any]) -> list[Any]:

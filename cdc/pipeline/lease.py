@@ -210,10 +210,17 @@ class LeaseKeeper:
         self._sink.hang_up()
         return True
 
+    def require(self, error: CdcError | None = None) -> None:
+        """Raises LeaseLost where the lease is lost, whatever who was hung up on for it says (`error`)."""
+        if self.lost is not None and self.lost is not error:
+            raise self.lost from error
+
     def take_lost(self) -> bool:
-        """Is the applier to be hung up on: it waits in vain, or the lease is lost? True once for each time of that."""
+        """Is the applier to be hung up on? True once for each time that it waits in vain, and always once the lease is
+        lost: nothing may be written any more, and the applier need not find that out where its connection is half open.
+        """
         is_lost, self._is_applier_lost = self._is_applier_lost, False
-        return is_lost
+        return is_lost or self.lost is not None
 
     def _look_at_applier(self) -> None:
         """Behind a silence the sink answers again: is the session still there that the applier waits in?"""
@@ -265,25 +272,20 @@ class LeaseKeeper:
                         self._look_at_applier()
                     self._is_answered = True
                 except LeaseLost as error:
-                    self._lose(error)
+                    self.lost = error
                     return
                 except TransientError:
                     self._is_answered = False
                     self._count_failure()
                     self._sink.close()  # the applier's own session notices; the fence guards what is written meanwhile
                 except CdcError as error:
-                    self._lose(LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint))
+                    self.lost = LeaseLost(f"the lease cannot be kept: {error.message}", hint=error.hint)
                     return
                 except Exception as error:  # noqa: BLE001 - a bug: without this thread the lease would run out unseen
                     self._is_answered = False
                     self._on_error(error)
                     with contextlib.suppress(Exception):
                         self._sink.close()
-
-    def _lose(self, error: LeaseLost) -> None:
-        """Nothing may be written any more, and the applier need not find that out: its connection may be half open."""
-        self.lost = error
-        self._is_applier_lost = True
 
     def _open(self) -> None:
         if not self._sink.is_open():

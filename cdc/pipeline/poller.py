@@ -298,13 +298,17 @@ class Poller:
             self._on_end(self.error)
 
     def _run_session(self) -> None:
+        self._keeper.require()
         session = _Session(self)
         try:
             with session:
                 session.run()
-        except TransientError as error:
-            if self._keeper.lost is not None:
-                raise self._keeper.lost from error
+        except Stopping:
+            raise
+        except CdcError as error:
+            self._keeper.require(error)
+            if not isinstance(error, TransientError):
+                raise
             self.status.failed(error)
             self.status.set_state("retrying")
             self._metrics.failed(error)
@@ -320,8 +324,7 @@ class Poller:
 
     def check_alive(self) -> None:
         """Raises what ends every run from outside."""
-        if self._keeper.lost is not None:
-            raise self._keeper.lost
+        self._keeper.require()
         if self._is_stopping.is_set():
             raise Stopping("asked to stop")
 
@@ -399,8 +402,8 @@ class _Session:
 
     def run(self) -> None:
         """Raises TransientError, LeaseLost, Stopping, or what the poller cannot go on after."""
-        self._sink.open()
         self._p._sinks = [self._sink]
+        self._sink.open()
         self._registry = TableRegistry(self._p._routing, self._sink.kind, ())
         self._store.epoch = self._p._keeper.acquire(self._p._is_stopping, self._sink.session())
         self._p.standby.has_lease()

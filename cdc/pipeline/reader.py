@@ -64,6 +64,7 @@ class Reader(Output):
         self._lock = threading.Lock()
         self._assembler: Assembler | None = None
         self._held_since: float | None = None
+        self._waits_since: float | None = None
         self._thread = threading.Thread(target=self._run, name=f"reader-{name}", daemon=True)
 
     def start(self) -> None:
@@ -77,6 +78,11 @@ class Reader(Output):
         self._channel.close()
         self._stream.hang_up()  # the thread closes it: not under its own read
         self._thread.join()
+
+    def silent_seconds(self) -> float:
+        """For how long it has waited for the source; 0 while it has something to do. From any thread."""
+        since = self._waits_since
+        return self._clock.monotonic() - since if since is not None else 0.0
 
     # -- Output
 
@@ -133,7 +139,9 @@ class Reader(Output):
         heard_at = self._clock.monotonic()
         counted = 0
         while not self._is_stopping.is_set():
+            self._waits_since = heard_at
             received = self._stream.fill(self._wait_seconds(assembler))
+            self._waits_since = None
             now = self._clock.monotonic()
             if received:
                 self._hooks("after_fetch")

@@ -188,6 +188,10 @@ class Pipeline:
         """Why the pipeline ended, None when it was stopped or has finished."""
         self.tables: list[TableRecord] = []
         self.is_finished = False
+        self.followed: ServerIdentity | None = None
+        """The source that this session has checked its checkpoint against; None before that, and between sessions."""
+        self._doubt: SourceUnavailable | None = None
+        self._reader: Reader | None = None
         self._source_settings = source
         self._make_sink = make_sink
         self._routing = routing
@@ -288,6 +292,15 @@ class Pipeline:
                 sink.hang_up()
         return is_silent
 
+    def check_source_again(self, doubt: SourceUnavailable) -> None:
+        """The source may not be the one any more that is followed: end the session for `doubt`. The next one looks."""
+        self._doubt = doubt
+
+    def source_silent_seconds(self) -> float:
+        """For how long the stream has waited for the source, which sends heartbeats; 0 while there is none."""
+        reader = self._reader
+        return reader.silent_seconds() if reader is not None else 0.0
+
     def join(self, timeout_seconds: float | None = None) -> bool:
         """Wait for the end; True when it has come."""
         self._thread.join(timeout_seconds)
@@ -351,14 +364,18 @@ class Pipeline:
             self._log.warning("frame_kept", path=str(path), bytes=len(error.frame))
 
     def _run_session(self) -> None:
+        self._keeper.require()
         session = _Session(self)
         try:
             session.run()
         except _SessionEnd:
             return
-        except TransientError as error:
-            if self._keeper.lost is not None:
-                raise self._keeper.lost from error
+        except Stopping:
+            raise
+        except CdcError as error:
+            self._keeper.require(error)
+            if not isinstance(error, TransientError):
+                raise
             self.status.failed(error)
             self.status.set_state("retrying")
             self._metrics.failed(error)
@@ -517,8 +534,9 @@ class _Session:
     def run(self) -> None:
         """Raises _SessionEnd, TransientError, or what the pipeline cannot go on after."""
         try:
-            self._sink.open()
             self._p._sink, self._p._writers = self._sink, self._writers
+            self._p._doubt = None  # what it was about is checked now
+            self._sink.open()
             self._store.epoch = self._keeper.acquire(self._p._is_stopping, self._sink.session())
             self._p.standby.has_lease()
             self._hooks("after_lease")
@@ -551,6 +569,7 @@ class _Session:
                 except BinlogPurged as error:
                     self._seed_again(source, tables, error)
         finally:
+            self._p.followed = None
             self._writers.close()
             self._p._writers = None
             self._p._sink = None
@@ -575,6 +594,7 @@ class _Session:
             self._check_source(source, checkpoint)
         is_same = checkpoint.position.server == source.identity()
         self._status.set_checkpoint(checkpoint.position, committed_us, is_same_server=is_same)
+        self._p.followed = source.identity()
         return checkpoint
 
     def _check_source(self, source: SourceConnection, checkpoint: Checkpoint) -> None:
@@ -1296,8 +1316,10 @@ class _Session:
 
     def _check_alive(self) -> None:
         """Raises what ends the session from outside."""
-        if self._keeper.lost is not None:
-            raise self._keeper.lost
+        self._keeper.require()
+        doubt, self._p._doubt = self._p._doubt, None
+        if doubt is not None:
+            raise doubt
         if self._p._is_stopping.is_set():
             raise Stopping("asked to stop")
 
@@ -1423,6 +1445,7 @@ class _Session:
         self._audit.begin(source)
         self._upkeep = self._make_upkeep(tables)
         reader = self._make_reader(source, tables, checkpoint.position, channel, applier.prepared.known())
+        self._p._reader = reader
         reader.start()
         again = AutoReload(self._store, tables.records(), self._settings.recovery, self._clock)
         for table, seconds in again.spent.items():
@@ -1449,6 +1472,7 @@ class _Session:
                 self._check_meeting(applier, tables, is_at_end=item is None or isinstance(item, Progress))
                 self._check_finished(tables)
         finally:
+            self._p._reader = None
             reader.stop()
             applier.close()
 

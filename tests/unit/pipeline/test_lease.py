@@ -255,14 +255,14 @@ def test_the_loss_of_the_lease_ends_the_keeping_and_nothing_is_released(kept: Ke
 @pytest.mark.parametrize(
     "error", [LeaseLost("taken over"), ConfigError("no right any more")], ids=["taken", "kept_no_more"]
 )
-def test_who_has_lost_the_lease_has_the_applier_hung_up_on_once(kept: Kept, error: CdcError) -> None:
+def test_who_has_lost_the_lease_has_the_applier_hung_up_on(kept: Kept, error: CdcError) -> None:
     """It need not find out by itself: its connection may be half open."""
     kept.acquire()
     assert not kept.keeper.take_lost()
     kept.store.renew_errors = [error]
     wait_until(lambda: kept.keeper.lost is not None, 5, "the loss")
-    wait_until(kept.keeper.take_lost, 5, "the word about the applier")
-    assert not kept.keeper.take_lost()
+    assert kept.keeper.take_lost()
+    assert kept.keeper.take_lost(), "it may have been between two connections"
     kept.keeper.stop()
 
 
