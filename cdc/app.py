@@ -708,10 +708,17 @@ class Application:
         )
         try:
             self._http.start()
-        except ConfigError:
+        except ConfigError as error:
             self._http = None
-            self._say_who_runs()  # the usual reason for a port that is taken
-            raise
+            holder = self._other_instance()  # the usual reason for a port that is taken
+            if holder is None:
+                raise
+            if self.config.standby:
+                raise ConfigError(
+                    f"{error.message}; {holder.message}",
+                    hint="give each instance on one machine an `http.port` of its own",
+                ) from error
+            raise holder from error
         self._log.info("http_listening", url=self._http.url)
 
     def _on_token_trouble(self, trouble: str) -> None:
@@ -722,8 +729,8 @@ class Application:
         else:
             self._log.info("http_token_read_again")
 
-    def _say_who_runs(self) -> None:
-        """Raises LeaseHeld when another instance of this deployment is at work."""
+    def _other_instance(self) -> LeaseHeld | None:
+        """What says that another instance of this deployment is at work."""
         for settings in self.config.sinks:
             sink = make_sink(settings)
             try:
@@ -731,11 +738,12 @@ class Application:
                 store = InSinkStore(sink, pipeline_name(self.config, settings))
                 lease = store.read_lease() if store.exists() else None
                 if lease is not None and store.is_holder_alive(lease):
-                    raise store.held(lease)
+                    return store.held(lease)
             except TransientError:
                 continue  # a sink that is down cannot say
             finally:
                 sink.close()
+        return None
 
     def _factory(self, sink: SinkSettings, *, hooked: bool = True) -> Callable[[], Sink]:
         return lambda: make_sink(sink, self._hooks if hooked else None)

@@ -158,6 +158,8 @@ def _unavailable_hint(number: int, text: str) -> str:
         return "make room on the sink's disk; the pipeline goes on by itself"
     if number in _READ_ONLY:
         return "the sink is read-only: SET GLOBAL read_only = OFF, or write to the primary"
+    if number in _FULL:
+        return "nothing, if it passes; else raise max_connections, or max_user_connections of the account, on the sink"
     if number in (2002, 2003, 2005):
         return "check that the server runs and that host and port are right"
     return "the pipeline tries again by itself"

@@ -107,6 +107,9 @@ _CUT = re.compile(r"server closed the connection|SSL SYSCALL error|unexpected eo
 _FULL = re.compile(r"too many (?:clients|connections)|connection slots are reserved|no more connections allowed")
 
 
+_FULL_HINT = (
+    "nothing, if it passes; else raise max_connections, or the CONNECTION LIMIT of role or database, on the sink"
+)
 _REFUSED_LOGIN = re.compile(r"authentication failed|no password supplied")
 
 
@@ -132,11 +135,9 @@ def translate_connect(error: psycopg2.Error, *, sink: str, where: str, user: str
         return ConfigError(message, hint="check user and password of the sink's url, and the server's pg_hba.conf")
     if _BAD_TLS.search(text) and not _CUT.search(text):
         return ConfigError(message, hint="check ssl_mode, ssl_ca, ssl_cert and ssl_key of the sink")
-    return SinkUnavailable(
-        message,
-        hint="check that the server runs and that host and port are right",
-        is_full=_FULL.search(text) is not None,
-    )
+    is_full = _FULL.search(text) is not None
+    hint = _FULL_HINT if is_full else "check that the server runs and that host and port are right"
+    return SinkUnavailable(message, hint=hint, is_full=is_full)
 
 
 def translate_set_up(error: psycopg2.Error, *, sink: str, where: str) -> CdcError:

@@ -341,6 +341,7 @@ _GONE = {1051, 1146, 1109, 1356}
 # No connection left: of the server's, of the user's (max_user_connections), of an account's limits. Not 1041, out of
 # memory: that may be a statement's own trouble.
 _FULL = {1040, 1203, 1226}
+_FULL_HINT = "nothing, if it passes; else raise max_connections, or max_user_connections of the account, on the source"
 _CHANGED = {1412, 1054}
 # MariaDB's number for a dump that another one with its server_id has ended; MySQL and older MariaDB say it under 1236.
 _RIVAL = 4052
@@ -365,7 +366,10 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
         return ConfigError(f"{where} refuses us: {text} (error {number})", hint=hint)
     if number in _GONE or number in _CHANGED:
         return TableGone(f"{where}: {text} (error {number})")
-    if number == 2026:
+    cause = getattr(error, "original_exception", None)
+    # One that ended in the middle of the handshake is gone, as any other; what is wrong with TLS is said in an alert.
+    is_cut = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)
+    if number == 2026 or (isinstance(cause, ssl.SSLError) and not is_cut):
         return ConfigError(
             f"{where}: no TLS session: {text} (error {number})",
             hint="enable TLS on the server, check source.ssl_ca and the server's certificate, "
@@ -383,11 +387,15 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
         what = f" (error {number})" if number else ""
         return SourceUnavailable(
             f"{where} cannot be used: {text}{what}",
-            hint="check host, port and network in source.url, and that the server is up"
-            + ("; source.read_timeout_seconds is how long it may be silent" if "timed out" in text else ""),
+            hint=_FULL_HINT if number in _FULL else _unreachable_hint(text),
             is_full=number in _FULL,
         )
     return ProtocolError(f"{where}: {text} (error {number})", hint="see the server's error log")
+
+
+def _unreachable_hint(text: str) -> str:
+    hint = "check host, port and network in source.url, and that the server is up"
+    return f"{hint}; source.read_timeout_seconds is how long it may be silent" if "timed out" in text else hint
 
 
 def _has_rival(text: str, where: str) -> SourceUnavailable:
@@ -419,8 +427,8 @@ def classify_1236(text: str, where: str, position: str | None) -> CdcError:
     if any(phrase in lower for phrase in purged):
         return BinlogPurged(
             f"{where} no longer has the binlog that follows the checkpoint (MySQL error 1236: {text}){at}",
-            hint="load again with `cdc checkpoint reset` and `cdc run`, and keep binlogs longer "
-            "(binlog_expire_logs_seconds, expire_logs_days)",
+            hint="load again: `recovery.on_purged: resnapshot` has it done, else `cdc checkpoint reset` and `cdc run`; "
+            "and keep binlogs longer (binlog_expire_logs_seconds, expire_logs_days)",
             position=position,
         )
     if any(phrase in lower for phrase in ahead) or "more gtids than the master has" in lower or "gtid" in lower:

@@ -250,6 +250,24 @@ def test_a_taken_port_is_a_configuration_error_before_anything_is_written(
         assert found == []
 
 
+def test_a_port_that_another_instance_has_is_said_to_a_standby(tmp_path: Path, mysql97: Server, pg15: Server) -> None:
+    with deployment(tmp_path, mysql97, warehouse=pg15) as made:
+        create_schema(mysql97, made.source_database)
+        pages = start(made)
+        pages.wait_ready()
+        made.config["http"]["port"] = httpx.URL(pages.url).port
+        for standby, code, words in (
+            (True, 2, ["another process listens on", "`http.port` of its own"]),
+            (False, 1, []),
+        ):
+            made.config["standby"] = standby
+            result = made.run("run")
+            assert result.returncode == code, result.stderr
+            assert "is run by" in result.stderr
+            assert all(word in result.stderr for word in words)
+        assert made.stop() == 0
+
+
 def test_slow_clients_do_not_hold_up_sigterm(tmp_path: Path, mysql97: Server, pg15: Server) -> None:
     with deployment(tmp_path, mysql97, warehouse=pg15) as made, contextlib.ExitStack() as stack:
         create_schema(mysql97, made.source_database)

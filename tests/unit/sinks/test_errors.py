@@ -89,7 +89,7 @@ def test_a_refusal_of_postgresql_names_what_is_known() -> None:
         ("SSL connection has been closed unexpectedly", SinkUnavailable, "host and port"),
         ("Connection refused\n\tIs the server running on that host?", SinkUnavailable, "host and port"),
         ("FATAL:  the database system is starting up", SinkUnavailable, "host and port"),
-        ("FATAL:  sorry, too many clients already", SinkUnavailable, "host and port"),
+        ("FATAL:  sorry, too many clients already", SinkUnavailable, "max_connections"),
         ("server closed the connection unexpectedly", SinkUnavailable, "host and port"),
     ],
 )
@@ -117,6 +117,7 @@ def test_a_postgresql_without_a_connection_left_is_told_from_one_in_trouble(text
     )
     assert isinstance(error, SinkUnavailable)
     assert error.is_full is expected
+    assert ("max_connections" in error.hint) is expected
 
 
 @pytest.mark.parametrize("number,expected", [(1040, True), (1203, True), (1226, True), (1041, False), (1205, False)])
@@ -125,6 +126,7 @@ def test_a_mysql_without_a_connection_left_is_told_from_one_in_trouble(number: i
     error = errors_mysql.translate(raised, sink="s", doing="connect")
     assert isinstance(error, SinkUnavailable)
     assert error.is_full is expected
+    assert ("max_connections" in error.hint) is expected
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,24 @@ def test_a_server_without_a_connection_left_is_told_from_one_in_trouble(number: 
     found = translate_error(Operational(number, "none left"), SETTINGS)
     assert isinstance(found, SourceUnavailable)
     assert found.is_full is expected
+    assert ("max_user_connections" in found.hint) is expected
+
+
+@pytest.mark.parametrize(
+    "cause, expected",
+    [
+        (ssl.SSLCertVerificationError("certificate verify failed"), ConfigError),
+        (ssl.SSLEOFError("EOF occurred in violation of protocol"), SourceUnavailable),
+    ],
+)
+def test_what_is_wrong_with_tls_is_no_outage_and_an_end_in_the_handshake_is_one(
+    cause: ssl.SSLError, expected: type[CdcError]
+) -> None:
+    raised = Operational(2003, f"Can't connect to MySQL server on 'h' ({cause})")
+    raised.original_exception = cause  # type: ignore[attr-defined]  # as pymysql does
+    found = translate_error(raised, SETTINGS)
+    assert type(found) is expected
+    assert ("source.ssl_ca" in found.hint) is (expected is ConfigError)
 
 
 ERRORS: list[tuple[Exception, type[CdcError]]] = [
