@@ -11,7 +11,7 @@ from typing import Literal
 
 from cdc.clock import Clock
 from cdc.errors import BinlogPurged, TargetConflict
-from cdc.gtid import MysqlGtidSet
+from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.model import SourcePosition, TableName
 from cdc.pipeline.held import StatementHeld
 from cdc.pipeline.text import iso_time
@@ -51,11 +51,34 @@ def is_purged(source: SourceConnection, position: SourcePosition) -> bool:
             for name in ("gtid_executed", "gtid_purged")
         )
         return not position.gtid.subtract(executed) and bool(purged.subtract(position.gtid))
-    if position.file is None or position.server != source.identity():
-        return False  # nobody can tell
-    rows = source.rows_by_name("SHOW BINARY LOGS")
-    first = (rows[0]["Log_name"] or "").rpartition(".")[2] if rows else ""
-    return first.isdigit() and position.file.number < int(first)
+    is_there = position.server == source.identity()
+    rows = source.rows_by_name("SHOW BINARY LOGS") if is_there or position.gtid is not None else []
+    if not rows:
+        return False
+    first = rows[0]["Log_name"] or ""
+    if is_there and position.file is not None:
+        number = first.rpartition(".")[2]
+        return number.isdigit() and position.file.number < int(number)
+    # MariaDB after a failover: files have other numbers there, GTIDs do not.
+    return position.gtid is not None and _is_before(source, position.gtid, first)
+
+
+def _is_before(source: SourceConnection, position: MariadbGtidList, first: str) -> bool:
+    """Does the server's first log file begin behind the position in some domain, and has it written all that the
+    position has? It cannot tell of transactions in purged files whether they were the same: it goes by their numbers.
+    """
+    written = MariadbGtidList.parse(source.query_text("SELECT @@GLOBAL.gtid_binlog_pos")[0][0] or "").positions
+    begin = source.query_text("SELECT BINLOG_GTID_POS(%s, 4)", (first,))[0][0]
+    if begin is None:
+        return False
+    for domain, (server_id, sequence) in position.positions.items():
+        last = written.get(domain, (0, 0))
+        if last[1] < sequence or (last[1] == sequence and last[0] != server_id):
+            return False
+    known = position.positions
+    return any(
+        seq > known.get(domain, (0, 0))[1] for domain, (_, seq) in MariadbGtidList.parse(begin).positions.items()
+    )
 
 
 def seed_again(

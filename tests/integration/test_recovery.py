@@ -74,6 +74,75 @@ def test_a_purged_log_stops_unless_tables_are_to_be_loaded_again(
         made.assert_equal("a")
 
 
+def replica_of(source: Server, replica: Server, database: str) -> None:
+    """It goes on from where the source is now, and writes what it gets into a log of its own."""
+    replica.execute(f"CREATE DATABASE {database}")
+    replica.execute("RESET MASTER")
+    at = source.execute("SELECT @@gtid_binlog_pos")[0][0]
+    replica.execute(f"SET GLOBAL gtid_slave_pos = '{at}'")
+    replica.execute(f"SET GLOBAL gtid_binlog_state = '{at}'")
+    replica.execute(
+        f"CHANGE MASTER TO MASTER_HOST = '{source.host}', MASTER_PORT = {source.port}, MASTER_USER = '{source.user}', "
+        f"MASTER_PASSWORD = '{source.password}', MASTER_USE_GTID = slave_pos"
+    )
+    replica.execute("START SLAVE")
+
+
+def take_over(source: Server, replica: Server) -> None:
+    """Once it has all that the source has written."""
+    at = source.execute("SELECT @@gtid_binlog_pos")[0][0]
+    assert replica.execute(f"SELECT MASTER_GTID_WAIT('{at}', 60)")[0][0] == 0
+    replica.execute("STOP SLAVE")
+    replica.execute("RESET SLAVE ALL")
+
+
+@pytest.mark.parametrize("kind", ["mariadb1011", pytest.param("mariadb118", marks=pytest.mark.full)])
+def test_a_log_that_was_purged_on_the_server_that_took_over_loads_tables_again(
+    tmp_path: Path, kind: str, start_server: Callable[..., Server], pg15: Server
+) -> None:
+    """MariaDB: its files have other numbers than the checkpoint's. (MySQL's GTID sets are the same everywhere.)"""
+    source, replica = start_server(kind), start_server(kind)
+    with deployment(tmp_path, source, pg=pg15) as made:
+        database = made.source_database
+        replica_of(source, replica, database)
+        source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=database)
+        source.execute("INSERT INTO a VALUES (1), (2)", database=database)
+        made.catch_up()
+        source.execute("DELETE FROM a WHERE id = 1", database=database)
+        take_over(source, replica)
+        purge(replica)
+        replica.execute("INSERT INTO a VALUES (3)", database=database)
+        made.config["source"]["url"] = replica.url
+        stopped = made.run("run", "--until-caught-up")
+        assert stopped.returncode == 1
+        assert "no longer has the binlog" in stopped.stderr
+        made.config["recovery"] = {"on_purged": "resnapshot"}
+        made.source = replica
+        made.catch_up()
+        made.assert_equal("a")
+        assert made.sink_rows("pg", "a") == [(2,), (3,)]
+
+
+def test_a_server_that_took_over_without_what_the_sink_has_is_not_papered_over(
+    tmp_path: Path, start_server: Callable[..., Server], pg15: Server
+) -> None:
+    source, replica = start_server("mariadb1011"), start_server("mariadb1011")
+    with deployment(tmp_path, source, pg=pg15) as made:
+        database = made.source_database
+        replica_of(source, replica, database)
+        source.execute("CREATE TABLE a (id INT PRIMARY KEY)", database=database)
+        take_over(source, replica)
+        source.execute("INSERT INTO a VALUES (1)", database=database)
+        source.execute("INSERT INTO a VALUES (2)", database=database)
+        made.catch_up()
+        purge(replica)
+        made.config["recovery"] = {"on_purged": "resnapshot"}
+        made.config["source"]["url"] = replica.url
+        result = made.run("run", "--until-caught-up")
+        assert result.returncode == 1
+        assert len(made.sink_rows("pg", "a")) == 2
+
+
 @pytest.mark.parametrize("kind", ["mariadb1011", pytest.param("mysql97", marks=pytest.mark.full)])
 def test_a_log_that_was_purged_under_a_side_loads_its_tables_again(
     tmp_path: Path, kind: str, start_server: Callable[..., Server], pg15: Server
