@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from cdc.sinks.mysql import MysqlSettings, MysqlSink
 from cdc.sinks.postgres import PostgresSettings, PostgresSink
 from checkpoints.checkpoint import CHECKPOINT_FORMAT, Checkpoint
 from checkpoints.lanes import command_tables, divide_command, pipelines_in_use, retire
+from checkpoints.rejects import KEPT_MAX, RejectStore
 from checkpoints.store import InSinkStore, LeaseHeld, TableRecord
 from tests.support.databases import fresh_database, fresh_pg_database
 from tests.support.waiting import wait_until
@@ -524,3 +526,22 @@ def test_a_command_is_divided_among_the_pipelines_of_its_tables(place: Place) ->
     [one], [two] = first.queued_commands(), second.queued_commands()
     assert (one.id, one.state, command_tables(one)) == (asked, "running", [a])
     assert (two.name, two.state, command_tables(two)) == ("ddl_skip", "running", [b])
+
+
+@pytest.mark.every_server
+def test_the_newest_refused_rows_of_a_table_are_kept_and_no_more(place: Place) -> None:
+    store = place.store()
+    noisy, quiet = TableName("shop", "noisy"), TableName("shop", "quiet")
+    other = place.store("other/sink")
+    with store.sink.transaction() as tx:
+        RejectStore(store).put(tx, quiet, {"message": "quiet"})
+        RejectStore(other).put(tx, noisy, {"message": "another deployment's"})
+        for number in range(KEPT_MAX + 5):
+            RejectStore(store).put(tx, noisy, {"message": number})
+        tx.commit()
+    with store.sink.transaction() as tx:
+        rows = tx.execute(f"SELECT pipeline, error FROM {store.sink.metadata_table('rejects')} ORDER BY id", ())
+    kept = [(row[0], json.loads(row[1])["message"]) for row in rows]
+    ours = RejectStore(store).pipeline
+    assert kept[:2] == [(ours, "quiet"), (RejectStore(other).pipeline, "another deployment's")]
+    assert kept[2:] == [(ours, number) for number in range(5, KEPT_MAX + 5)]
