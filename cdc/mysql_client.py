@@ -12,6 +12,7 @@ Knows pymysql and nothing of what is asked over the connection.
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import os
 import socket
@@ -150,7 +151,10 @@ class GuardedConnection(_Driver):
         self._line = socket.socket(fileno=os.dup(self._sock.fileno()))
         self._deadline = threading.Timer(self.connect_timeout, self._end_login, (self._line,))
         self._deadline.daemon = True
-        self._deadline.start()
+        try:
+            self._deadline.start()
+        except RuntimeError as error:  # no thread left: the driver takes it for what it is, no connection
+            raise OSError(errno.EAGAIN, str(error)) from error
         super()._get_server_information()
 
     def _end_login(self, line: socket.socket) -> None:

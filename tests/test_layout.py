@@ -22,6 +22,7 @@ NOUNS = (
     "cdc.log",
     "cdc.metrics",
     "cdc.tls",
+    "cdc.limits",
     "cdc.mysql_client",
     "cdc.credentials",
     "cdc.table_file",

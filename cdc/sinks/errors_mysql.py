@@ -12,6 +12,7 @@ import ssl
 import pymysql
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
+from cdc.limits import limit_hint
 
 __all__ = [
     "LOCAL_INFILE_IS_OFF",
@@ -112,6 +113,9 @@ def translate(
     """
     number, text = error_number(error), _text(error)
     message = f"sink {sink}: cannot {doing}: {text}" + (f" (error {number})" if number else "")
+    own_limit = limit_hint(error)
+    if own_limit:
+        return SinkUnavailable(message, hint=own_limit)
     cause = getattr(error, "original_exception", None)
     # One that ended in the middle of the handshake is gone, as any other; what is wrong with TLS is said in an alert.
     is_cut = isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError | ssl.SSLSyscallError)

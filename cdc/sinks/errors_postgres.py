@@ -10,6 +10,7 @@ import re
 import psycopg2
 
 from cdc.errors import CdcError, ConfigError, SinkRefused, SinkUnavailable
+from cdc.limits import limit_hint
 
 __all__ = ["is_integrity_error", "is_refusal", "is_refused_login", "translate", "translate_connect", "translate_set_up"]
 
@@ -122,6 +123,9 @@ def translate_connect(error: psycopg2.Error, *, sink: str, where: str, user: str
     """The error of ours for a connection that could not be opened. `where` is `host:port`."""
     text = re.sub(r"\s+", " ", str(error).strip())[:_MESSAGE_CHARACTERS_MAX]
     message = f"sink {sink}: cannot connect to PostgreSQL at {where} as {user}: {text}"
+    own_limit = limit_hint(error)
+    if own_limit:
+        return SinkUnavailable(message, hint=own_limit)
     if _NO_DATABASE.search(text):
         quoted = '"' + database.replace('"', '""') + '"'
         return ConfigError(message, hint=f"make it: CREATE DATABASE {quoted};")

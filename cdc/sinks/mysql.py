@@ -40,6 +40,7 @@ from cdc.errors import (
     SinkUnavailable,
     UnsupportedData,
 )
+from cdc.limits import limit_hint
 from cdc.model import ChangeBatch, ColumnDefinition, Flavor, PartialUpdate, ValueKind
 from cdc.schema.alteration import TargetAlteration
 from cdc.schema.dictionary_text import may_hide, members_query
@@ -234,6 +235,8 @@ class MysqlSink:
                 ) from error
             raise self._translated(error, where) from error
         except (OSError, ValueError, RuntimeError) as error:  # unreadable certificates; a plugin that is not supported
+            if own_limit := limit_hint(error):
+                raise SinkUnavailable(f"sink {settings.name}: cannot {where}: {error}", hint=own_limit) from error
             raise ConfigError(
                 f"sink {settings.name}: cannot {where}: {error}", hint="check ssl_ca, ssl_cert and ssl_key of the sink"
             ) from error

@@ -26,6 +26,7 @@ import pymysql.cursors
 from cdc import tls
 from cdc.credentials import Password, log_in
 from cdc.errors import BinlogPurged, CdcError, ConfigError, ProtocolError, SourceUnavailable
+from cdc.limits import limit_hint
 from cdc.model import Flavor, ServerIdentity
 from cdc.tls import TlsFiles, client_context, unverified_context
 
@@ -353,6 +354,9 @@ def translate_error(error: Exception, settings: SourceSettings, *, position: str
     number = error.args[0] if error.args and isinstance(error.args[0], int) else 0
     text = str(error.args[1] if len(error.args) > 1 else error)
     where = f"source {settings.address}"
+    own_limit = limit_hint(error)
+    if own_limit:
+        return SourceUnavailable(f"{where} cannot be used: {text}", hint=own_limit)
     if number == _RIVAL:
         return _has_rival(text, where)
     if number == 1236:
