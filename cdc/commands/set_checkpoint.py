@@ -208,7 +208,9 @@ def _require_in_log(source: SourceConnection, position: SourcePosition) -> None:
 
 def _require_sent(source: SourceConnection, position: SourcePosition, server_id: int) -> None:
     """MariaDB alone knows whether its log goes on from a GTID list, and says so when it is asked to send."""
-    stream = BinlogStream(source.settings, flavor=source.flavor, position=position, server_id=server_id)
+    stream = BinlogStream(
+        source.settings, flavor=source.flavor, position=position, server_id=server_id, server=source.identity()
+    )
     first = _FirstOfLog()
     deadline = time.monotonic() + _ANSWER_SECONDS_MAX
     try:

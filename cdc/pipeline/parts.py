@@ -20,7 +20,7 @@ from cdc.metrics import SinkMetrics
 from cdc.model import TableName
 from cdc.pipeline.tables import TableRegistry
 from cdc.sinks.base import SinkTransaction
-from cdc.source.connection import SourceConnection, SourceSettings, connect
+from cdc.source.connection import SourceConnection
 from checkpoints.lanes import finish_command
 from checkpoints.store import Command, InSinkStore, TableRecord
 from snapshot.part import NotThereYet, PartLoader, PartRows
@@ -50,9 +50,9 @@ def part_of(command: Command) -> tuple[TableName, str]:
     return TableName(database, table), str(said["where"])
 
 
-def read_only_session(settings: SourceSettings) -> SourceConnection:
+def read_only_session(connect: Callable[[], SourceConnection]) -> SourceConnection:
     """A session of the source that can write nothing, whatever functions a condition calls."""
-    connection = connect(settings)
+    connection = connect()
     try:
         connection.query("SET SESSION TRANSACTION READ ONLY")
     except BaseException:

@@ -32,7 +32,7 @@ from cdc.errors import (
     TransientError,
     UnsupportedData,
 )
-from cdc.gtid import MysqlGtidSet
+from cdc.gtid import MariadbGtidList, MysqlGtidSet
 from cdc.log import Logger
 from cdc.metrics import SinkMetrics
 from cdc.model import (
@@ -84,9 +84,10 @@ from cdc.sinks.base import Sink
 from cdc.sinks.target_facts import drop_unique, folds_table_names
 from cdc.source.assembler import Assembler, Output, PreparedXa, RunLimits
 from cdc.source.cascades import CascadeGraph
-from cdc.source.connection import SourceConnection, SourceSettings, connect
+from cdc.source.connection import SourceConnection, SourceSettings, connect, require_server
 from cdc.source.definitions import list_tables, read_definition
 from cdc.source.positions import oldest_position, semi_sync_wait_seconds, uses_gtid, visible_position, written_file_pos
+from cdc.source.same_log import ahead_of, why_another_log
 from cdc.source.stream import BinlogStream
 from checkpoints.checkpoint import Checkpoint
 from checkpoints.history import ENTRIES_MAX
@@ -509,9 +510,8 @@ class _Session:
         self._store = InSinkStore(self._sink, self._settings.name)
         self._store.history.entries_max = self._settings.history_entries_max
         self._keeper = pipeline._keeper
-        self._sessions = SessionPool(
-            functools.partial(connect, pipeline._source_settings), pipeline.settings.load.guard.slots
-        )
+        self._server: ServerIdentity | None = None
+        self._sessions = SessionPool(self._connect, pipeline.settings.load.guard.slots)
         self._writers = WriterSessions(
             pipeline._make_sink,
             self._store,
@@ -542,6 +542,7 @@ class _Session:
             self._hooks("after_lease")
             with connect(self._p._source_settings) as source:
                 self.has_begun = True
+                self._server = source.identity()
                 self._p._on_lease(self._store, source)
                 checkpoint = self._checkpoint(source)
                 if self._p._beside is not None:
@@ -579,6 +580,17 @@ class _Session:
             self._sink.close()
 
     # ------------------------------------------------------------ where we are
+
+    def _connect(self) -> SourceConnection:
+        """A further session on the source: of the server that the checkpoint was checked against, and no other."""
+        source = connect(self._p._source_settings)
+        if self._server is not None:
+            try:
+                require_server(source.identity(), self._server, source.settings)
+            except BaseException:
+                source.close()
+                raise
+        return source
 
     def _checkpoint(self, source: SourceConnection) -> Checkpoint:
         """The sink's checkpoint, checked against the source; a first one at a visible position when there is none."""
@@ -623,8 +635,9 @@ class _Session:
                     hint="use GTIDs for failover, or load anew: `cdc checkpoint reset` and `cdc run`",
                     position=str(position),
                 )
-        if isinstance(position.gtid, MysqlGtidSet):
-            self._check_not_ahead(source, position.gtid)
+        by_gtid = wants_gtid and position.gtid is not None
+        if by_gtid or isinstance(position.gtid, MysqlGtidSet):
+            self._check_not_ahead(source, position)
         written = written_file_pos(source)
         if position.server == identity and position.file is not None and position.file > written:
             raise SourceChanged(
@@ -632,15 +645,22 @@ class _Session:
                 hint="the log was reset, or the server restored: load anew with `cdc checkpoint reset` and `cdc run`",
                 position=str(position),
             )
+        if reason := why_another_log(source, position, by_gtid=by_gtid):
+            raise SourceChanged(
+                f"the log of {self._p._source_settings.address} is not the one that was read: {reason}; the checkpoint "
+                f"is {position}",
+                hint="the log was reset, or lost its end in a crash, and has grown since: load anew with "
+                "`cdc checkpoint reset` and `cdc run`",
+                position=str(position),
+            )
 
-    def _check_not_ahead(self, source: SourceConnection, applied: MysqlGtidSet) -> None:
+    def _check_not_ahead(self, source: SourceConnection, position: SourcePosition) -> None:
         # As long as a commit may wait: a tail that is there, and not visible yet, is not lost.
         seconds_max = _AHEAD_SECONDS_MAX + semi_sync_wait_seconds(source)
         deadline = self._clock.monotonic() + seconds_max
         has_said = False
         while True:
-            executed = MysqlGtidSet.parse(source.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or "")
-            missing = applied.subtract(executed)
+            missing = self._missing(source, position)
             if not missing:
                 return
             if self._clock.monotonic() > deadline:
@@ -648,13 +668,22 @@ class _Session:
                     f"sink {self._sink.name} has transactions that the source does not have: {missing}",
                     hint="the source lost its tail, was reset or restored, or is a replica that lags: bring back the "
                     "right server, or load anew: `cdc checkpoint reset` and `cdc run`",
-                    position=str(applied),
+                    position=str(position),
                 )
             if not has_said:
                 self._log.info("source_is_behind", missing=str(missing), seconds_max=seconds_max)
                 has_said = True
             if self._clock.wait(self._p._is_stopping, 0.5):
                 raise Stopping("stopped while the source was checked")
+
+    @staticmethod
+    def _missing(source: SourceConnection, position: SourcePosition) -> MysqlGtidSet | MariadbGtidList:
+        """What of the position's transactions the source does not have."""
+        if isinstance(position.gtid, MysqlGtidSet):
+            executed = MysqlGtidSet.parse(source.query_text("SELECT @@GLOBAL.gtid_executed")[0][0] or "")
+            return position.gtid.subtract(executed)
+        assert position.gtid is not None, "it is followed by GTID"
+        return ahead_of(source, position.gtid, is_same_server=position.server == source.identity())
 
     def _tables(self, source: SourceConnection) -> TableRegistry:
         """Every table's state: what the metadata knows, what is new on the source, what commands ask for."""
@@ -1167,7 +1196,7 @@ class _Session:
             source=source,
             sink=self._sink,
             store=self._store,
-            connect=functools.partial(read_only_session, self._p._source_settings),
+            connect=functools.partial(read_only_session, self._connect),
             make_target=tables.make_target,
             transform=functools.partial(transformed_rows, stamp=Stamp(load_id_text(self._clock.now_us()))),
             left_out=left_out_rows,
@@ -1497,7 +1526,7 @@ class _Session:
             sink=self._sink,
             store=self._store,
             tables=tables,
-            connect=functools.partial(connect, self._p._source_settings),
+            connect=self._connect,
             memory=self._p.targets_seen,
             clock=self._clock,
             log=self._log,
@@ -1602,7 +1631,9 @@ class _Session:
         identity = source.identity()
         if position.server != identity:  # by GTID on another server: its files are named and numbered otherwise
             position = SourcePosition(identity, None, position.gtid)
-        stream = BinlogStream(settings, flavor=source.flavor, position=position, server_id=self._settings.server_id)
+        stream = BinlogStream(
+            settings, flavor=source.flavor, position=position, server_id=self._settings.server_id, server=identity
+        )
         lower_case_names = (source.variable("lower_case_table_names") or "0") != "0"
 
         def make_assembler(output: Output) -> Assembler:
@@ -1707,7 +1738,7 @@ class _Session:
 
     def _schema_step(self, source: SourceConnection) -> SchemaStep:
         facts = SourceFacts(
-            connect=functools.partial(connect, self._p._source_settings),
+            connect=self._connect,
             flavor=source.flavor,
             version=source.version,
             lower_case_names=(source.variable("lower_case_table_names") or "0") != "0",
@@ -1736,7 +1767,7 @@ class _Session:
         """While there is nothing else to do: read the definitions that were worked out since the last time."""
         if self._audit is not None and self._is_audit_due:
             self._is_audit_due = False
-            with connect(self._p._source_settings) as source:
+            with self._connect() as source:
                 self._audit.begin(source)
 
     def _record_change(self, applier: Applier, tables: TableRegistry, change: SchemaChange) -> None:

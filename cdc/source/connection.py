@@ -15,7 +15,7 @@ import re
 import socket
 import ssl
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
@@ -41,6 +41,8 @@ __all__ = [
     "connect",
     "hang_up",
     "open_session",
+    "require_server",
+    "server_identity",
     "translate_error",
 ]
 
@@ -179,10 +181,7 @@ class SourceConnection:
         return self._identity
 
     def _ask_identity(self) -> ServerIdentity:
-        if self.flavor == "mysql":
-            return ServerIdentity("mysql", self.variable("server_uuid") or "")
-        uid = self.variable("server_uid") or self.variable("log_bin_basename") or ""
-        return ServerIdentity("mariadb", f"{uid}/{self.variable('server_id') or ''}")
+        return server_identity(self.flavor, self.variable)
 
     def close(self) -> None:
         """Drop the session; an open read view ends with it."""
@@ -208,6 +207,27 @@ class SourceConnection:
             raise translate_error(error, self.settings) from error
         except UnicodeDecodeError as error:
             raise _nonsense(self.settings) from error
+
+
+def server_identity(flavor: Flavor, variable: Callable[[str], str | None]) -> ServerIdentity:
+    """Which server it is that these global variables are of."""
+    if flavor == "mysql":
+        return ServerIdentity("mysql", variable("server_uuid") or "")
+    uid = variable("server_uid") or variable("log_bin_basename") or ""
+    return ServerIdentity("mariadb", f"{uid}/{variable('server_id') or ''}")
+
+
+def require_server(found: ServerIdentity, expected: ServerIdentity, settings: SourceSettings) -> None:
+    """Every session that reads for a stream is of one server: what was checked of it holds for no other.
+
+    Raises SourceUnavailable.
+    """
+    if found != expected:
+        raise SourceUnavailable(
+            f"source {settings.address} is two servers: one session is on {expected.uuid}, another one on {found.uuid}",
+            hint="the address (a proxy, a virtual IP, a DNS name) was switched, or leads to several servers by turns: "
+            "it has to lead to one; which one is there is checked before anything is read from it",
+        )
 
 
 def connect(settings: SourceSettings, *, read_timeout_seconds: float | None = None) -> SourceConnection:

@@ -22,8 +22,15 @@ import pymysql
 
 from cdc.errors import CdcError, ConfigError, ProtocolError, SourceUnavailable
 from cdc.gtid import MysqlGtidSet
-from cdc.model import Flavor, SourcePosition
-from cdc.source.connection import SourceSettings, hang_up, open_session, translate_error
+from cdc.model import Flavor, ServerIdentity, SourcePosition
+from cdc.source.connection import (
+    SourceSettings,
+    hang_up,
+    open_session,
+    require_server,
+    server_identity,
+    translate_error,
+)
 
 __all__ = ["BinlogStream", "Consumer", "PacketReader"]
 
@@ -211,8 +218,11 @@ class BinlogStream:
         flavor: Flavor,
         position: SourcePosition,
         server_id: int,
+        server: ServerIdentity | None = None,
     ) -> None:
+        """`server`: the one that it has to be; None for whichever answers."""
         self.settings = settings
+        self._server = server
         self.flavor = flavor
         self.position = position
         self.server_id = server_id
@@ -224,7 +234,8 @@ class BinlogStream:
     def open(self) -> None:
         """Connect and ask for the log from `position`.
 
-        Raises SourceUnavailable, ConfigError. What is wrong with the position shows at the first `read`.
+        Raises SourceUnavailable (also for another server than it has to be), ConfigError. What is wrong with the
+        position shows at the first `read`.
         """
         settings = self.settings
         try:
@@ -233,12 +244,16 @@ class BinlogStream:
             raise translate_error(error, settings, position=str(self.position)) from error
         self._raw = raw
         try:
+            self._require_server(raw)
             self._introduce(raw)
             self._register(raw)
             self._dump(raw)
         except (pymysql.err.Error, OSError) as error:
             self.close()
             raise self._translated(error) from error
+        except CdcError:
+            self.close()
+            raise
         self._packets = PacketReader(raw._sock)  # type: ignore[attr-defined]  # after the command, the socket is ours
 
     def _translated(self, error: Exception) -> CdcError:
@@ -250,6 +265,19 @@ class BinlogStream:
                 hint=f"GRANT REPLICATION SLAVE ON *.* TO '{self.settings.user}'@'%'",
             )
         return translate_error(error, self.settings, position=str(self.position))
+
+    def _require_server(self, raw: pymysql.connections.Connection[Any]) -> None:
+        """On this connection, as no other one says where it leads to."""
+        if self._server is None:
+            return
+
+        def variable(name: str) -> str | None:
+            with raw.cursor() as cursor:
+                cursor.execute("SHOW GLOBAL VARIABLES LIKE %s", (name.replace("_", r"\_"),))
+                row = cursor.fetchone()
+            return str(row[1]) if row else None
+
+        require_server(server_identity(self.flavor, variable), self._server, self.settings)
 
     def _introduce(self, raw: pymysql.connections.Connection[Any]) -> None:
         heartbeat_ns = int(self.settings.heartbeat_seconds * 1_000_000_000)

@@ -136,7 +136,9 @@ class LiveSource:
     def open(self, position: SourcePosition) -> LiveSession:
         """Ask for the log from there on; by file where that is known."""
         by = position if position.file is None else replace(position, gtid=None)
-        stream = BinlogStream(self.settings, flavor=self.flavor, position=by, server_id=self._replica_id)
+        stream = BinlogStream(
+            self.settings, flavor=self.flavor, position=by, server_id=self._replica_id, server=self._identity
+        )
         stream.open()
         return LiveSession(stream, position.file, self.version, lower_case_names=self._lower_case_names)
 

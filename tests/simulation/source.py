@@ -291,7 +291,13 @@ class Source:
         return SourceSession(self, settings, instance)
 
     def stream(
-        self, settings: SourceSettings, *, flavor: Flavor, position: SourcePosition, server_id: int
+        self,
+        settings: SourceSettings,
+        *,
+        flavor: Flavor,
+        position: SourcePosition,
+        server_id: int,
+        server: ServerIdentity | None = None,  # there is one
     ) -> SimulatedStream:
         """In place of `cdc.source.stream.BinlogStream`."""
         stream = SimulatedStream(settings, flavor=flavor, position=position, server_id=server_id)
@@ -406,6 +412,8 @@ class SourceSession:
         if sql == "SHOW BINARY LOGS":
             groups = self._source.log.groups[: self._source.written]
             return [{"Log_name": name, "File_size": str(end)} for name, end in {g.file: g.end for g in groups}.items()]
+        if sql.startswith("SHOW BINLOG EVENTS IN"):
+            return []  # the end of the file: what begins at a place is real servers' to show
         assert sql == "SHOW BINARY LOG STATUS", sql
         return [{"File": end.file, "Position": str(end.pos)}]
 

@@ -32,6 +32,8 @@ class Proxy:
         self._bytes_left: float = float("inf")
         self._half_open: set[socket.socket] = set()
         self.delay_seconds = 0.0
+        self._taken = 0
+        self._diverted: dict[int, tuple[str, int]] = {}
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.host, self.port = self._listener.getsockname()[:2]
         threading.Thread(target=self._accept, name="proxy", daemon=True).start()
@@ -66,6 +68,11 @@ class Proxy:
         """Forward that many bytes more, either way, then cut and freeze."""
         self._bytes_left = byte_count
 
+    def divert(self, number: int, host: str, port: int) -> None:
+        """The connection of that number, the next one being 1, leads there, and no other does."""
+        self._taken = 0
+        self._diverted = {number: (host, port)}
+
     def close(self) -> None:
         """End every connection and take no more."""
         self._is_closed = True
@@ -87,14 +94,16 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+            self._taken += 1
+            target = self._diverted.get(self._taken, self._target)
+            threading.Thread(target=self._serve, args=(client, target), daemon=True).start()
 
-    def _serve(self, client: socket.socket) -> None:
+    def _serve(self, client: socket.socket, leads_to: tuple[str, int]) -> None:
         with self._lock:
             self._sockets.append(client)
         self._flows.wait()
         try:
-            server = socket.create_connection(self._target)
+            server = socket.create_connection(leads_to)
         except OSError:
             _end(client)
             return
