@@ -1263,9 +1263,10 @@ class Application:
     def _is_ready(self, lanes: SinkLanes | PolledSink) -> bool:
         """Is it streaming, with source and sink heard of? Their silence ends the session much later."""
         silence_max = max(_SOURCE_SECONDS_MAX, _HEARTBEATS_MISSED_MAX * self.config.source.heartbeat_seconds)
-        return self._state(lanes) in ("streaming", "caught_up") and all(
-            pipeline.source_silent_seconds() < silence_max and pipeline.is_sink_healthy is not False
-            for pipeline in lanes.lanes.values()
+        return (
+            self._state(lanes) in ("streaming", "caught_up")
+            and lanes.is_sink_healthy is not False
+            and all(pipeline.source_silent_seconds() < silence_max for pipeline in lanes.lanes.values())
         )
 
     def _state(self, lanes: SinkLanes | PolledSink) -> str:
@@ -1298,7 +1299,6 @@ class Application:
             self._monitor.reconnect()
 
     def _on_tick(self) -> None:
-        self._look_at_log()
         self._displaced.hang_up_on_silence()
         for name, lanes in self._pipelines.items():
             sides = [side.pipeline for side in lanes.beside.sides]
@@ -1326,6 +1326,7 @@ class Application:
                 self._staging[name].expire()
                 sink.staging(self._staging[name].use.byte_count)
         self._show_loads()
+        self._look_at_log()
 
     def _show_loads(self) -> None:
         loads = self._loads()

@@ -791,7 +791,7 @@ class SinkSettings(Server):
         description="`postgresql://user:password@host:port/database` (also `postgres://`; port 5432), or "
         "`mysql://...`, `mariadb://...` (port 3306). On MySQL the database is optional: without one, a table goes to a "
         "database of the same name as on the source. A PostgreSQL database must exist; schemas and MySQL databases are "
-        "made. libpq's variables (PGHOSTADDR, PGSERVICE, PGOPTIONS, …) do not count.",
+        "made. libpq's variables (PGHOSTADDR, PGSERVICE, …) do not count, but for PGPASSFILE.",
     )
     schema_name: Annotated[str, _checked(_sink_schema)] | None = Field(
         default=None,

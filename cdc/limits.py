@@ -24,13 +24,20 @@ _THREADS_HINT = (
     "no thread is left: raise the limit of this process (ulimit -u; TasksMax= of a systemd unit, --pids-limit of a "
     "container)"
 )
+_CLIENT_FIRST, _CLIENT_LAST = 2000, 2999
+_SEVERITY = re.compile(r"\b(?:FATAL|ERROR|PANIC):")
 _LOOKUP_FILES = 4  # a name takes a few to be looked up
 
 
 def limit_hint(error: BaseException) -> str:
-    """What to do where a connection could not be opened for a limit of ours; empty where it was not that."""
+    """What to do where a connection could not be opened for a limit of ours; empty where it was not that.
+
+    What a server says is never that: it has limits of its own, and quotes values.
+    """
     cause = getattr(error, "original_exception", None) or error
     text = str(error)
+    if _is_of_server(error, text):
+        return ""
     if NO_THREAD in text:
         return _THREADS_HINT
     if (isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE)) or _FILES.search(text):
@@ -38,6 +45,13 @@ def limit_hint(error: BaseException) -> str:
     # The resolver does not say why it failed, and libpq, which has no socket, nothing at all.
     is_untold = not text.strip() or isinstance(cause, socket.gaierror) or _NAME.search(text) is not None
     return _FILES_HINT if is_untold and not _may_open(_LOOKUP_FILES) else ""
+
+
+def _is_of_server(error: BaseException, text: str) -> bool:
+    """Drivers of MySQL number what they say themselves from 2000 to 2999; libpq's own words have no severity."""
+    number = error.args[0] if error.args and isinstance(error.args[0], int) and not isinstance(error, OSError) else 0
+    is_numbered = number > 0 and not _CLIENT_FIRST <= number <= _CLIENT_LAST
+    return is_numbered or _SEVERITY.search(text) is not None
 
 
 def _may_open(count: int) -> bool:

@@ -210,7 +210,7 @@ class LeaseKeeper:
         self._sink.hang_up()
         return True
 
-    def require(self, error: CdcError | None = None) -> None:
+    def require(self, error: Exception | None = None) -> None:
         """Raises LeaseLost where the lease is lost, whatever who was hung up on for it says (`error`)."""
         if self.lost is not None and self.lost is not error:
             raise self.lost from error

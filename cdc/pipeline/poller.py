@@ -305,7 +305,7 @@ class Poller:
                 session.run()
         except Stopping:
             raise
-        except CdcError as error:
+        except Exception as error:
             self._keeper.require(error)
             if not isinstance(error, TransientError):
                 raise

@@ -373,7 +373,7 @@ class Pipeline:
             return
         except Stopping:
             raise
-        except CdcError as error:
+        except Exception as error:
             self._keeper.require(error)
             if not isinstance(error, TransientError):
                 raise

@@ -821,16 +821,17 @@ class Assembler:
     def _on_other_statement(self, query: Query, statement: Statement) -> None:
         """Rows changed by statement, or a statement that is not understood: only harmless when no captured table is
         named in it."""
-        shown = outline_of(query.statement, **_quoting(query))[:_STATEMENT_SHOWN_CHARS]
         if statement.kind is StatementKind.FUNCTION:
             raise UnsupportedEvent(
-                f"the source logged the call of a stored function as a statement, not the rows it changed: {shown}",
+                "the source logged the call of a stored function as a statement, not the rows it changed: "
+                f"{_shown(query)}",
                 hint=_STATEMENT_HINT,
             )
         touched = self._capture.named(statement.names)
         if touched and statement.kind is StatementKind.DML:
             raise UnsupportedEvent(
-                f"the source logged a change of {', '.join(map(str, touched))} as a statement, not as rows: {shown}",
+                f"the source logged a change of {', '.join(map(str, touched))} as a statement, not as rows: "
+                f"{_shown(query)}",
                 hint=_STATEMENT_HINT,
             )
         # What is not understood may have done anything to the tables that it names.
@@ -1374,6 +1375,10 @@ class Assembler:
 def _classified(query: Query) -> Statement:
     """The statement, read as its session did."""
     return classify_statement(query.statement, database=query.database, **_quoting(query))
+
+
+def _shown(query: Query) -> str:
+    return outline_of(query.statement, **_quoting(query))[:_STATEMENT_SHOWN_CHARS]
 
 
 def _quoting(query: Query) -> dict[str, bool]:

@@ -28,8 +28,9 @@ class LogEnd:
         """Is something gone that was there at an earlier look? Neither end ever goes back, unless the log was reset."""
         if self.server != earlier.server:
             return False  # another log
-        if earlier.executed is not None and self.executed is not None:
-            return self.written < earlier.written or not earlier.executed.is_subset_of(self.executed)
+        before, now = earlier.executed, self.executed
+        if before is not None and now is not None and before != now and not before.is_subset_of(now):
+            return True
         return self.written < earlier.written
 
 

@@ -67,8 +67,8 @@ def why_another_log(connection: SourceConnection, position: SourcePosition, *, b
         return ""  # nobody can tell
     sizes = _sizes(connection)
     size = sizes.get(place.file)
-    if size is None or place.pos >= _OFFSET_END:
-        return ""  # purged: that is the stream's to say
+    if not size or place.pos >= _OFFSET_END:
+        return ""  # purged, or removed by hand: that is the stream's to say
     if place.pos > size:
         return f"{place.file} ends at {size}" if place.file != list(sizes)[-1] else ""
     # What is said of places in an encrypted log, nobody has tried.
@@ -79,7 +79,8 @@ def why_another_log(connection: SourceConnection, position: SourcePosition, *, b
         return f"no event begins at {place}"
     if not by_gtid and (kind in _INSIDE or kind.startswith(_ROWS)):
         return f"{place} lies inside a transaction ({kind})"
-    if by_gtid and isinstance(position.gtid, MariadbGtidList):
+    # At the beginning of a file a stream by GTIDs on a new server may just have begun, with more than lies before it.
+    if by_gtid and isinstance(position.gtid, MariadbGtidList) and place.pos > _FIRST_POSITION:
         return _gtids_differ(connection, place, position.gtid)
     return ""
 

@@ -279,9 +279,7 @@ def test_a_change_logged_as_a_statement_stops_before_it_and_names_it(
             result = made.run("run", "--until-caught-up")
             assert result.returncode == 1
             said = [line for line in result.stderr.splitlines() if not line.startswith("{")]
-            assert any("UPDATE t SET v = v * 10 WHERE id < 3" in line and f"{database}.t" in line for line in said), (
-                said
-            )
+            assert any("UPDATE t SET v = v * ? WHERE id < ?" in line and f"{database}.t" in line for line in said), said
             assert any("binlog_format=ROW" in line for line in said), said
             assert made.sink_rows("pg", "t") == expected
             (checkpoint,) = json.loads(made.run("checkpoint", "show", "--json").stdout)
